@@ -68,6 +68,15 @@ class Reading:
 class Reader(Protocol):
     """Reads one response body as it passes by. Constant memory; never raises."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether the end marker of the protocol has passed; more bytes may follow, but no more usage."""
+        ...
+
+    def reading(self) -> Reading:
+        """What was read so far."""
+        ...
+
     def feed(self, chunk: bytes) -> bytes:
         """Take the next decoded bytes and return those that the caller shall see."""
         ...

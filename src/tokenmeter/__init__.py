@@ -1,0 +1,41 @@
+"""tokenmeter meters LLM calls: who spent what, held to a budget before the request goes out."""
+
+from tokenmeter.budgets import Budget
+from tokenmeter.errors import (
+    BudgetExceeded,
+    ConfigError,
+    DepthExceeded,
+    LoopDetected,
+    Refused,
+    StoreUnavailable,
+    TokenmeterError,
+    UnpricedModel,
+)
+from tokenmeter.ledger import Spend
+from tokenmeter.loops import LoopPolicy
+from tokenmeter.meter import Meter, Remaining
+from tokenmeter.pricing import Price
+from tokenmeter.record import CallRecord, Recorder
+from tokenmeter.usage import Usage
+from tokenmeter.version import VERSION as __version__
+
+__all__ = [
+    "Budget",
+    "BudgetExceeded",
+    "CallRecord",
+    "ConfigError",
+    "DepthExceeded",
+    "LoopDetected",
+    "LoopPolicy",
+    "Meter",
+    "Price",
+    "Recorder",
+    "Refused",
+    "Remaining",
+    "Spend",
+    "StoreUnavailable",
+    "TokenmeterError",
+    "UnpricedModel",
+    "Usage",
+    "__version__",
+]

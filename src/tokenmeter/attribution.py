@@ -1,0 +1,207 @@
+"""Who pays: the agent, user, team and run that a call belongs to.
+
+A scope travels in one private key of the OpenTelemetry context, so whatever carries that context (asyncio tasks,
+``asyncio.to_thread``, OpenTelemetry's threading instrumentation) carries it too. It is never written to baggage.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import uuid
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
+from types import MappingProxyType, TracebackType
+from typing import Any, TypeVar
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+
+from tokenmeter.errors import ConfigError
+
+MAX_VALUE_CHARS = 256
+MAX_TAGS = 32
+
+_KEY = otel_context.create_key("tokenmeter-scope")
+_NO_TAGS: Mapping[str, str] = MappingProxyType({})
+
+_entered: ContextVar[tuple[Token[Context], ...]] = ContextVar("tokenmeter-entered", default=())
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a call is charged to. ``path`` names the agents from the outermost in; its length is the depth."""
+
+    agent: str | None = None
+    user: str | None = None
+    team: str | None = None
+    run: str | None = None
+    path: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default=_NO_TAGS)
+
+    @property
+    def depth(self) -> int:
+        """How many agents are nested here; 0 outside of any."""
+        return len(self.path)
+
+
+NOBODY = Scope()
+
+
+def current(context: Context | None = None) -> Scope:
+    """The scope that is in force here."""
+    found = otel_context.get_value(_KEY, context)
+    return found if isinstance(found, Scope) else NOBODY
+
+
+def carry(scope: Scope, context: Context | None = None) -> Context:
+    """A context with ``scope`` in force."""
+    return otel_context.set_value(_KEY, scope, context)
+
+
+class AgentScope:
+    """What ``meter.agent(...)`` returns: a context manager, sync and async, and a decorator.
+
+    It may be entered any number of times, also nested and by several threads or tasks at once.
+    """
+
+    __slots__ = ("_name", "_run", "_tags", "_team", "_user")
+
+    def __init__(
+        self, name: str, user: str | None, team: str | None, run: str | None, tags: Mapping[str, object]
+    ) -> None:
+        self._name = _checked("agent name", name)
+        self._user = None if user is None else _checked("user", user)
+        self._team = None if team is None else _checked("team", team)
+        self._run = None if run is None else _checked("run", run)
+        if len(tags) > MAX_TAGS:
+            raise ConfigError(f"{len(tags)} tags given; at most {MAX_TAGS} are kept, leave some out")
+        self._tags = {key: _checked(f"tag {key!r}", value) for key, value in tags.items()}
+
+    def _scope(self) -> Scope:
+        outer = current()
+        return Scope(
+            agent=self._name,
+            user=self._user or outer.user,
+            team=self._team or outer.team,
+            run=self._run or outer.run or uuid.uuid4().hex,
+            path=(*outer.path, self._name),
+            tags=MappingProxyType({**outer.tags, **self._tags}) if self._tags else outer.tags,
+        )
+
+    def __enter__(self) -> Scope:
+        scope = self._scope()
+        _entered.set((*_entered.get(), otel_context.attach(carry(scope))))
+        return scope
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        *outer, token = _entered.get()
+        _entered.set(tuple(outer))
+        otel_context.detach(token)
+
+    async def __aenter__(self) -> Scope:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+    def __call__(self, function: F) -> F:
+        """Decorate a function, coroutine function, generator function or async generator function."""
+        if inspect.isasyncgenfunction(function):
+            wrapped: Any = self._around_async_generator(function)
+        elif inspect.isgeneratorfunction(function):
+            wrapped = self._around_generator(function)
+        elif inspect.iscoroutinefunction(function):
+
+            async def wrapped(*args: Any, **kwargs: Any) -> Any:
+                with _Fresh(self._scope()):
+                    return await function(*args, **kwargs)
+
+        else:
+
+            def wrapped(*args: Any, **kwargs: Any) -> Any:
+                with _Fresh(self._scope()):
+                    return function(*args, **kwargs)
+
+        return functools.wraps(function)(wrapped)  # type: ignore[return-value]
+
+    def _around_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+            scope = self._scope()
+            inner = function(*args, **kwargs)
+            step: Callable[[], Any] = functools.partial(next, inner)
+            try:
+                while True:
+                    try:
+                        with _Fresh(scope):
+                            value = step()
+                    except StopIteration as end:
+                        return end.value
+                    try:
+                        step = functools.partial(inner.send, (yield value))
+                    except GeneratorExit:
+                        raise
+                    except BaseException as error:
+                        step = functools.partial(inner.throw, error)
+            finally:
+                with _Fresh(scope):
+                    inner.close()
+
+        return wrapped
+
+    def _around_async_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def wrapped(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+            scope = self._scope()
+            inner = function(*args, **kwargs)
+            step: Callable[[], Any] = functools.partial(anext, inner)
+            try:
+                while True:
+                    try:
+                        with _Fresh(scope):
+                            value = await step()
+                    except StopAsyncIteration:
+                        return
+                    try:
+                        step = functools.partial(inner.asend, (yield value))
+                    except GeneratorExit:
+                        raise
+                    except BaseException as error:
+                        step = functools.partial(inner.athrow, error)
+            finally:
+                with _Fresh(scope):
+                    await inner.aclose()
+
+        return wrapped
+
+
+class _Fresh:
+    """Puts a scope in force for a block."""
+
+    __slots__ = ("_scope", "_token")
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __enter__(self) -> None:
+        self._token = otel_context.attach(carry(self._scope))
+
+    def __exit__(self, *exc: object) -> None:
+        otel_context.detach(self._token)
+
+
+in_force = _Fresh
+
+
+def _checked(what: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{what} is {value!r}; give a string that is not empty")
+    if len(value) > MAX_VALUE_CHARS:
+        raise ConfigError(f"{what} {value[:40]!r}… has {len(value)} characters; at most {MAX_VALUE_CHARS} are kept")
+    return value

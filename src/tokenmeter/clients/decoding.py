@@ -1,0 +1,101 @@
+"""Content codings, undone on the side so that a compressed body can be read while its bytes pass unchanged."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Decoder(Protocol):
+    """Undoes one content coding, piece by piece."""
+
+    def decode(self, data: bytes) -> bytes:
+        """The plain bytes that follow from ``data``."""
+        ...
+
+
+class Undecodable(Exception):
+    """The body can't be read: an unknown coding, a missing library, broken data."""
+
+
+class _Deflate:
+    """Both forms that servers send as ``deflate``: with the zlib header and without."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj()
+        self._started = False
+
+    def decode(self, data: bytes) -> bytes:
+        try:
+            out = self._inner.decompress(data)
+        except zlib.error:
+            if self._started:
+                raise
+            self._inner = zlib.decompressobj(-zlib.MAX_WBITS)
+            out = self._inner.decompress(data)
+        self._started = self._started or bool(data)
+        return out
+
+
+class _Wrapped:
+    def __init__(self, decode: Callable[[bytes], bytes]) -> None:
+        self.decode = decode
+
+
+class _Chain:
+    def __init__(self, decoders: list[Decoder]) -> None:
+        self._decoders = decoders
+
+    def decode(self, data: bytes) -> bytes:
+        for decoder in self._decoders:
+            data = decoder.decode(data)
+        return data
+
+
+class Tolerant:
+    """Turns whatever a coding library raises into `Undecodable`."""
+
+    def __init__(self, inner: Decoder) -> None:
+        self._inner = inner
+
+    def decode(self, data: bytes) -> bytes:
+        """The plain bytes that follow from ``data``."""
+        try:
+            return self._inner.decode(data)
+        except Exception as error:
+            raise Undecodable(str(error)) from error
+
+
+def decoder_for(content_encoding: str | None) -> Decoder | None:
+    """A decoder for the value of a ``content-encoding`` header, ``None`` when there is nothing to undo.
+
+    Raises `Undecodable` for a coding that can't be undone here.
+    """
+    names = [name.strip().lower() for name in (content_encoding or "").split(",")]
+    names = [name for name in names if name and name != "identity"]
+    if not names:
+        return None
+    chain = [_one(name) for name in reversed(names)]
+    return Tolerant(chain[0] if len(chain) == 1 else _Chain(chain))
+
+
+def _one(name: str) -> Decoder:
+    if name in ("gzip", "x-gzip"):
+        return _Wrapped(zlib.decompressobj(zlib.MAX_WBITS | 16).decompress)
+    if name == "deflate":
+        return _Deflate()
+    try:
+        if name == "br":
+            try:
+                import brotli
+            except ImportError:
+                import brotlicffi as brotli  # type: ignore[import-not-found, no-redef, unused-ignore]
+            return _Wrapped(brotli.Decompressor().process)
+        if name == "zstd":
+            import zstandard
+
+            return _Wrapped(zstandard.ZstdDecompressor().decompressobj().decompress)
+    except ImportError as error:
+        raise Undecodable(f"content coding {name!r} needs a library that is not installed") from error
+    raise Undecodable(f"unknown content coding {name!r}")

@@ -1,0 +1,156 @@
+"""What to patch: one client that was handed over, or every client of the process."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import wrapt
+
+from tokenmeter.clients import seam, threads
+from tokenmeter.clients.library import Library
+from tokenmeter.clients.metering import Metering
+from tokenmeter.clients.patches import Patch
+from tokenmeter.errors import ConfigError
+
+HTTP_LIBRARIES = {"httpx": "tokenmeter.clients.for_httpx", "httpx2": "tokenmeter.clients.for_httpx2"}
+
+# SDKs of one make: each has a `_base_client` with these two classes, whose `request` retries and masks what is
+# raised below it.
+SDKS = ("openai", "anthropic", "groq", "together", "cerebras.cloud.sdk")
+SDK_CLASSES = {"SyncAPIClient": seam.sync_method, "AsyncAPIClient": seam.async_method}
+
+
+class Instruments:
+    """The patches of one meter."""
+
+    def __init__(self, metering: Metering) -> None:
+        self._metering = metering
+        self._lock = threading.RLock()
+        self._process: list[Patch] = []
+        self._on = False
+        self._hooked = False
+        self._clients: weakref.WeakKeyDictionary[Any, list[Patch]] = weakref.WeakKeyDictionary()
+
+    def wrap(self, client: Any) -> None:
+        """Meter one client. Raises `ConfigError` for what can't be metered this way."""
+        with self._lock:
+            if client in self._clients:
+                return
+            library = _library_of(client)
+            if library is not None:
+                self._clients[client] = [self._send(library, client, isinstance(client, library.async_client))]
+                return
+            sdk = _sdk_class(client)
+            inner = getattr(client, "_client", None)
+            if sdk is None or _library_of(inner) is None:
+                kind = f"{type(client).__module__}.{type(client).__qualname__}"
+                raise ConfigError(
+                    f"can't wrap a {kind}; give an httpx or httpx2 client or an SDK client that is built on one, "
+                    "or call meter.instrument() to meter every client of the process"
+                )
+            self.wrap(inner)
+            patches = [Patch(client, "request", SDK_CLASSES[sdk.__name__])]
+            patches += [Patch(client, name, self._derive) for name in ("copy", "with_options") if hasattr(client, name)]
+            self._clients[client] = patches
+
+    def instrument(self) -> None:
+        """Meter every client of the process, those made before too."""
+        with self._lock:
+            if self._on:
+                return
+            self._on = True
+            self._process += threads.patches()
+            for name in HTTP_LIBRARIES:
+                if name in sys.modules:
+                    self._on_http(sys.modules[name])
+            for name in SDKS:
+                if f"{name}._base_client" in sys.modules:
+                    self._on_sdk(sys.modules[f"{name}._base_client"])
+            if not self._hooked:
+                self._hooked = True
+                self._hook_imports()
+
+    def uninstrument(self) -> None:
+        """Undo `instrument`."""
+        with self._lock:
+            self._on = False
+            for patch in reversed(self._process):
+                patch.undo()
+            self._process.clear()
+
+    def close(self) -> None:
+        """Undo everything."""
+        with self._lock:
+            self.uninstrument()
+            for patches in self._clients.values():
+                for patch in reversed(patches):
+                    patch.undo()
+            self._clients.clear()
+
+    def _hook_imports(self) -> None:
+        """Libraries that are imported from now on are patched then."""
+        this = weakref.ref(self)
+
+        def later(name: str) -> Callable[[Any], None]:
+            def imported(module: Any) -> None:
+                instruments = this()
+                if instruments is None:
+                    return
+                with instruments._lock:
+                    if instruments._on:
+                        (instruments._on_http if name in HTTP_LIBRARIES else instruments._on_sdk)(module)
+
+            return imported
+
+        for name in HTTP_LIBRARIES:
+            if name not in sys.modules:
+                wrapt.register_post_import_hook(later(name), name)
+        for name in SDKS:
+            if f"{name}._base_client" not in sys.modules:
+                wrapt.register_post_import_hook(later(name), f"{name}._base_client")
+
+    def _on_http(self, module: Any) -> None:
+        library: Library = importlib.import_module(HTTP_LIBRARIES[module.__name__]).LIBRARY
+        self._process.append(self._send(library, library.client, is_async=False))
+        self._process.append(self._send(library, library.async_client, is_async=True))
+
+    def _on_sdk(self, module: Any) -> None:
+        for name, make in SDK_CLASSES.items():
+            kind = getattr(module, name, None)
+            if kind is not None:
+                self._process.append(Patch(kind, "request", make))
+
+    def _send(self, library: Library, owner: Any, is_async: bool) -> Patch:
+        make = seam.async_send if is_async else seam.sync_send
+        metering = self._metering
+        return Patch(owner, "send", lambda active: make(metering, library, active))
+
+    def _derive(self, active: Callable[[], bool]) -> seam.Wrapper:
+        def derive(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            client = wrapped(*args, **kwargs)
+            if active():
+                self.wrap(client)
+            return client
+
+        return derive
+
+
+def _library_of(client: Any) -> Library | None:
+    for name, seam_module in HTTP_LIBRARIES.items():
+        module = sys.modules.get(name)
+        if module is not None and isinstance(client, module.Client | module.AsyncClient):
+            library: Library = importlib.import_module(seam_module).LIBRARY
+            return library
+    return None
+
+
+def _sdk_class(client: Any) -> type | None:
+    for kind in type(client).__mro__:
+        if kind.__name__ in SDK_CLASSES and kind.__module__.endswith("._base_client"):
+            return kind
+    return None

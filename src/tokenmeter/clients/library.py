@@ -1,0 +1,48 @@
+"""What httpx and httpx2 have in common: the same shapes under unrelated classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+CARRIED = "tokenmeter.refusal"
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """The classes of one of the two libraries."""
+
+    name: str
+    client: type[Any]
+    async_client: type[Any]
+    request: type[Any]
+    response: type[Any]
+    sync_stream: type[Any]
+    async_stream: type[Any]
+    identity_decoder: type[Any]
+    unsent: tuple[type[BaseException], ...]  # errors after which no byte of the request was accepted
+    relay: type[Any]  # the body that passes by, for sync clients
+    async_relay: type[Any]
+
+    def with_body(self, request: Any, body: bytes | None, *, drop: tuple[str, ...] = ()) -> Any:
+        """A copy of a request with another body, so that the caller's own stays as it is."""
+        headers = request.headers.copy()
+        for name in drop:
+            headers.pop(name, None)
+        if body is None:
+            return self.request(
+                request.method,
+                request.url,
+                headers=headers,
+                stream=request.stream,
+                extensions=request.extensions,
+            )
+        headers.pop("content-length", None)
+        headers.pop("transfer-encoding", None)
+        return self.request(request.method, request.url, headers=headers, content=body, extensions=request.extensions)
+
+    def refusal(self, request: Any, error: BaseException, body: bytes) -> Any:
+        """An answer that carries a refusal past an SDK's own retries, to the seam around the SDK's method."""
+        headers: Mapping[str, str] = {"content-type": "application/json", "x-should-retry": "false"}
+        return self.response(402, headers=headers, content=body, request=request, extensions={CARRIED: error})

@@ -1,0 +1,63 @@
+"""What a seam needs of a meter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tokenmeter.budgets import Store
+from tokenmeter.call import Call, House
+from tokenmeter.faults import swallow
+from tokenmeter.ledger import MemoryLedger
+from tokenmeter.record import CallRecord, Recorder
+from tokenmeter.telemetry import Metrics, Spans
+from tokenmeter.telemetry.spans import Recording
+
+
+class Clock(Protocol):
+    """Tells the time of day."""
+
+    def now_s(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Metering:
+    """The rooms with effects: what the drivers of a meter's stories work on."""
+
+    house: House
+    store: Store
+    spans: Spans
+    metrics: Metrics
+    ledger: MemoryLedger
+    recorders: Sequence[Recorder]
+    clock: Clock
+    propagate_baggage: bool = False
+
+    def open(self, call: Call) -> Recording | None:
+        """Open the span."""
+        try:
+            return self.spans.open(call)
+        except Exception as fault:
+            swallow(fault, "opening a span")
+            return None
+
+    def record(self, recording: Recording | None, call: Call, row: CallRecord) -> None:
+        """End the span, queue the metrics, write the row."""
+        self.ledger.record(row)
+        if recording is not None:
+            try:
+                self.spans.close(recording, call, row)
+            except Exception as fault:
+                swallow(fault, "ending a span")
+        try:
+            self.metrics.record(row, elsewhere=recording is not None and recording.inference is not None)
+        except Exception as fault:
+            swallow(fault, "recording metrics")
+        for recorder in self.recorders:
+            try:
+                recorder.record(row)
+            except Exception as fault:
+                swallow(fault, "calling a recorder")

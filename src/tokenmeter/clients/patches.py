@@ -1,0 +1,40 @@
+"""Patches that can be undone: each puts a wrapper round one attribute of one class or object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import wrapt
+
+from tokenmeter.clients.seam import Wrapper
+
+
+class Patch:
+    """One wrapped attribute. Undone, the very same function stands there again."""
+
+    __slots__ = ("_attribute", "_had_own", "_original", "_owner", "_wrapper", "on")
+
+    def __init__(self, owner: Any, attribute: str, make: Callable[[Callable[[], bool]], Wrapper]) -> None:
+        self._owner = owner
+        self._attribute = attribute
+        own = vars(owner)
+        self._had_own = attribute in own
+        self._original = own.get(attribute)
+        self.on = True
+        target = self._original if self._had_own and isinstance(owner, type) else getattr(owner, attribute)
+        self._wrapper = wrapt.FunctionWrapper(target, make(self._active))
+        setattr(owner, attribute, self._wrapper)
+
+    def _active(self) -> bool:
+        return self.on
+
+    def undo(self) -> None:
+        """Restore what stood there, or fall silent if somebody wrapped it again since."""
+        self.on = False
+        if vars(self._owner).get(self._attribute) is not self._wrapper:
+            return
+        if self._had_own:
+            setattr(self._owner, self._attribute, self._original)
+        else:
+            delattr(self._owner, self._attribute)

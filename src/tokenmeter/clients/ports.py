@@ -1,0 +1,333 @@
+"""What the drivers do for a story: a port does the effects of one call through one client.
+
+The two ports are alike but for how they send, wait and read; what they share stands in `Port`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from tokenmeter import wire
+from tokenmeter.budgets import Held, Short, Ticket
+from tokenmeter.call import Answer, Effect, Hold, Open, Queue, Record, Relay, Release, Send, Settle, Story
+from tokenmeter.clients.decoding import Undecodable, decoder_for
+from tokenmeter.clients.library import Library
+from tokenmeter.clients.metering import Metering
+from tokenmeter.clients.relay import Passage
+from tokenmeter.errors import Refused, StoreUnavailable
+from tokenmeter.faults import swallow
+from tokenmeter.telemetry import spans
+
+# The requests that are being sent by a meter right here: a seam further in must not count them again.
+INSIDE: ContextVar[tuple[tuple[Metering, Any], ...]] = ContextVar("tokenmeter-inside", default=())
+
+_BLAMES_THE_OPTION = re.compile(
+    r"stream_options|include_usage|extra (fields?|inputs?)|unexpected|unknown|unrecognized|unsupported"
+    r"|not (permitted|allowed|supported)|additional propert",
+    re.IGNORECASE,
+)
+
+
+class Port:
+    """What both ports share."""
+
+    __slots__ = (
+        "_deadline_s",
+        "_held",
+        "_kwargs",
+        "_recording",
+        "_sent",
+        "_start_s",
+        "_stream",
+        "_wrapped",
+        "error",
+    )
+    __slots__ += ("library", "metering", "request", "response")
+
+    def __init__(
+        self,
+        metering: Metering,
+        library: Library,
+        wrapped: Callable[..., Any],
+        request: Any,
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        self.metering = metering
+        self.library = library
+        self.request = request
+        self.response: Any = None
+        self.error: BaseException | None = None
+        self._wrapped = wrapped
+        self._kwargs = {name: value for name, value in kwargs.items() if name not in ("request", "stream")}
+        self._stream = bool(kwargs.get("stream", False))
+        self._recording: spans.Recording | None = None
+        self._held: tuple[str, tuple[int, ...]] | None = None
+        self._sent = False
+        self._start_s = 0.0
+        self._deadline_s: float | None = None
+
+    def instant(self, effect: Effect) -> Any:
+        """Do an effect that never waits."""
+        metering = self.metering
+        if isinstance(effect, Open):
+            self._recording = metering.open(effect.call)
+        elif isinstance(effect, Hold):
+            return self._noted(effect, metering.store.hold(effect.hold_id, effect.claims, metering.clock.now_s()))
+        elif isinstance(effect, Settle):
+            self._held = None
+            metering.store.settle(effect.hold_id, effect.amounts)
+        elif isinstance(effect, Release):
+            self._held = None
+            metering.store.release(effect.hold_id)
+        elif isinstance(effect, Record):
+            metering.record(self._recording, effect.call, effect.row)
+            self._recording = None
+        return None
+
+    def queued(self, effect: Queue) -> Held | Short | tuple[Ticket, float]:
+        """Stand in line for the budgets; a ticket comes with the seconds that are left to wait."""
+        metering, now_s = self.metering, time.monotonic()
+        if self._deadline_s is None:
+            self._deadline_s = now_s + effect.wait_s
+        found = metering.store.queue(effect.hold_id, effect.claims, metering.clock.now_s())
+        if isinstance(found, Held | Short):
+            return self._noted(effect, found)
+        return found, max(0.0, self._deadline_s - now_s)
+
+    def _noted(self, effect: Hold | Queue, verdict: Held | Short) -> Held | Short:
+        if isinstance(verdict, Held):
+            self._held = effect.hold_id, tuple(claim.amount for claim in effect.claims)
+        return verdict
+
+    def _outgoing(self, effect: Send) -> Any:
+        """The request to send: the caller's own, unless something must differ on the wire."""
+        drop = ("baggage",) if not self.metering.propagate_baggage and "baggage" in self.request.headers else ()
+        if effect.body is None and not drop:
+            return self.request
+        return self.library.with_body(self.request, effect.body, drop=drop)
+
+    def _failed(self, error: BaseException) -> Answer:
+        self.error = error
+        return Answer(
+            failure=error,
+            unsent=isinstance(error, self.library.unsent),
+            duration_s=time.perf_counter() - self._start_s,
+        )
+
+    def _received(self, effect: Send, response: Any, outgoing: Any, error_text: str | None) -> Answer:
+        """What to tell the story of a response whose head is here."""
+        self.response = response
+        if outgoing is not self.request and response.request is outgoing:
+            response.request = self.request
+        status = response.status_code
+        duration_s = time.perf_counter() - self._start_s
+        if not 200 <= status < 300:
+            blamed = (
+                status in (400, 422) and error_text is not None and _BLAMES_THE_OPTION.search(error_text) is not None
+            )
+            return Answer(status=status, rejected=blamed, duration_s=duration_s)
+        route = effect.call.route
+        if not hasattr(response, "_content"):
+            return Answer(status=status, streams=True)
+        content_type = response.headers.get("content-type")
+        if effect.hide_usage:
+            reader = wire.reader(route, content_type, stream=True, hide_usage=True)
+            shown = reader.feed(response.content)
+            tail, reading = reader.finish()
+            response._content = shown + tail
+        else:
+            reading = wire.read_body(route, response.content, content_type)
+        if reading.usage is None:
+            reading = wire.with_headers(route, reading, response.headers)
+        return Answer(status=status, reading=reading, duration_s=duration_s)
+
+    def _relayed(self, effect: Relay, story: Story, hide_usage: bool) -> Any:
+        """The caller's response, its body read as it passes by."""
+        response = self.response
+        route, ask = effect.call.route, effect.call.ask
+        reader = wire.reader(route, response.headers.get("content-type"), stream=ask.stream, hide_usage=hide_usage)
+        try:
+            decoder = decoder_for(response.headers.get("content-encoding"))
+        except Undecodable as error:
+            swallow(error, "reading a compressed body")
+            decoder = _NOTHING
+            hide_usage = False
+        if decoder is not None and hide_usage:
+            response._decoder = self.library.identity_decoder()  # what leaves the reader is plain already
+        passage = Passage(
+            reader,
+            decoder,
+            lambda answer: self.resume(story, answer),
+            status=response.status_code,
+            start_s=self._start_s,
+            rewrites=hide_usage,
+        )
+        kind = self.library.relay if isinstance(self, SyncPort) else self.library.async_relay
+        response.stream = kind(response.stream, passage)
+        return response
+
+    def resume(self, story: Story, answer: Answer) -> None:
+        """Tell the rest of a story whose body has passed by. Never waits, so it may run in a finalizer."""
+        try:
+            effect = story.send(answer)
+            while True:
+                effect = story.send(self.instant(effect))
+        except StopIteration:
+            return
+        except Exception as fault:
+            self._clean_up(fault)
+
+    def passes(self, fault: BaseException) -> bool:
+        """Whether what a driver met is for the caller: a policy's refusal, or the caller's own interruption."""
+        if fault is self.error or isinstance(fault, Refused | StoreUnavailable):
+            return True
+        if isinstance(fault, Exception):
+            return False
+        self._clean_up(None)
+        return True
+
+    def _clean_up(self, fault: BaseException | None) -> None:
+        """A story broke off: leave no money held and no span open."""
+        if fault is not None:
+            swallow(fault, "metering a call")
+        held, self._held = self._held, None
+        try:
+            if held is not None:
+                if self._sent:
+                    self.metering.store.settle(*held)
+                else:
+                    self.metering.store.release(held[0])
+            if self._recording is not None and self._recording.ours:
+                self._recording.span.end()
+        except Exception as second:
+            swallow(second, "cleaning up after a call")
+
+    def outcome(self) -> Any:
+        """What the bare client would have given: its response, or its error."""
+        if self.error is not None:
+            raise self.error
+        return self.response
+
+
+class SyncPort(Port):
+    """Does the effects through a sync client."""
+
+    __slots__ = ("_hides",)
+
+    def do(self, effect: Effect) -> Any:
+        """Do one effect and return what came of it."""
+        if isinstance(effect, Send):
+            return self._send(effect)
+        if isinstance(effect, Queue):
+            found = self.queued(effect)
+            if isinstance(found, Held | Short):
+                return found
+            return self._noted(effect, found[0].wait(found[1]))
+        return self.instant(effect)
+
+    def _send(self, effect: Send) -> Answer:
+        self._hides = effect.hide_usage
+        outgoing = self._outgoing(effect)
+        error_text = None
+        here = spans.attach(self._recording)
+        inside = INSIDE.set((*INSIDE.get(), (self.metering, outgoing)))
+        self._sent = True
+        self._start_s = time.perf_counter()
+        try:
+            response = self._wrapped(outgoing, stream=self._stream or effect.hide_usage, **self._kwargs)
+            if effect.hide_usage and not 200 <= response.status_code < 300:
+                error_text = response.read().decode(errors="replace")
+        except BaseException as error:
+            return self._failed(error)
+        finally:
+            INSIDE.reset(inside)
+            spans.detach(here)
+        return self._received(effect, response, outgoing, error_text)
+
+    def relay(self, effect: Relay, story: Story) -> Any:
+        """Hand the response to the caller while its body is still to come."""
+        response = self._relayed(effect, story, self._hides)
+        if not self._stream:
+            try:
+                response.read()
+            except BaseException as error:
+                self.error = error
+                response.close()
+                raise
+        return response
+
+    def bare(self, fault: BaseException) -> Any:
+        """Give the caller what the bare client gives, because our own part failed."""
+        self._clean_up(fault)
+        if self._sent:
+            return self.outcome()
+        return self._wrapped(self.request, stream=self._stream, **self._kwargs)
+
+
+class AsyncPort(Port):
+    """Does the effects through an async client."""
+
+    __slots__ = ("_hides",)
+
+    async def do(self, effect: Effect) -> Any:
+        """Do one effect and return what came of it."""
+        if isinstance(effect, Send):
+            return await self._send(effect)
+        if isinstance(effect, Queue):
+            found = self.queued(effect)
+            if isinstance(found, Held | Short):
+                return found
+            return self._noted(effect, await found[0].wait_async(found[1]))
+        return self.instant(effect)
+
+    async def _send(self, effect: Send) -> Answer:
+        self._hides = effect.hide_usage
+        outgoing = self._outgoing(effect)
+        error_text = None
+        here = spans.attach(self._recording)
+        inside = INSIDE.set((*INSIDE.get(), (self.metering, outgoing)))
+        self._sent = True
+        self._start_s = time.perf_counter()
+        try:
+            response = await self._wrapped(outgoing, stream=self._stream or effect.hide_usage, **self._kwargs)
+            if effect.hide_usage and not 200 <= response.status_code < 300:
+                error_text = (await response.aread()).decode(errors="replace")
+        except BaseException as error:
+            return self._failed(error)
+        finally:
+            INSIDE.reset(inside)
+            spans.detach(here)
+        return self._received(effect, response, outgoing, error_text)
+
+    async def relay(self, effect: Relay, story: Story) -> Any:
+        """Hand the response to the caller while its body is still to come."""
+        response = self._relayed(effect, story, self._hides)
+        if not self._stream:
+            try:
+                await response.aread()
+            except BaseException as error:
+                self.error = error
+                await response.aclose()
+                raise
+        return response
+
+    async def bare(self, fault: BaseException) -> Any:
+        """Give the caller what the bare client gives, because our own part failed."""
+        self._clean_up(fault)
+        if self._sent:
+            return self.outcome()
+        return await self._wrapped(self.request, stream=self._stream, **self._kwargs)
+
+
+class _Nothing:
+    """Reads a body that can't be read."""
+
+    def decode(self, data: bytes) -> bytes:
+        return b""
+
+
+_NOTHING = _Nothing()

@@ -1,0 +1,170 @@
+"""A response body on its way to the caller, read as it passes by.
+
+However it ends (read out, closed early, cut, cancelled, or forgotten and collected as garbage) the story of its
+call goes on exactly once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+from tokenmeter.call import Answer
+from tokenmeter.clients.decoding import Decoder, Undecodable
+from tokenmeter.wire import Reader, Reading
+
+Resume = Callable[[Answer], None]
+
+
+class Passage:
+    """What both kinds of relay do with each piece and at the end."""
+
+    __slots__ = ("_decoder", "_first_s", "_reader", "_resume", "_rewrites", "_start_s", "_status")
+
+    def __init__(
+        self,
+        reader: Reader,
+        decoder: Decoder | None,
+        resume: Resume,
+        *,
+        status: int,
+        start_s: float,
+        rewrites: bool,
+    ) -> None:
+        self._reader = reader
+        self._decoder = decoder
+        self._resume: Resume | None = resume
+        self._status = status
+        self._start_s = start_s  # on the monotonic clock
+        self._first_s: float | None = None
+        self._rewrites = rewrites  # the caller sees what the reader returns, not the bytes as they came
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Read a piece; return what the caller shall see of it."""
+        if self._first_s is None:
+            self._first_s = time.perf_counter() - self._start_s
+        reader = self._reader
+        if self._decoder is None:
+            out = reader.feed(chunk)
+        else:
+            try:
+                out = reader.feed(self._decoder.decode(chunk))
+            except Undecodable:
+                self._decoder, out = _Deaf(), b""
+        if reader.ended and self._resume is not None:
+            # The last event has passed: settle now, because many callers stop reading here.
+            self._tell(reader.reading(), None)
+        return out if self._rewrites else chunk
+
+    def end(self, failure: BaseException | None = None) -> bytes:
+        """The body is over, or given up. Returns bytes that were withheld from the caller."""
+        tail, reading = self._reader.finish()
+        if self._resume is not None:
+            self._tell(reading, failure)
+        return tail if self._rewrites else b""
+
+    def _tell(self, reading: Reading, failure: BaseException | None) -> None:
+        resume, self._resume = self._resume, None
+        if resume is None:
+            return
+        resume(
+            Answer(
+                status=self._status,
+                reading=reading,
+                failure=failure,
+                time_to_first_chunk_s=self._first_s,
+                duration_s=time.perf_counter() - self._start_s,
+            )
+        )
+
+
+class _Deaf:
+    """Stands in for a decoder that met broken data: the rest can't be read, and still reaches the caller."""
+
+    def decode(self, data: bytes) -> bytes:
+        return b""
+
+
+class SyncRelay:
+    """Mixed with a library's sync byte stream."""
+
+    def __init__(self, inner: Any, passage: Passage) -> None:
+        self._inner = inner
+        self._passage = passage
+
+    @property
+    def elapsed(self) -> timedelta | None:
+        """httpx2 reads the time that a response took from its stream."""
+        found: timedelta | None = getattr(self._inner, "elapsed", None)
+        return found
+
+    def __iter__(self) -> Iterator[bytes]:
+        feed = self._passage.feed
+        try:
+            for chunk in self._inner:
+                if out := feed(chunk):
+                    yield out
+            if out := self._passage.end():
+                yield out
+        except BaseException as error:
+            self._passage.end(_as_failure(error))
+            raise
+
+    def close(self) -> None:
+        """Close the body; what was not read by now is given up."""
+        try:
+            self._inner.close()
+        finally:
+            self._passage.end()
+
+    def __del__(self) -> None:
+        _forgotten(self)
+
+
+class AsyncRelay:
+    """Mixed with a library's async byte stream."""
+
+    def __init__(self, inner: Any, passage: Passage) -> None:
+        self._inner = inner
+        self._passage = passage
+
+    @property
+    def elapsed(self) -> timedelta | None:
+        """httpx2 reads the time that a response took from its stream."""
+        found: timedelta | None = getattr(self._inner, "elapsed", None)
+        return found
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        feed = self._passage.feed
+        try:
+            async for chunk in self._inner:
+                if out := feed(chunk):
+                    yield out
+            if out := self._passage.end():
+                yield out
+        except BaseException as error:
+            self._passage.end(_as_failure(error))
+            raise
+
+    async def aclose(self) -> None:
+        """Close the body; what was not read by now is given up."""
+        try:
+            await self._inner.aclose()
+        finally:
+            self._passage.end()
+
+    def __del__(self) -> None:
+        _forgotten(self)
+
+
+def _as_failure(error: BaseException) -> BaseException | None:
+    """Why a body ended early; a caller that stopped reading is no failure."""
+    return None if isinstance(error, GeneratorExit) else error
+
+
+def _forgotten(relay: SyncRelay | AsyncRelay) -> None:
+    with contextlib.suppress(AttributeError):  # __init__ did not get far
+        relay._passage.end()

@@ -1,0 +1,158 @@
+"""The narrow seam: ``send`` of a client, where every request of httpx and httpx2 passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import msgspec
+
+from tokenmeter import attribution, wire
+from tokenmeter.call import Request, story
+from tokenmeter.clients.drive import drive, drive_async
+from tokenmeter.clients.library import CARRIED, Library
+from tokenmeter.clients.metering import Metering
+from tokenmeter.clients.ports import INSIDE, AsyncPort, SyncPort
+from tokenmeter.errors import Refused, StoreUnavailable
+from tokenmeter.faults import swallow
+from tokenmeter.wire import Route
+
+# Set while an SDK's own method runs whose outer seam brings a refusal to the caller.
+OUTER_SEAM: ContextVar[bool] = ContextVar("tokenmeter-outer-seam", default=False)
+
+Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
+
+
+def sync_send(metering: Metering, library: Library, active: Callable[[], bool]) -> Wrapper:
+    """A wrapper for ``Client.send``, for one meter."""
+
+    def send(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        request = args[0] if args else kwargs.get("request")
+        route = _route(request) if active() else None
+        if route is None or _counted(metering, request):
+            return wrapped(*args, **kwargs)
+        try:
+            if _unread(request):
+                request.read()
+            asked = _request(metering, request, route)
+        except Exception as fault:
+            swallow(fault, "reading a request")
+            return wrapped(*args, **kwargs)
+        port = SyncPort(metering, library, wrapped, request, kwargs)
+        try:
+            return drive(story(metering.house, asked), port)
+        except (Refused, StoreUnavailable) as refusal:
+            return _carried_out(library, request, refusal)
+
+    return send
+
+
+def async_send(metering: Metering, library: Library, active: Callable[[], bool]) -> Wrapper:
+    """A wrapper for ``AsyncClient.send``, for one meter."""
+
+    async def send(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        request = args[0] if args else kwargs.get("request")
+        route = _route(request) if active() else None
+        if route is None or _counted(metering, request):
+            return await wrapped(*args, **kwargs)
+        try:
+            if _unread(request):
+                await request.aread()
+            asked = _request(metering, request, route)
+        except Exception as fault:
+            swallow(fault, "reading a request")
+            return await wrapped(*args, **kwargs)
+        port = AsyncPort(metering, library, wrapped, request, kwargs)
+        try:
+            return await drive_async(story(metering.house, asked), port)
+        except (Refused, StoreUnavailable) as refusal:
+            return _carried_out(library, request, refusal)
+
+    return send
+
+
+def sync_method(active: Callable[[], bool]) -> Wrapper:
+    """A wrapper for an SDK's own request method: the outer seam, at which a carried refusal is raised."""
+
+    def request(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not active():
+            return wrapped(*args, **kwargs)
+        token = OUTER_SEAM.set(True)
+        try:
+            return wrapped(*args, **kwargs)
+        except Exception as error:
+            refusal = _carried_in(error)
+            if refusal is None:
+                raise
+        finally:
+            OUTER_SEAM.reset(token)
+        raise refusal
+
+    return request
+
+
+def async_method(active: Callable[[], bool]) -> Wrapper:
+    """As `sync_method`, for an async SDK."""
+
+    async def request(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not active():
+            return await wrapped(*args, **kwargs)
+        token = OUTER_SEAM.set(True)
+        try:
+            return await wrapped(*args, **kwargs)
+        except Exception as error:
+            refusal = _carried_in(error)
+            if refusal is None:
+                raise
+        finally:
+            OUTER_SEAM.reset(token)
+        raise refusal
+
+    return request
+
+
+def _route(request: Any) -> Route | None:
+    try:
+        url = request.url
+        return wire.recognise(request.method, url.host, url.raw_path.partition(b"?")[0].decode("ascii"))
+    except Exception:
+        return None  # no request of the library's own; the bare client says what is wrong with it
+
+
+def _counted(metering: Metering, request: Any) -> bool:
+    return any(meter is metering and sent is request for meter, sent in INSIDE.get())
+
+
+def _unread(request: Any) -> bool:
+    """Whether the body must be loaded first: JSON that comes from a generator."""
+    return not hasattr(request, "_content") and "json" in request.headers.get("content-type", "")
+
+
+def _request(metering: Metering, request: Any, route: Route) -> Request:
+    headers: Mapping[str, str] = request.headers
+    url = request.url
+    return Request(
+        route=route,
+        body=request.content if hasattr(request, "_content") else None,
+        content_type=headers.get("content-type"),
+        rewritable="content-encoding" not in headers and not headers.get("authorization", "").startswith("AWS4-"),
+        scope=attribution.current(),
+        at_s=metering.clock.now_s(),
+        host=url.host,
+        port=url.port or (443 if url.scheme == "https" else 80),
+    )
+
+
+def _carried_out(library: Library, request: Any, refusal: Refused | StoreUnavailable) -> Any:
+    if not OUTER_SEAM.get():
+        raise refusal
+    name = type(refusal).__name__
+    error = {"type": name, "code": name, "message": str(refusal), "param": None}
+    return library.refusal(request, refusal, msgspec.json.encode({"type": "error", "error": error}))
+
+
+def _carried_in(error: Exception) -> BaseException | None:
+    extensions = getattr(getattr(error, "response", None), "extensions", None)
+    refusal = extensions.get(CARRIED) if isinstance(extensions, dict) else None
+    return refusal if isinstance(refusal, BaseException) else None

@@ -1,0 +1,55 @@
+"""Carries attribution into plain threads, which start with an empty context."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from tokenmeter import attribution
+from tokenmeter.clients.patches import Patch
+from tokenmeter.clients.seam import Wrapper
+
+
+def patches() -> list[Patch]:
+    """Patch ``ThreadPoolExecutor.submit`` and ``threading.Thread.start``."""
+    return [Patch(ThreadPoolExecutor, "submit", _submit), Patch(threading.Thread, "start", _start)]
+
+
+def _submit(active: Callable[[], bool]) -> Wrapper:
+    def submit(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        scope = attribution.current()
+        if scope is attribution.NOBODY or not args or not active():
+            return wrapped(*args, **kwargs)
+        return wrapped(_under(scope, args[0]), *args[1:], **kwargs)
+
+    return submit
+
+
+def _start(active: Callable[[], bool]) -> Wrapper:
+    def start(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        scope = attribution.current()
+        # An executor's worker threads outlive the call that happened to start them.
+        if scope is not attribution.NOBODY and active() and not _is_worker(instance):
+            instance.run = _under(scope, instance.run)
+        return wrapped(*args, **kwargs)
+
+    return start
+
+
+def _is_worker(thread: threading.Thread) -> bool:
+    target = getattr(thread, "_target", None)
+    return getattr(target, "__module__", None) == "concurrent.futures.thread"
+
+
+def _under(scope: attribution.Scope, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def carried(*args: Any, **kwargs: Any) -> Any:
+        if attribution.current() is not attribution.NOBODY:
+            return function(*args, **kwargs)  # somebody else carried it here already
+        with attribution.in_force(scope):
+            return function(*args, **kwargs)
+
+    return carried

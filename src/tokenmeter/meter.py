@@ -1,0 +1,263 @@
+"""Meter: what users build. It wires the rooms together and holds everything; there is no global state."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from types import TracebackType
+from typing import Literal, TypeVar
+
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
+
+from tokenmeter.attribution import AgentScope
+from tokenmeter.budgets import Budget, Need, Policy, open_store
+from tokenmeter.call import House, UsageOption
+from tokenmeter.clients.instruments import Instruments
+from tokenmeter.clients.metering import Clock, Metering
+from tokenmeter.errors import ConfigError
+from tokenmeter.faults import swallow
+from tokenmeter.ledger import MemoryLedger, Spend
+from tokenmeter.ledger.memory import ANY
+from tokenmeter.loops import LoopPolicy
+from tokenmeter.money import usd
+from tokenmeter.pricing import InputBound, Price, PriceBook, parse_prices
+from tokenmeter.record import Recorder
+from tokenmeter.telemetry import Metrics, Spans
+from tokenmeter.version import VERSION
+
+C = TypeVar("C")
+
+
+class SystemClock:
+    """The time of the machine."""
+
+    def now_s(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """The state of one budget in its present window. Money is in US dollars, else whole tokens or calls."""
+
+    budget: str
+    scope: str
+    unit: Literal["usd", "tokens", "calls"]
+    limit: Decimal | int
+    spent: Decimal | int
+    held: Decimal | int
+    left: Decimal | int
+    resets_at: float | None
+
+
+class Meter:
+    """Meters LLM calls: attributes them, holds them to budgets before they go out, and records what they cost.
+
+    Args:
+        budgets: what may be spent; see `Budget`.
+        loops: how deep agents may be nested; the default stops at 10.
+        store: where the budgets are kept: ``memory://``, this process.
+        prices: negotiated prices, and prices of models that genai-prices doesn't know: a mapping from
+            ``"model"`` or ``"provider/model"`` to `Price`, or the path of a TOML or JSON file.
+        unpriced: what to do with a model that has no known price when a money budget applies: ``"refuse"`` it,
+            ``"allow"`` it and meter its tokens only, or charge it at the given `Price`.
+        ask_stream_usage: ask OpenAI-compatible servers for the usage of streams. The caller's own
+            ``stream_options`` win, and the extra chunk is hidden.
+        tracer_provider, meter_provider: the OpenTelemetry providers; the global ones by default.
+        metric_labels: scope fields to add to the metrics, of ``agent``, ``user``, ``team``, ``run``.
+        max_label_values: how many distinct values such a label may take; the rest becomes ``(other)``.
+        user_key: when given, spans carry ``user.hash``, an HMAC of the user under this key, not ``user.id``.
+        propagate_baggage: let W3C baggage reach model providers. Off: their requests carry none.
+        recorders: objects whose ``record(row)`` gets the `CallRecord` of each call.
+        clock: tells the time; for tests.
+
+    Raises:
+        ConfigError: a budget, a price or an option that makes no sense.
+    """
+
+    def __init__(
+        self,
+        budgets: Sequence[Budget] = (),
+        *,
+        loops: LoopPolicy | None = None,
+        store: str = "memory://",
+        prices: Mapping[str, Price | Mapping[str, object]] | str | os.PathLike[str] | None = None,
+        unpriced: Literal["refuse", "allow"] | Price = "refuse",
+        ask_stream_usage: bool = True,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        metric_labels: Sequence[str] = (),
+        max_label_values: int = 100,
+        user_key: bytes | None = None,
+        propagate_baggage: bool = False,
+        recorders: Sequence[Recorder] = (),
+        clock: Clock | None = None,
+    ) -> None:
+        for budget in budgets:
+            if not isinstance(budget, Budget):
+                raise ConfigError(f"{budget!r} is no budget; write Budget('$5', per='day', scope='agent')")
+        if not isinstance(unpriced, Price) and unpriced not in ("refuse", "allow"):
+            raise ConfigError(f"unpriced is {unpriced!r}; choose 'refuse', 'allow' or a Price")
+        self._policy = Policy(budgets)
+        self._store = open_store(store)
+        self._prices = PriceBook(parse_prices(prices) if prices is not None else None)
+        self._bounds = InputBound()
+        self._clock: Clock = clock or SystemClock()
+        self._ledger = MemoryLedger()
+        self._metrics = Metrics(meter_provider, VERSION, labels=metric_labels, max_label_values=max_label_values)
+        house = House(
+            prices=self._prices,
+            bounds=self._bounds,
+            policy=self._policy,
+            loops=loops or LoopPolicy(),
+            unpriced=unpriced,
+            usage_option=UsageOption(ask_stream_usage),
+        )
+        spans = Spans(tracer_provider, VERSION, user_key=user_key, propagate_baggage=propagate_baggage)
+        self._instruments = Instruments(
+            Metering(
+                house=house,
+                store=self._store,
+                spans=spans,
+                metrics=self._metrics,
+                ledger=self._ledger,
+                recorders=tuple(recorders),
+                clock=self._clock,
+                propagate_baggage=propagate_baggage,
+            )
+        )
+        self._warmed = False
+
+    # -- clients -----------------------------------------------------------------------------------------------
+
+    def wrap(self, client: C) -> C:
+        """Meter one client, and what is derived from it with ``with_options`` or ``copy``. Returns the same object.
+
+        Takes ``httpx`` and ``httpx2`` clients and the clients of the OpenAI and Anthropic SDKs, sync and async.
+        Wrapping twice, or wrapping and instrumenting, counts once.
+
+        Raises:
+            ConfigError: this kind of client can't be wrapped.
+        """
+        self._warm_up()
+        self._instruments.wrap(client)
+        return client
+
+    def instrument(self) -> None:
+        """Meter every supported client of the process, those made before too, and carry scopes into threads."""
+        self._warm_up()
+        self._instruments.instrument()
+
+    def uninstrument(self) -> None:
+        """Undo `instrument`: the very same functions stand in their places again."""
+        self._instruments.uninstrument()
+
+    # -- attribution -------------------------------------------------------------------------------------------
+
+    def agent(
+        self,
+        name: str,
+        *,
+        user: str | None = None,
+        team: str | None = None,
+        run: str | None = None,
+        **tags: str,
+    ) -> AgentScope:
+        """Charge the calls inside to an agent: a context manager, sync and async, and a decorator.
+
+        What is not given is inherited from the scope outside. Nested agents are one level deeper each. The
+        outermost agent starts a run with an id of its own unless ``run`` names one.
+
+        Raises:
+            ConfigError: a name or a tag that is no string, empty, or longer than 256 characters.
+        """
+        return AgentScope(name, user, team, run, tags)
+
+    # -- what was spent ----------------------------------------------------------------------------------------
+
+    def spend(
+        self,
+        *,
+        agent: str | None = ANY,
+        user: str | None = ANY,
+        team: str | None = ANY,
+        run: str | None = ANY,
+        model: str | None = ANY,
+        provider: str = ANY,
+        tags: Mapping[str, str] | None = None,
+    ) -> Spend:
+        """What the calls of this process cost that fit; a field left out fits all, ``None`` fits those without."""
+        return self._ledger.spend(agent=agent, user=user, team=team, run=run, model=model, provider=provider, tags=tags)
+
+    def unattributed(self) -> Spend:
+        """What the calls cost that no agent, user or team can be named for."""
+        return self._ledger.spend(agent=None, user=None, team=None)
+
+    def remaining(
+        self,
+        *,
+        agent: str | None = None,
+        user: str | None = None,
+        team: str | None = None,
+        run: str | None = None,
+        model: str | None = None,
+        provider: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> tuple[Remaining, ...]:
+        """The budgets that a call of this scope would be held to, and what is left of each."""
+        facts: dict[str, str | None] = {
+            "agent": agent,
+            "user": user,
+            "team": team,
+            "run": run,
+            "model": model,
+            "provider": provider,
+        }
+        facts.update({"tag:" + name: value for name, value in (tags or {}).items()})
+        claims = self._policy.claims(facts, Need(0, 0, 0), self._clock.now_s())
+        found = []
+        for claim, state in zip(claims, self._store.read([claim.key for claim in claims]), strict=True):
+            unit = claim.budget.unit
+            amounts = (claim.limit, state.posted, state.held, max(0, claim.limit - state.posted - state.held))
+            limit, spent, held, left = (usd(a) if unit == "usd" else a for a in amounts)
+            found.append(
+                Remaining(claim.budget.name or "", claim.scope, unit, limit, spent, held, left, claim.resets_at)
+            )
+        return tuple(found)
+
+    # -- life --------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write the metrics that are still queued."""
+        self._metrics.flush()
+
+    def close(self) -> None:
+        """Undo every patch and write what is queued. Calls that are under way are still settled."""
+        self._instruments.close()
+        self._metrics.close()
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _warm_up(self) -> None:
+        """Load the prices beside the caller's path: they take a third of a second."""
+        if not self._warmed:
+            self._warmed = True
+            threading.Thread(target=self._load, name="tokenmeter-prices", daemon=True).start()
+
+    def _load(self) -> None:
+        try:
+            self._prices.preload()
+            self._bounds.preload()
+        except Exception as fault:
+            swallow(fault, "loading the prices")

@@ -1,0 +1,17 @@
+"""Usage times dated price, in nanodollars; and what a request can cost at the worst."""
+
+from tokenmeter.pricing.book import DEFAULT_MAX_OUTPUT, PriceBook
+from tokenmeter.pricing.bounds import InputBound
+from tokenmeter.pricing.price import Price, parse_prices
+from tokenmeter.pricing.rates import NANOS_PER_USD, PricedUnit, Rate
+
+__all__ = [
+    "DEFAULT_MAX_OUTPUT",
+    "NANOS_PER_USD",
+    "InputBound",
+    "Price",
+    "PriceBook",
+    "PricedUnit",
+    "Rate",
+    "parse_prices",
+]

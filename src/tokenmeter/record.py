@@ -1,0 +1,59 @@
+"""One row a call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from tokenmeter.usage import Usage
+
+Status = Literal["ok", "error", "incomplete", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """What became of one call.
+
+    ``status``: ``ok``; ``error`` (the provider or the connection failed); ``incomplete`` (a stream that was
+    abandoned, cut or truncated, or a request that was given up while it was under way); ``refused`` (nothing
+    was sent). ``cost_nanos`` is in 1e-9 US dollars, ``None`` when the model has no known price. ``estimated``
+    marks usage and cost that were computed here because the provider's own figures never arrived.
+    """
+
+    id: str
+    at_s: float
+    duration_s: float
+    agent: str | None
+    user: str | None
+    team: str | None
+    run: str | None
+    path: tuple[str, ...]
+    tags: Mapping[str, str]
+    provider: str
+    operation: str
+    model: str | None
+    response_model: str | None
+    response_id: str | None
+    stream: bool
+    status: Status
+    error_type: str | None
+    http_status: int | None
+    finish_reasons: tuple[str, ...]
+    usage: Usage | None
+    cost_nanos: int | None
+    price_source: str | None
+    estimated: bool
+    output_cap: int | None
+    warned: tuple[str, ...]
+    host: str
+    port: int | None
+    time_to_first_chunk_s: float | None = None
+
+
+class Recorder(Protocol):
+    """Takes the row of each call, on the caller's thread, right after the call was settled."""
+
+    def record(self, row: CallRecord) -> None:
+        """Take one row. Must be quick; what it raises is logged and swallowed."""
+        ...

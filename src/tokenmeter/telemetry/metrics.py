@@ -1,0 +1,185 @@
+"""The metrics of a call, recorded off the caller's path.
+
+A row is queued; a thread of this module, the SDK's own collection, `flush` or `close` writes what is queued, so
+that a reader never misses one. Where no metrics pipeline is set up nothing is queued at all.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from opentelemetry import metrics
+from opentelemetry.metrics import CallbackOptions, MeterProvider, NoOpMeterProvider, Observation
+from opentelemetry.util.types import AttributeValue
+
+from tokenmeter.errors import ConfigError
+from tokenmeter.record import CallRecord
+from tokenmeter.telemetry import names as n
+
+LABELS = ("agent", "user", "team", "run")
+OTHER = "(other)"
+MAX_QUEUED = 10_000
+WAKE_AT = 512
+INTERVAL_S = 1.0
+
+
+class Metrics:
+    """Writes the metrics of a meter. ``labels`` are the scope fields to add, each with a bound on its values."""
+
+    def __init__(
+        self,
+        provider: MeterProvider | None,
+        version: str,
+        *,
+        labels: Sequence[str] = (),
+        max_label_values: int = 100,
+    ) -> None:
+        for label in labels:
+            if label not in LABELS:
+                raise ConfigError(f"metric label {label!r} is unknown; choose from {', '.join(LABELS)}")
+        self._labels = {label: _ATTRIBUTE[label] for label in labels}
+        self._max_label_values = max_label_values
+        self._seen: dict[str, set[str]] = {label: set() for label in labels}
+        self._queue: deque[CallRecord] = deque()
+        self._dropped = 0
+        self._writing = threading.Lock()
+        self._wake = threading.Event()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+        self._silent = isinstance(provider, NoOpMeterProvider)
+        meter = metrics.get_meter("tokenmeter", version, provider)
+        self._tokens = meter.create_histogram(
+            n.TOKEN_USAGE_METRIC,
+            unit="{token}",
+            description="Tokens of a call, by kind",
+            explicit_bucket_boundaries_advisory=n.TOKEN_USAGE_BOUNDARIES,
+        )
+        self._duration = meter.create_histogram(
+            n.DURATION_METRIC,
+            unit="s",
+            description="Duration of a call",
+            explicit_bucket_boundaries_advisory=n.DURATION_BOUNDARIES,
+        )
+        self._first_chunk = meter.create_histogram(
+            n.TIME_TO_FIRST_CHUNK_METRIC,
+            unit="s",
+            description="Time to the first chunk of a stream",
+            explicit_bucket_boundaries_advisory=n.DURATION_BOUNDARIES,
+        )
+        self._cost = meter.create_counter(n.COST_METRIC, unit="USD", description="Cost of the calls")
+        self._refusals = meter.create_counter(n.REFUSALS_METRIC, unit="{call}", description="Calls not sent")
+        meter.create_observable_counter(
+            n.DROPPED_METRIC,
+            callbacks=[self._on_collection],
+            unit="{call}",
+            description="Calls whose metrics were dropped because the queue was full",
+        )
+
+    def record(self, row: CallRecord, *, elsewhere: bool) -> None:
+        """Queue a row. ``elsewhere``: an instrumentation further out measures this call, so only cost is counted."""
+        if self._silent or not _listened_to(self._tokens):
+            return
+        if len(self._queue) >= MAX_QUEUED:
+            self._dropped += 1
+            return
+        self._queue.append(row if not elsewhere else _CostOnly(row))  # type: ignore[arg-type]
+        if self._thread is None:
+            self._start()
+        elif len(self._queue) >= WAKE_AT:
+            self._wake.set()
+
+    def flush(self) -> None:
+        """Write all that is queued."""
+        with self._writing:
+            queue = self._queue
+            while queue:
+                self._write(queue.popleft())
+
+    def close(self) -> None:
+        """Write all that is queued and end the thread."""
+        self._closed = True
+        self._wake.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout=5)
+        self.flush()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="tokenmeter-metrics", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._closed:
+            self._wake.wait(INTERVAL_S)
+            self._wake.clear()
+            self.flush()
+
+    def _on_collection(self, options: CallbackOptions) -> Iterable[Observation]:
+        self.flush()
+        return [Observation(self._dropped)]
+
+    def _write(self, row: CallRecord | _CostOnly) -> None:
+        cost_only = isinstance(row, _CostOnly)
+        if isinstance(row, _CostOnly):
+            row = row.row
+        base = self._base(row)
+        if row.status == "refused":
+            self._refusals.add(1, {**base, n.ERROR_TYPE: row.error_type or "refused"})
+            return
+        if row.cost_nanos:
+            self._cost.add(row.cost_nanos / 1e9, base)
+        if cost_only:
+            return
+        usage = row.usage
+        if usage is not None:
+            for kind, count in (("input", usage.input_tokens), ("output", usage.output_tokens)):
+                if count is not None:
+                    self._tokens.record(count, {**base, n.TOKEN_TYPE: kind})
+        if row.error_type is not None:
+            base = {**base, n.ERROR_TYPE: row.error_type}
+        self._duration.record(row.duration_s, base)
+        if row.time_to_first_chunk_s is not None:
+            self._first_chunk.record(row.time_to_first_chunk_s, base)
+
+    def _base(self, row: CallRecord) -> dict[str, AttributeValue]:
+        base: dict[str, AttributeValue] = {
+            n.OPERATION_NAME: row.operation,
+            n.PROVIDER_NAME: row.provider,
+            n.SERVER_ADDRESS: row.host,
+        }
+        if row.port is not None:
+            base[n.SERVER_PORT] = row.port
+        if row.model is not None:
+            base[n.REQUEST_MODEL] = row.model
+        if row.response_model is not None:
+            base[n.RESPONSE_MODEL] = row.response_model
+        for label, attribute in self._labels.items():
+            value = getattr(row, label)
+            if value is None:
+                continue
+            seen = self._seen[label]
+            if value not in seen:
+                if len(seen) >= self._max_label_values:
+                    value = OTHER
+                else:
+                    seen.add(value)
+            base[attribute] = value
+        return base
+
+
+_ATTRIBUTE = {"agent": n.AGENT_NAME, "user": n.USER_ID, "team": n.TEAM, "run": n.RUN_ID}
+
+
+class _CostOnly:
+    __slots__ = ("row",)
+
+    def __init__(self, row: CallRecord) -> None:
+        self.row = row
+
+
+def _listened_to(instrument: Any) -> bool:
+    """Whether a pipeline stands behind an instrument: the API's proxies have none until one is set up."""
+    return getattr(instrument, "_real_instrument", instrument) is not None

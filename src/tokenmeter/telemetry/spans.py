@@ -1,0 +1,233 @@
+"""One CLIENT span a call.
+
+Two libraries may have opened a span for the same call before: an instrumentation that follows the contract of
+opentelemetry-util-genai, and the Anthropic SDK. Then theirs gets our attributes and none is opened here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import sys
+from contextvars import Token
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from opentelemetry import baggage, trace
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
+from opentelemetry.util.types import AttributeValue
+
+from tokenmeter.call import Call
+from tokenmeter.errors import BudgetExceeded
+from tokenmeter.record import CallRecord
+from tokenmeter.telemetry import names as n
+
+UTIL_GENAI_KEY = "opentelemetry.genai.client.inference.context"
+ANTHROPIC_SCOPE = "com.anthropic.sdk.python"
+
+
+@dataclass(slots=True)
+class Recording:
+    """The span of one call, and whose it is."""
+
+    span: Span
+    ours: bool
+    context: Context | None = None  # to be in force while the request is out; None: leave what is
+    inference: Any = None  # the InferenceData of an instrumentation further out
+
+
+class Spans:
+    """Opens and ends the spans of a meter."""
+
+    def __init__(
+        self,
+        provider: TracerProvider | None,
+        version: str,
+        *,
+        user_key: bytes | None = None,
+        propagate_baggage: bool = False,
+    ) -> None:
+        self._tracer: Tracer = trace.get_tracer("tokenmeter", version, provider)
+        self._user_key = user_key
+        self._propagate_baggage = propagate_baggage
+
+    def open(self, call: Call) -> Recording:
+        """Open the span of a call, or find the one that stands for it already."""
+        here = otel_context.get_current()
+        bare = None
+        if not self._propagate_baggage and baggage.get_all(here):
+            bare = baggage.clear(here)
+        inference = here.get(UTIL_GENAI_KEY)
+        if inference is not None and hasattr(inference, "usage_input_tokens"):
+            return Recording(trace.get_current_span(here), ours=False, context=bare, inference=inference)
+        outer = trace.get_current_span(here)
+        scope = getattr(outer, "instrumentation_scope", None)
+        if scope is not None and scope.name == ANTHROPIC_SCOPE and outer.is_recording():
+            return Recording(outer, ours=False, context=bare)
+
+        route, request = call.route, call.request
+        attributes: dict[str, AttributeValue] = {
+            n.OPERATION_NAME: route.operation,
+            n.PROVIDER_NAME: route.provider,
+            n.SERVER_ADDRESS: request.host,
+        }
+        if call.model is not None:
+            attributes[n.REQUEST_MODEL] = call.model
+        if request.port is not None:
+            attributes[n.SERVER_PORT] = request.port
+        name = route.operation if call.model is None else f"{route.operation} {call.model}"
+        span = self._tracer.start_span(name, context=here, kind=SpanKind.CLIENT, attributes=attributes)
+        if not span.get_span_context().is_valid:
+            return Recording(span, ours=True, context=bare)
+        inside = trace.set_span_in_context(span, bare or here)
+        util_genai = sys.modules.get("opentelemetry.util.genai.invocation")
+        if util_genai is not None:
+            inside = otel_context.set_value(UTIL_GENAI_KEY, util_genai.InferenceData(), inside)
+        return Recording(span, ours=True, context=inside)
+
+    def close(self, recording: Recording, call: Call, row: CallRecord) -> None:
+        """Write what became of the call, and end the span if it is ours."""
+        span = recording.span
+        if recording.inference is not None:
+            _publish(recording.inference, row, self._attributes(call, row))
+        elif span.is_recording():
+            span.set_attributes(self._attributes(call, row))
+            if row.error_type is not None and recording.ours:
+                span.set_status(Status(StatusCode.ERROR, _description(call)))
+        if recording.ours:
+            span.end()
+
+    def _attributes(self, call: Call, row: CallRecord) -> dict[str, AttributeValue]:
+        out: dict[str, AttributeValue] = {n.CALL_ID: row.id}
+        _who(out, row, self._user_key)
+        if row.stream:
+            out[n.REQUEST_STREAM] = True
+        cap = row.output_cap if row.output_cap is not None else call.ask.max_output_tokens
+        if cap:
+            out[n.REQUEST_MAX_TOKENS] = cap
+        if call.ask.choices > 1:
+            out[n.REQUEST_CHOICE_COUNT] = call.ask.choices
+        if row.response_model is not None:
+            out[n.RESPONSE_MODEL] = row.response_model
+        if row.response_id is not None:
+            out[n.RESPONSE_ID] = row.response_id
+        if row.status == "incomplete" and row.stream:
+            out[n.RESPONSE_FINISH_REASONS] = ["error"]
+        elif row.finish_reasons:
+            out[n.RESPONSE_FINISH_REASONS] = list(row.finish_reasons)
+        if row.time_to_first_chunk_s is not None:
+            out[n.RESPONSE_TIME_TO_FIRST_CHUNK] = row.time_to_first_chunk_s
+        if row.http_status is not None and row.http_status >= 400:
+            out[n.HTTP_STATUS_CODE] = row.http_status
+        if row.error_type is not None:
+            out[n.ERROR_TYPE] = row.error_type
+        _usage(out, row)
+        _budgets(out, call, row)
+        return out
+
+
+def attach(recording: Recording | None) -> Token[Context] | None:
+    """Put the span in force while the request is out."""
+    return None if recording is None or recording.context is None else otel_context.attach(recording.context)
+
+
+def detach(token: Token[Context] | None) -> None:
+    """Undo `attach`."""
+    if token is not None:
+        otel_context.detach(token)
+
+
+def _who(out: dict[str, AttributeValue], row: CallRecord, user_key: bytes | None) -> None:
+    if row.agent is not None:
+        out[n.AGENT_NAME] = row.agent
+    if row.user is not None:
+        if user_key is None:
+            out[n.USER_ID] = row.user
+        else:
+            out[n.USER_HASH] = hmac.new(user_key, row.user.encode(), hashlib.sha256).hexdigest()[:32]
+    if row.team is not None:
+        out[n.TEAM] = row.team
+    if row.run is not None:
+        out[n.RUN_ID] = row.run
+    if row.path:
+        out[n.DEPTH] = len(row.path)
+        out[n.PATH] = list(row.path[-32:])
+    for name, value in row.tags.items():
+        out[n.TAG_PREFIX + name] = value
+
+
+def _usage(out: dict[str, AttributeValue], row: CallRecord) -> None:
+    usage = row.usage
+    if usage is None:
+        return
+    for name, value in (
+        (n.USAGE_INPUT_TOKENS, usage.input_tokens),
+        (n.USAGE_OUTPUT_TOKENS, usage.output_tokens),
+        (n.USAGE_CACHE_READ, usage.cache_read_tokens),
+        (n.USAGE_CACHE_WRITE, usage.cache_write_tokens),
+        (n.USAGE_REASONING, usage.reasoning_tokens),
+    ):
+        if value is not None:
+            out[name] = value
+    if usage.estimated:
+        out[n.ESTIMATED] = True
+    if row.cost_nanos is not None:
+        out[n.COST_AMOUNT] = row.cost_nanos / 1e9
+        out[n.COST_CURRENCY] = "USD"
+        if row.price_source is not None:
+            out[n.COST_SOURCE] = row.price_source
+
+
+def _budgets(out: dict[str, AttributeValue], call: Call, row: CallRecord) -> None:
+    if row.output_cap is not None:
+        out[n.BUDGET_OUTPUT_CAP] = row.output_cap
+    if call.claims:
+        out[n.BUDGET_NAMES] = [claim.budget.name or "" for claim in call.claims]
+    if call.held is not None:
+        out[n.BUDGET_REMAINING] = [_left(state.posted, state.held, state.limit) for state in call.held.states]
+        if call.worst_nanos is not None:
+            out[n.BUDGET_HELD_USD] = call.worst_nanos / 1e9
+    if row.warned:
+        out[n.BUDGET_WARNED] = list(row.warned)
+    refusal = call.refusal
+    if refusal is not None:
+        out[n.REFUSAL_REASON] = refusal.reason
+        if isinstance(refusal, BudgetExceeded):
+            out[n.REFUSAL_BUDGET] = refusal.budget
+            out[n.REFUSAL_SCOPE] = refusal.scope
+
+
+def _left(posted: int, held: int, limit: int) -> float:
+    """The share of the limit that is neither spent nor held."""
+    return float(Decimal(max(0, limit - posted - held)) / limit) if limit else 0.0
+
+
+def _description(call: Call) -> str | None:
+    return None if call.refusal is None else str(call.refusal)
+
+
+def _publish(data: Any, row: CallRecord, attributes: dict[str, AttributeValue]) -> None:
+    """Give an instrumentation further out what it would not see: it writes the span."""
+    usage = row.usage
+    if usage is not None:
+        data.usage_input_tokens = usage.input_tokens
+        data.usage_output_tokens = usage.output_tokens
+        data.usage_cache_read_input_tokens = usage.cache_read_tokens
+        data.usage_cache_write_input_tokens = usage.cache_write_tokens
+        data.usage_reasoning_output_tokens = usage.reasoning_tokens
+    if row.response_model is not None:
+        data.response_model = row.response_model
+    if row.response_id is not None:
+        data.response_id = row.response_id
+    if row.finish_reasons:
+        data.response_finish_reasons = list(row.finish_reasons)
+    if row.error_type is not None:
+        data.error_type = row.error_type
+    data.attributes.update(
+        (name, value) for name, value in attributes.items() if not name.startswith("gen_ai.") or "cost" in name
+    )
+    if row.agent is not None:
+        data.attributes[n.AGENT_NAME] = row.agent

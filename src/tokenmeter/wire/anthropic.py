@@ -1,0 +1,116 @@
+"""Anthropic's messages, direct or through another house: whole, or message_start to message_stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import msgspec
+
+from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
+from tokenmeter.wire.tally import Tally, weigh
+
+METRICS = "amazon-bedrock-invocationMetrics"
+
+
+class _Delta(msgspec.Struct, gc=False):
+    text: Any = None
+    thinking: Any = None
+    partial_json: Any = None
+    stop_reason: Any = None
+
+
+class _Message(msgspec.Struct, gc=False):
+    id: Any = None
+    model: Any = None
+    usage: Any = None
+
+
+class _Event(msgspec.Struct, gc=False):
+    type: Any = None
+    delta: _Delta | None = None
+    message: _Message | None = None
+    usage: Any = None
+    error: Any = None
+    metrics: Any = msgspec.field(default=None, name=METRICS)
+
+
+class _Body(_Message, gc=False):
+    content: Any = None
+    stop_reason: Any = None
+
+
+_decode_event = msgspec.json.Decoder(_Event).decode
+_decode_body = msgspec.json.Decoder(_Body).decode
+
+
+class MessagesTally(Tally):
+    """One message. Counters are cumulative: the later ones win, but an input never shrinks."""
+
+    wanted: ClassVar[Tree] = {
+        "type": TAKE,
+        "id": TAKE,
+        "model": TAKE,
+        "usage": TAKE,
+        "error": TAKE,
+        "stop_reason": TAKE,
+        "message": {"id": TAKE, "model": TAKE, "usage": TAKE},
+        "delta": {"text": WEIGH, "thinking": WEIGH, "partial_json": WEIGH, "stop_reason": TAKE},
+        "content": {EACH: {"text": WEIGH, "thinking": WEIGH, "input": WEIGH}},
+        METRICS: TAKE,
+    }
+    __slots__ = ()
+
+    def read(self, payload: bytes, name: str) -> None:
+        event = _decode_event(payload)
+        delta = event.delta
+        if delta is not None:
+            text = delta.text
+            if type(text) is str:
+                self.text_bytes += len(text) if text.isascii() else weigh(text)
+            elif delta.partial_json is not None:
+                self.text_bytes += weigh(delta.partial_json)
+            elif delta.thinking is not None:
+                self.text_bytes += weigh(delta.thinking)
+            if delta.stop_reason is not None:
+                self.finish_with(0, delta.stop_reason)
+        if event.message is not None:
+            self.take_identity(event.message.id, event.message.model)
+            self.merge(event.message.usage)
+        if event.usage is not None:
+            self.merge(event.usage)
+        kind = event.type
+        if kind == "message_stop":
+            self.done = True
+        elif kind == "error" or event.error is not None:
+            self.fail(event.error)
+        elif kind == "message":
+            self._read_body(payload)
+        if type(event.metrics) is dict:
+            self.usage["counted"] = event.metrics
+
+    def _read_body(self, payload: bytes) -> None:
+        body = _decode_body(payload)
+        self.take_identity(body.id, body.model)
+        self.finish_with(0, body.stop_reason)
+        if type(body.content) is list:
+            for block in body.content:
+                if type(block) is dict:
+                    self.text_bytes += weigh(block.get("text")) + weigh(block.get("thinking"))
+                    if block.get("type") == "tool_use":
+                        self.text_bytes += len(msgspec.json.encode(block.get("input")))
+
+    def merge(self, usage: Any) -> None:
+        """Take a usage object over the one before."""
+        if type(usage) is not dict or not usage:
+            return
+        seen: Mapping[str, Any] = self.usage.get("usage") or {}
+        merged = {**seen, **{key: value for key, value in usage.items() if value is not None}}
+        for key in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"):
+            before, now = seen.get(key), merged.get(key)
+            if type(before) is int and type(now) is int and before > now:
+                merged[key] = before
+        self.usage["usage"] = merged
+        self.take_tier(usage.get("service_tier"))
+        if type(speed := usage.get("speed")) is str:
+            self.context["speed"] = speed

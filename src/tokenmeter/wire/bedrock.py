@@ -1,0 +1,214 @@
+"""Bedrock: converse, which speaks one language for all models, and invoke, which speaks each model's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import msgspec
+
+from tokenmeter.usage import Usage
+from tokenmeter.wire.anthropic import METRICS, MessagesTally
+from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
+from tokenmeter.wire.openai import ChatTally
+from tokenmeter.wire.tally import Tally, weigh
+from tokenmeter.wire.types import Route
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+_BLOCKS: Tree = {
+    EACH: {"text": WEIGH, "toolUse": {"input": WEIGH}, "reasoningContent": {"reasoningText": {"text": WEIGH}}}
+}
+_CONVERSE: Tree = {
+    "usage": TAKE,
+    "metrics": TAKE,
+    "stopReason": TAKE,
+    "serviceTier": TAKE,
+    "output": {"message": {"content": _BLOCKS}},
+    "delta": {"text": WEIGH, "toolUse": {"input": WEIGH}, "reasoningContent": {"text": WEIGH}},
+    "message": TAKE,
+}
+
+
+class ConverseTally(Tally):
+    """Converse and converse-stream; the frames of the stream bear names, the bodies don't."""
+
+    wanted: ClassVar[Tree] = _CONVERSE
+    __slots__ = ("_metered", "_stopped")
+
+    def __init__(self, route: Route) -> None:
+        super().__init__(route)
+        self._metered = False
+        self._stopped = False
+
+    def read(self, payload: bytes, name: str) -> None:
+        self.take_fields(_decode(payload), name)
+
+    def take_fields(self, fields: Mapping[str, Any], name: str) -> None:
+        """One decoded body or event."""
+        if name.endswith(("Exception", "Error")):
+            self.fail(name)
+            return
+        delta = fields.get("delta")
+        if type(delta) is dict:
+            for key in ("text", "toolUse", "reasoningContent"):
+                self.text_bytes += _words(delta.get(key))
+        output = fields.get("output")
+        if type(output) is dict and type(output.get("message")) is dict:
+            for block in output["message"].get("content") or ():
+                if type(block) is dict:
+                    self.text_bytes += weigh(block.get("text")) + weigh(block.get("reasoningContent"))
+                    if "toolUse" in block:
+                        self.text_bytes += len(msgspec.json.encode(block["toolUse"]))
+        if fields.get("stopReason") is not None:
+            self.finish_with(0, fields["stopReason"])
+            self._stopped = True
+        usage = fields.get("usage")
+        if type(usage) is dict and usage:
+            self.usage["usage"] = usage
+            self._metered = True
+        tier = fields.get("serviceTier")
+        if type(tier) is dict:
+            self.take_tier(tier.get("type"))
+
+    def read_loosely(self, fields: Mapping[str, Any]) -> None:
+        self.take_fields(fields, "")
+
+    @property
+    def ended(self) -> bool:
+        """messageStop, and the metadata that follow it."""
+        return self._stopped and self._metered
+
+
+class InvokeTally(Tally):
+    """Invoke: whatever the model's maker chose to answer. Read by its shape, event by event."""
+
+    wanted: ClassVar[Tree] = {
+        **_CONVERSE,
+        **ChatTally.wanted,
+        **MessagesTally.wanted,
+        "messageStart": TAKE,
+        "messageStop": TAKE,
+        "contentBlockDelta": {"delta": _CONVERSE["delta"]},
+        "metadata": TAKE,
+        "output": {"message": {"content": _BLOCKS}},
+        "results": {EACH: {"tokenCount": TAKE, "completionReason": TAKE, "outputText": WEIGH}},
+        "outputs": {EACH: {"text": WEIGH, "stop_reason": TAKE}},
+        "inputTextTokenCount": TAKE,
+        "totalOutputTextTokenCount": TAKE,
+        "prompt_token_count": TAKE,
+        "generation_token_count": TAKE,
+        "generation": WEIGH,
+        "outputText": WEIGH,
+        "text": WEIGH,
+        "completionReason": TAKE,
+        "finish_reason": TAKE,
+        "is_finished": TAKE,
+        "meta": TAKE,
+    }
+    __slots__ = ("_chat", "_converse", "_messages")
+
+    def __init__(self, route: Route) -> None:
+        super().__init__(route)
+        self._messages = MessagesTally(route)
+        self._chat = ChatTally(route)
+        self._converse = ConverseTally(route)
+        for part in (self._messages, self._chat, self._converse):
+            part.usage = self.usage
+
+    def read(self, payload: bytes, name: str) -> None:
+        if name.endswith(("Exception", "Error")):
+            self.fail(name)
+            return
+        fields = _decode(payload)
+        kind = fields.get("type")
+        if type(kind) is str and kind.startswith(("message", "content_block", "error", "ping")):
+            self._messages.read(payload, name)
+        elif "choices" in fields:
+            self._chat.read(payload, name)
+        else:
+            self._take_others(fields)
+        if type(metrics := fields.get(METRICS)) is dict:
+            self.usage["counted"] = {**self.usage.get("counted", {}), **metrics}
+            self.done = True
+
+    def _take_others(self, fields: Mapping[str, Any]) -> None:
+        self.take_identity(fields.get("id") or fields.get("response_id"), fields.get("model"))
+        for key in ("contentBlockDelta", "messageStop", "metadata"):  # Nova's events stand one level deeper
+            if type(inner := fields.get(key)) is dict:
+                self._converse.take_fields(inner, "")
+        self._converse.take_fields(fields, "")
+        if type(meta := fields.get("meta")) is dict:
+            self.usage["meta"] = meta
+        counted = {key: fields[key] for key in _COUNTED if fields.get(key) is not None}
+        if counted:
+            self.usage["counted"] = {**self.usage.get("counted", {}), **counted}
+        for key in ("generation", "outputText", "text", "completion"):
+            self.text_bytes += weigh(fields.get(key))
+        for key in ("stop_reason", "finish_reason", "completionReason"):
+            self.finish_with(0, fields.get(key))
+        for key in ("outputs", "results"):
+            items = fields.get(key)
+            for index, item in enumerate(items if type(items) is list else ()):
+                if type(item) is dict:
+                    self.text_bytes += weigh(item.get("text")) + weigh(item.get("outputText"))
+                    self.finish_with(index, item.get("stop_reason") or item.get("completionReason"))
+
+    def reading(self, *, body_bytes: int, complete: bool) -> Any:
+        for part in (self._messages, self._chat, self._converse):
+            self.text_bytes += part.text_bytes
+            part.text_bytes = 0
+            self.take_identity(part.response_id, part.model)
+            for index, reason in part.finishes.items():
+                self.finish_with(index, reason)
+            self.failed = self.failed or part.failed
+            self.context |= part.context
+        return super().reading(body_bytes=body_bytes, complete=complete)
+
+    @property
+    def ended(self) -> bool:
+        """The metrics that Bedrock puts into the last event, or the model's own end."""
+        parts = (self._messages, self._chat, self._converse)
+        return self.done or any(part.ended for part in parts)
+
+
+_COUNTED = (
+    "inputTextTokenCount",
+    "totalOutputTextTokenCount",
+    "prompt_token_count",
+    "generation_token_count",
+    "results",
+)
+
+
+def _words(value: Any) -> int:
+    """Bytes of text and arguments in a delta; identifiers and signatures are no text."""
+    if type(value) is dict:
+        return sum(weigh(value.get(key)) for key in ("text", "input", "reasoningText"))
+    return weigh(value)
+
+
+def read_headers(route: Route, headers: Mapping[str, str]) -> Usage | None:
+    """The counters that Bedrock puts into the headers of an invoke response; None where there are none.
+
+    They are the only ones that some models have: embeddings of Cohere, text of Mistral.
+    """
+    if not route.protocol.startswith("bedrock."):
+        return None
+    found: dict[str, int] = {}
+    for key, value in headers.items():
+        name = _HEADERS.get(key.lower())
+        if name is not None and value.isascii() and value.isdigit() and len(value) < 16:
+            found[name] = int(value)
+    for cached in ("cache_read_tokens", "cache_write_tokens"):
+        if cached in found and "input_tokens" in found:
+            found["input_tokens"] += found[cached]
+    return Usage(found) if found else None
+
+
+_HEADERS = {
+    "x-amzn-bedrock-input-token-count": "input_tokens",
+    "x-amzn-bedrock-output-token-count": "output_tokens",
+    "x-amzn-bedrock-cache-read-input-token-count": "cache_read_tokens",
+    "x-amzn-bedrock-cache-write-input-token-count": "cache_write_tokens",
+}

@@ -1,0 +1,122 @@
+"""Gemini's generateContent and its embeddings, on AI Studio and on Vertex AI."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+
+from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
+from tokenmeter.wire.tally import Tally, weigh
+from tokenmeter.wire.usage import number
+
+
+class _Candidate(msgspec.Struct, gc=False):
+    index: Any = 0
+    content: Any = None
+    finishReason: Any = None
+
+
+class _Chunk(msgspec.Struct, gc=False):
+    candidates: list[_Candidate] | None = None
+    usageMetadata: Any = None
+    modelVersion: Any = None
+    responseId: Any = None
+    promptFeedback: Any = None
+    error: Any = None
+    predictions: msgspec.Raw | None = None
+
+
+class _Statistics(msgspec.Struct, gc=False):
+    token_count: Any = None
+
+
+class _Embedding(msgspec.Struct, gc=False):
+    statistics: _Statistics | None = None
+
+
+class _Prediction(msgspec.Struct, gc=False):
+    embeddings: _Embedding | None = None
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+_decode_predictions = msgspec.json.Decoder(list[_Prediction]).decode
+_SERVED = {"ON_DEMAND_FLEX": "flex", "ON_DEMAND_PRIORITY": "priority"}
+
+
+class GenerateTally(Tally):
+    """One answer, whole or in chunks. Of each usage field the last value counts."""
+
+    wanted: ClassVar[Tree] = {
+        "candidates": {
+            EACH: {
+                "index": TAKE,
+                "finishReason": TAKE,
+                "content": {"parts": {EACH: {"text": WEIGH, "functionCall": WEIGH, "executableCode": WEIGH}}},
+            }
+        },
+        "usageMetadata": TAKE,
+        "modelVersion": TAKE,
+        "responseId": TAKE,
+        "promptFeedback": TAKE,
+        "error": TAKE,
+        "predictions": {EACH: {"embeddings": {"statistics": TAKE}}},
+    }
+    wanted_loosely = ("usageMetadata", "modelVersion", "responseId", "error")
+    __slots__ = ()
+
+    def read(self, payload: bytes, name: str) -> None:
+        chunk = _decode(payload)
+        for candidate in chunk.candidates or ():
+            if type(candidate.content) is dict:
+                self.text_bytes += _said(candidate.content)
+            if candidate.finishReason is not None:
+                self.finish_with(candidate.index, candidate.finishReason)
+        if type(chunk.promptFeedback) is dict and "blockReason" in chunk.promptFeedback:
+            self.finish_with(0, chunk.promptFeedback["blockReason"])
+        self._take(chunk.responseId, chunk.modelVersion, chunk.usageMetadata)
+        if chunk.error is not None:
+            self.fail(chunk.error)
+        if chunk.predictions is not None:
+            self._take_predictions(chunk.predictions)
+
+    def read_loosely(self, fields: Any) -> None:
+        self._take(fields.get("responseId"), fields.get("modelVersion"), fields.get("usageMetadata"))
+        if error := fields.get("error"):
+            self.fail(error)
+
+    def _take(self, response_id: Any, model: Any, usage: Any) -> None:
+        self.take_identity(response_id, model)
+        if type(usage) is dict and usage:
+            self.usage["usageMetadata"] = {**self.usage.get("usageMetadata", {}), **usage}
+            self.take_tier(usage.get("serviceTier"))
+            if (traffic := usage.get("trafficType")) in _SERVED:
+                self.take_tier(_SERVED[traffic])
+
+    def _take_predictions(self, raw: msgspec.Raw) -> None:
+        tokens = 0
+        for prediction in _decode_predictions(raw):
+            if prediction.embeddings is not None and prediction.embeddings.statistics is not None:
+                count = prediction.embeddings.statistics.token_count
+                # Vertex writes the count as a float
+                whole = int(count) if isinstance(count, float) and count.is_integer() else count
+                tokens += number({"n": whole}, "n") or 0
+        if tokens:
+            self.usage["predictions"] = {"token_count": tokens}
+
+    @property
+    def ended(self) -> bool:
+        """There is no end mark: the candidates have said why they stopped."""
+        return bool(self.finishes)
+
+
+def _said(content: dict[str, Any]) -> int:
+    parts = content.get("parts")
+    total = 0
+    for part in parts if type(parts) is list else ():
+        if type(part) is dict:
+            for key in ("text", "executableCode"):
+                total += weigh(part.get(key))
+            if "functionCall" in part:
+                total += len(msgspec.json.encode(part["functionCall"]))
+    return total

@@ -1,0 +1,317 @@
+"""From a provider's usage object to counters under the keys of genai-prices.
+
+genai-prices knows for many providers which field means what; its extractors are compiled here into one walk over
+the fields that are present. Where it has none, or a field that it requires is missing, `tolerant` reads what the
+protocols have in common. A counter that is missing stays absent; a bool, a negative or a broken number is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
+
+Counts: TypeAlias = dict[str, int]
+
+_log = logging.getLogger("tokenmeter")
+
+# the flavours of a provider's extractors that may read a protocol, the most specific first
+_FLAVORS: Final[Mapping[str, tuple[str, ...]]] = {
+    "openai.chat": ("chat", "default"),
+    "openai.completions": ("chat", "default"),
+    "openai.responses": ("responses", "default"),
+    "openai.embeddings": ("embeddings", "chat", "default"),
+    "openai.images": ("images",),
+    "anthropic.messages": ("anthropic", "default"),
+    "gemini.generate": ("default",),
+    "gemini.embed": ("default",),
+    "bedrock.converse": ("default",),
+    "bedrock.invoke": ("anthropic", "default"),
+    "cohere.chat": ("tokens", "default"),
+    "cohere.embed": ("embeddings",),
+}
+
+
+def counts(price_provider: str | None, protocol: str, document: Mapping[str, Any]) -> Counts | None:
+    """The counters in ``document``, which holds ``usage``, ``usageMetadata`` or ``meta`` as the provider sent it.
+
+    None when the document reports nothing that can be read.
+    """
+    if price_provider is not None:
+        for flavor in _FLAVORS.get(protocol, ()):
+            extract = _extractor(price_provider, flavor)
+            if extract is not None and (found := extract(document)):
+                return found
+    return tolerant(document)
+
+
+@lru_cache(maxsize=256)
+def _extractor(price_provider: str, flavor: str) -> Callable[[Mapping[str, Any]], Counts | None] | None:
+    try:
+        from genai_prices.data_snapshot import get_snapshot  # 335 ms, on first use
+
+        for provider in get_snapshot().providers:
+            if provider.id == price_provider:
+                for extractor in provider.extractors or ():
+                    if extractor.api_flavor == flavor:
+                        return _compile(extractor.root, extractor.mappings)
+    except Exception:  # noqa: BLE001  a snapshot that can't be read must not lose a count
+        _log.warning("genai-prices has no readable extractors", exc_info=True)
+    return None
+
+
+class _Step:
+    """What is to be done with the value under one key."""
+
+    __slots__ = ("children", "destinations", "matches")
+
+    def __init__(self) -> None:
+        self.destinations: list[str] = []
+        self.children: dict[str, _Step] = {}
+        self.matches: list[tuple[str, Callable[[Any], bool], _Step]] = []
+
+    def walk(self, value: Any, out: Counts) -> None:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                step = self.children.get(key)
+                if step is None or item is None:
+                    continue
+                if type(item) is int:
+                    if item >= 0:
+                        for name in step.destinations:
+                            out[name] = out.get(name, 0) + item
+                else:
+                    step.walk(item, out)
+        elif isinstance(value, list):
+            for field, matches, step in self.matches:
+                for item in value:
+                    if isinstance(item, Mapping) and isinstance(name := item.get(field), str) and matches(name):
+                        step.walk(item, out)
+                        break
+
+
+def _compile(root: Any, mappings: Iterable[Any]) -> Callable[[Mapping[str, Any]], Counts | None]:
+    roots = [root] if isinstance(root, str) else list(root)
+    top = _Step()
+    required: list[tuple[str, ...]] = []
+    for mapping in mappings:
+        path = [mapping.path] if isinstance(mapping.path, str) else list(mapping.path)
+        step = top
+        for part in path:
+            if isinstance(part, str):
+                step = step.children.setdefault(part, _Step())
+            else:
+                inner = _Step()
+                step.matches.append((part.field, part.match.is_match, inner))
+                step = inner
+        step.destinations.append(mapping.dest)
+        if mapping.required and all(isinstance(part, str) for part in path):
+            required.append(tuple(path))
+
+    def extract(document: Mapping[str, Any]) -> Counts | None:
+        value: Any = document
+        for key in roots:
+            if not isinstance(value, Mapping):
+                return None
+            value = value.get(key)
+        if not isinstance(value, Mapping):
+            return None
+        for path in required:
+            if number(value, *path) is None:
+                return None
+        found: Counts = {}
+        top.walk(value, found)
+        return found or None
+
+    return extract
+
+
+def number(value: Any, *path: str) -> int | None:
+    """The counter at a path of keys; None when there is none or it is no counter."""
+    for key in path:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value if type(value) is int and value >= 0 else None
+
+
+def _first(value: Any, *paths: tuple[str, ...]) -> int | None:
+    for path in paths:
+        found = number(value, *path)
+        if found is not None:
+            return found
+    return None
+
+
+def tolerant(document: Mapping[str, Any]) -> Counts | None:
+    """Read the counters by the names that protocols share, whoever the provider is."""
+    for root, read in _ROOTS:
+        value = document.get(root)
+        if isinstance(value, Mapping) and (found := read(value)):
+            return found
+    return None
+
+
+def _usage(usage: Mapping[str, Any]) -> Counts:
+    for key in ("tokens", "billed_units"):  # Cohere
+        if isinstance(nested := usage.get(key), Mapping) and (found := _cohere(nested)):
+            cached = number(usage, "cached_tokens")
+            return found if cached is None or key != "tokens" else {**found, "cache_read_tokens": cached}
+    if usage.get("type") == "duration" and "seconds" in usage:  # transcriptions by the second
+        return _seconds(usage["seconds"])
+    if "inputTokens" in usage or "outputTokens" in usage:
+        return _converse(usage)
+    if "prompt_tokens" in usage or "completion_tokens" in usage:
+        return _chat(usage)
+    if "input_tokens" in usage or "output_tokens" in usage:
+        return _messages(usage)
+    return _present(input_tokens=number(usage, "total_tokens"))  # embeddings and rerankers that report no more
+
+
+def _chat(usage: Mapping[str, Any]) -> Counts:
+    prompt, completion = number(usage, "prompt_tokens"), number(usage, "completion_tokens")
+    reasoning = _first(usage, ("completion_tokens_details", "reasoning_tokens"), ("reasoning_tokens",))
+    total = number(usage, "total_tokens")
+    if (
+        reasoning
+        and completion is not None
+        and total is not None
+        and total == (prompt or 0) + completion + reasoning
+    ):
+        completion += reasoning  # xAI counts reasoning apart, and the total says so
+    details = "prompt_tokens_details"
+    return _present(
+        input_tokens=prompt,
+        output_tokens=completion,
+        cache_read_tokens=_first(
+            usage,
+            (details, "cached_tokens"),
+            ("prompt_cache_hit_tokens",),
+            ("cached_tokens",),
+            ("num_cached_tokens",),
+            ("cache_read_input_tokens",),
+        ),
+        cache_write_tokens=_first(usage, (details, "cache_write_tokens"), ("cache_creation_input_tokens",)),
+        input_audio_tokens=number(usage, details, "audio_tokens"),
+        output_audio_tokens=number(usage, "completion_tokens_details", "audio_tokens"),
+        output_reasoning_tokens=reasoning,
+    )
+
+
+def _messages(usage: Mapping[str, Any]) -> Counts:
+    """Anthropic's words, where cached input stands apart, and those of OpenAI Responses, where it doesn't."""
+    tokens_in = number(usage, "input_tokens")
+    read, write = number(usage, "cache_read_input_tokens"), number(usage, "cache_creation_input_tokens")
+    if tokens_in is not None:
+        tokens_in += (read or 0) + (write or 0)
+    inputs = usage.get("input_tokens_details") or usage.get("input_token_details")
+    outputs = usage.get("output_tokens_details") or usage.get("output_token_details")
+    return _present(
+        input_tokens=tokens_in,
+        output_tokens=number(usage, "output_tokens"),
+        cache_read_tokens=read if read is not None else number(inputs, "cached_tokens"),
+        cache_write_tokens=write if write is not None else number(inputs, "cache_write_tokens"),
+        cache_write_5m_tokens=number(usage, "cache_creation", "ephemeral_5m_input_tokens"),
+        cache_write_1h_tokens=number(usage, "cache_creation", "ephemeral_1h_input_tokens"),
+        input_text_tokens=number(inputs, "text_tokens"),
+        input_image_tokens=number(inputs, "image_tokens"),
+        input_audio_tokens=number(inputs, "audio_tokens"),
+        output_image_tokens=number(outputs, "image_tokens"),
+        output_audio_tokens=number(outputs, "audio_tokens"),
+        output_reasoning_tokens=_first(outputs, ("reasoning_tokens",), ("thinking_tokens",)),
+        web_searches=number(usage, "server_tool_use", "web_search_requests"),
+    )
+
+
+def _converse(usage: Mapping[str, Any]) -> Counts:
+    tokens_in = number(usage, "inputTokens")
+    read = _first(usage, ("cacheReadInputTokens",), ("cacheReadInputTokenCount",))
+    write = _first(usage, ("cacheWriteInputTokens",), ("cacheWriteInputTokenCount",))
+    return _present(
+        input_tokens=None if tokens_in is None else tokens_in + (read or 0) + (write or 0),
+        output_tokens=number(usage, "outputTokens"),
+        cache_read_tokens=read,
+        cache_write_tokens=write,
+    )
+
+
+def _gemini(usage: Mapping[str, Any]) -> Counts:
+    prompt, tool = number(usage, "promptTokenCount"), number(usage, "toolUsePromptTokenCount")
+    answer, thoughts = number(usage, "candidatesTokenCount"), number(usage, "thoughtsTokenCount")
+    return _present(
+        input_tokens=_sum(prompt, tool),
+        output_tokens=_sum(answer, thoughts),
+        cache_read_tokens=number(usage, "cachedContentTokenCount"),
+        output_reasoning_tokens=thoughts,
+        input_tool_tokens=tool,
+    )
+
+
+def _cohere(units: Mapping[str, Any]) -> Counts:
+    return _present(
+        input_tokens=number(units, "input_tokens"),
+        output_tokens=number(units, "output_tokens"),
+        input_image_tokens=number(units, "image_tokens") or None,
+        rerank_searches=number(units, "search_units"),
+    )
+
+
+def _meta(meta: Mapping[str, Any]) -> Counts:
+    """Cohere's older answers: billed units are what is paid for; tokens stand in where there are none."""
+    for key in ("billed_units", "tokens"):
+        if isinstance(units := meta.get(key), Mapping) and (found := _cohere(units)):
+            return found
+    return {}
+
+
+def _counted(flat: Mapping[str, Any]) -> Counts:
+    """Counters that stand in the body itself: Ollama, and Bedrock's own shapes for each model family."""
+    results = flat.get("results")
+    each = [number(item, "tokenCount") for item in results] if isinstance(results, list) else []
+    tokens_in = _first(
+        flat, ("prompt_eval_count",), ("prompt_token_count",), ("inputTextTokenCount",), ("inputTokenCount",)
+    )
+    read, write = number(flat, "cacheReadInputTokenCount"), number(flat, "cacheWriteInputTokenCount")
+    tokens_out = _first(
+        flat,
+        ("eval_count",),
+        ("generation_token_count",),
+        ("totalOutputTextTokenCount",),
+        ("outputTokenCount",),
+    )
+    return _present(
+        input_tokens=None if tokens_in is None else tokens_in + (read or 0) + (write or 0),
+        output_tokens=tokens_out if tokens_out is not None else _sum(*each),
+        cache_read_tokens=read,
+        cache_write_tokens=write,
+    )
+
+
+def _predictions(predictions: Mapping[str, Any]) -> Counts:
+    return _present(input_tokens=number(predictions, "token_count"))
+
+
+_ROOTS: Final[tuple[tuple[str, Callable[[Mapping[str, Any]], Counts]], ...]] = (
+    ("usage", _usage),
+    ("usageMetadata", _gemini),
+    ("meta", _meta),
+    ("counted", _counted),
+    ("predictions", _predictions),
+)
+
+
+def _seconds(value: Any) -> Counts:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        return {}
+    return {"audio_seconds": math.ceil(value)}
+
+
+def _sum(*values: int | None) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _present(**named: int | None) -> Counts:
+    return {name: value for name, value in named.items() if value is not None}

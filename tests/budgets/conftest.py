@@ -1,0 +1,30 @@
+"""What the tests of all stores share: a later store joins by its name in ``store``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tokenmeter.budgets import Budget, Claim, Store, open_store
+
+MakeClaim = Callable[..., Claim]
+
+
+@pytest.fixture(params=["memory://"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    found = open_store(request.param)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def claim() -> MakeClaim:
+    """A claim on the book ``key``, without a policy."""
+
+    def make(amount: int = 1, limit: int = 10, key: str = "book", **more: object) -> Claim:
+        per = "call" if more.get("alone") else "total"
+        budget = Budget(f"{limit} calls", per=per, on_exceed="warn" if more.get("warns") else "refuse")
+        return Claim(budget, key, "global", amount, limit, None, not more.get("warns"))
+
+    return make

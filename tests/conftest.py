@@ -1,0 +1,42 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `tests.support`
+
+from tests.support.llama import Llama, missing
+from tokenmeter.testing import CapturedCalls, FakeClock, ScriptedProvider
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedProvider]:
+    """A provider that answers from a script."""
+    with ScriptedProvider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """A clock that the test moves."""
+    return FakeClock()
+
+
+@pytest.fixture
+def calls() -> CapturedCalls:
+    """A recorder of metered calls."""
+    return CapturedCalls()
+
+
+@pytest.fixture(scope="session")
+def llama() -> Iterator[Llama]:
+    """A real llama.cpp server."""
+    if reason := missing():
+        pytest.skip(f"no llama.cpp server: {reason}")
+    with Llama() as server:
+        yield server
