@@ -40,7 +40,7 @@ class Scope:
     team: str | None = None
     run: str | None = None
     path: tuple[str, ...] = ()
-    tags: Mapping[str, str] = field(default=_NO_TAGS)
+    tags: Mapping[str, str] = field(default_factory=lambda: _NO_TAGS)
 
     @property
     def depth(self) -> int:

@@ -298,8 +298,9 @@ def _send(house: House, call: Call) -> Generator[Effect, Any, Answer]:
         and request.rewritable
         and option.allowed(request.host, request.port)
     ):
-        return (yield Send(call, rewritten, hide_usage=False))
-    answer: Answer = yield Send(call, wire.with_usage_asked(call.route, body), hide_usage=True)
+        answer: Answer = yield Send(call, rewritten, hide_usage=False)
+        return answer
+    answer = yield Send(call, wire.with_usage_asked(call.route, body), hide_usage=True)
     if answer.rejected:
         answer = yield Send(call, rewritten, hide_usage=False)
         if answer.status is not None and answer.status < 300:

@@ -94,6 +94,6 @@ def exceeded(short: Short, scope: Scope, model: str | None) -> BudgetExceeded:
 
 def _shown(budget: Budget, amount: int) -> tuple[Decimal | int, str]:
     if budget.unit != "usd":
-        return amount, f"{amount:,} {budget.unit}"
+        return amount, f"{amount:,} {budget.unit if amount != 1 else budget.unit[:-1]}"
     dollars = usd(amount)
     return dollars, f"${dollars.normalize():f}"

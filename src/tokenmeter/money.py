@@ -9,4 +9,4 @@ _EXACT = Context(prec=60)
 
 def usd(nanos: int) -> Decimal:
     """Nanodollars as exact dollars, whatever the precision of the caller's decimal context."""
-    return Decimal(nanos).scaleb(-9, _EXACT)
+    return Decimal(nanos).scaleb(-9, _EXACT) if nanos else Decimal(0)

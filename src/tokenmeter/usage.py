@@ -18,7 +18,7 @@ class Usage:
     figures that were computed here because the provider's own never arrived.
     """
 
-    counts: Mapping[str, int] = field(default=_NOTHING)
+    counts: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
     estimated: bool = False
 
     @property

@@ -22,9 +22,8 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
 def claim() -> MakeClaim:
     """A claim on the book ``key``, without a policy."""
 
-    def make(amount: int = 1, limit: int = 10, key: str = "book", **more: object) -> Claim:
-        per = "call" if more.get("alone") else "total"
-        budget = Budget(f"{limit} calls", per=per, on_exceed="warn" if more.get("warns") else "refuse")
-        return Claim(budget, key, "global", amount, limit, None, not more.get("warns"))
+    def make(amount: int = 1, limit: int = 10, key: str = "book", *, alone: bool = False, warns: bool = False) -> Claim:
+        budget = Budget(f"{limit} calls", per="call" if alone else "total", on_exceed="warn" if warns else "refuse")
+        return Claim(budget, key, "global", amount, limit, None, not warns)
 
     return make

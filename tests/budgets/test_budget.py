@@ -96,6 +96,6 @@ def test_nonsense_is_named_with_the_remedy(options: dict[str, Any], words: list[
 def test_a_zero_wait_and_every_choice_are_fine() -> None:
     assert Budget("$5", wait_s=0).wait_s == 0.0
     for per in ("call", "run", "hour", "day", "week", "month", "total"):
-        assert Budget("$5", per=per).per == per  # type: ignore[arg-type]
+        assert Budget("$5", per=per).per == per
     for scope in ("agent", "user", "team", "run", "model", "provider", "tag:x", ("team", "agent"), None, ()):
         Budget("$5", scope=scope)

@@ -74,7 +74,7 @@ def test_who_drops_the_attribute_shares_a_bucket(missing: dict[str, str | None])
 
 def test_the_window_is_in_the_key() -> None:
     for per in ("hour", "day", "week", "month"):
-        budget = Budget("$5", per=per)  # type: ignore[arg-type]
+        budget = Budget("$5", per=per)
         assert one(budget).key != one(budget, now_s=NOON_S + 32 * DAY_S).key
     for per in ("total", "call"):
         budget = Budget("$5", per=per)  # type: ignore[arg-type]

@@ -30,7 +30,8 @@ def seconds(text: str) -> int:
 
 
 @given(st.sampled_from(CALENDAR), st.sampled_from(ZONES), MOMENTS)
-@example("day", "America/St_Johns", seconds("2006-10-29T02:15:00+00:00"))  # 23:45 once more, after 00:00
+@example("day", "America/St_Johns", seconds("2006-10-29T03:15:00+00:00"))  # 23:45 once more, after 00:00
+@example("hour", "America/St_Johns", seconds("2006-10-29T02:30:30+00:00"))  # in the minute of midnight's hour
 @example("day", "Pacific/Apia", seconds("2011-12-30T10:00:00+00:00"))  # the first moment after the skipped day
 @example("hour", "Australia/Lord_Howe", seconds("2024-10-05T15:45:00+00:00"))  # within the hour of 30 minutes
 def test_now_lies_in_its_window(per: str, name: str, now_s: float) -> None:

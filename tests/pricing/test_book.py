@@ -8,12 +8,13 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 
 import pytest
 from genai_prices.data_snapshot import DataSnapshot, get_snapshot, set_custom_snapshot
 from genai_prices.types import ClauseEquals, ModelInfo, ModelPrice, Provider
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenmeter.pricing
@@ -154,6 +155,7 @@ def test_a_borrowed_price_has_no_tiers_of_its_lender(book: PriceBook) -> None:
     assert plain.cost_nanos({"input_tokens": 10**6}) == batch.cost_nanos({"input_tokens": 10**6})
 
 
+@cache
 def dated() -> list[tuple[Provider, ModelInfo]]:
     return [
         (provider, model)
@@ -163,6 +165,7 @@ def dated() -> list[tuple[Provider, ModelInfo]]:
     ]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_dated_prices_follow_the_moment(data: st.DataObject) -> None:
     """Asked in any order, at the very edges and in any time zone, the price is that of genai-prices."""
@@ -299,3 +302,13 @@ def test_what_a_model_can_produce(book: PriceBook) -> None:
     assert mine.max_output_tokens("openai", "gpt-5", mine.rate("openai", "gpt-5", at=NOW)) == 400_000
     assert mine.max_output_tokens(None, "capped", mine.rate(None, "capped", at=NOW)) == 77
     assert book.max_output_tokens(None, "x", None) == DEFAULT_MAX_OUTPUT
+
+
+def test_a_name_that_only_one_provider_lists_is_priced_on_an_unknown_host() -> None:
+    book = PriceBook()
+    at = datetime(2026, 11, 1, tzinfo=UTC)
+    for model, provider in (("text-embedding-3-small", "openai"), ("llama-3.3-70b-versatile", "groq")):
+        rate = book.rate(None, model, at=at)
+        assert rate is not None
+        assert rate.provider_id == provider
+    assert book.rate(None, "gpt-oss-120b", at=at) is None  # many serve it, each at a price of its own

@@ -148,7 +148,7 @@ def test_the_exact_count_stays_a_bound() -> None:
         exact, plain = bound_of(counted, row), bound_of(bytewise, row)
         if exact == plain:
             continue
-        tightness[kind(row.ask)].append((exact / row.true_input, plain / row.true_input))
+        tightness[kind(row.ask)].append((exact / max(1, row.true_input), plain / max(1, row.true_input)))
         if exact < row.true_input:
             over.append(f"{row.id} {row.route.protocol} {row.ask.model}: {exact} < {row.true_input}")
     for name, pairs in tightness.items():

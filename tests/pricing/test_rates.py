@@ -13,7 +13,7 @@ from genai_prices import Usage
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import ModelInfo, Provider, TieredPrices
 from genai_prices.units import UnitDef, _get_registry
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenmeter.pricing import NANOS_PER_USD, Price, PricedUnit, Rate
@@ -118,6 +118,7 @@ def test_every_price_of_the_snapshot_equals_genai_prices() -> None:
     assert compared > 3 * 2_000
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_random_usage_of_random_models_equals_genai_prices(data: st.DataObject) -> None:
     provider, model = data.draw(some_model)
@@ -131,6 +132,7 @@ def test_random_usage_of_random_models_equals_genai_prices(data: st.DataObject) 
     assert rate.cost_nanos(counts) == nanos_of(model, provider, counts, at, context)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_cost_never_falls_when_tokens_rise(data: st.DataObject) -> None:
     provider, model = data.draw(some_model)
@@ -142,6 +144,7 @@ def test_cost_never_falls_when_tokens_rise(data: st.DataObject) -> None:
     assert rate.cost_nanos(usage_of(risen)) >= rate.cost_nanos(usage_of(amounts))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_no_usage_within_the_bounds_costs_more_than_the_worst(data: st.DataObject) -> None:
     provider, model = data.draw(some_model)
@@ -163,6 +166,7 @@ def test_no_usage_within_the_bounds_costs_more_than_the_worst(data: st.DataObjec
     assert rate.cost_nanos(counts) <= worst
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_the_worst_never_falls_when_an_argument_rises(data: st.DataObject) -> None:
     provider, model = data.draw(some_model)
@@ -179,6 +183,7 @@ def test_the_worst_never_falls_when_an_argument_rises(data: st.DataObject) -> No
     )
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_the_affordable_output_is_the_largest_that_fits(data: st.DataObject) -> None:
     provider, model = data.draw(some_model)
@@ -194,6 +199,7 @@ def test_the_affordable_output_is_the_largest_that_fits(data: st.DataObject) -> 
             assert rate.worst_nanos(given_tokens, tokens + 1) > nanos
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_contradicting_counters_never_raise_and_cost_at_least_any_consistent_reading(
     data: st.DataObject,
@@ -212,6 +218,7 @@ def test_contradicting_counters_never_raise_and_cost_at_least_any_consistent_rea
         )
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_any_counters_at_all_are_priced(data: st.DataObject) -> None:
     provider, model = data.draw(some_model)

@@ -76,9 +76,7 @@ class Budget:
         put(self, "min_output_tokens", _at_least_one(min_output_tokens))
         put(self, "tz", _tz(tz))
         if name is not None and not (isinstance(name, str) and name.strip()):
-            raise ConfigError(
-                f"budget name {name!r} is no text; give one that people recognise, or leave it out"
-            )
+            raise ConfigError(f"budget name {name!r} is no text; give one that people recognise, or leave it out")
         put(self, "named", name is not None)
         put(self, "name", name if name is not None else f"{format_limit(unit, amount)} {self.kept_for}")
 
@@ -116,14 +114,8 @@ def _match(match: object) -> tuple[tuple[str, tuple[str, ...]], ...]:
     found = []
     for name, given in pairs:
         patterns = (given,) if isinstance(given, str) else given
-        if (
-            not isinstance(patterns, tuple | list)
-            or not patterns
-            or not all(isinstance(p, str) for p in patterns)
-        ):
-            raise ConfigError(
-                f'budget match {name!r}: {given!r} is no pattern; write "gpt-*" or a list of such'
-            )
+        if not isinstance(patterns, tuple | list) or not patterns or not all(isinstance(p, str) for p in patterns):
+            raise ConfigError(f'budget match {name!r}: {given!r} is no pattern; write "gpt-*" or a list of such')
         found.append((_attribute("match", name), tuple(patterns)))
     return tuple(found)
 

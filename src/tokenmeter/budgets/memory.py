@@ -21,7 +21,6 @@ import itertools
 import os
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -33,6 +32,7 @@ from tokenmeter.budgets.waiting import Lines, Waiter, stands_in_line
 from tokenmeter.errors import StoreUnavailable
 
 _T = TypeVar("_T")
+_Deferred = tuple[Callable[..., object], tuple[Any, ...]]
 _NOBODY_WARNED: tuple[Claim, ...] = ()
 _UNSEEN = State(0, 0, 0)
 
@@ -51,7 +51,7 @@ class MemoryStore:
         self._waiters: dict[str, Waiter] = {}
         self._lines = Lines()
         self._recheck: dict[str, None] = {}  # books whose line must be looked at, in order
-        self._deferred: deque[tuple[str, Callable[..., object], tuple[Any, ...]]] = deque()
+        self._deferred: dict[object, _Deferred] = {}  # by what they end: a hold or a waiter
         self._busy: str | None = None  # in a verb; the id while one is settled, "" else
         self._lock = threading.RLock()
         self._shelf = Shelf(max_idle_runs)
@@ -74,21 +74,19 @@ class MemoryStore:
             if self._busy is None:
                 return self._answer(hold_id, self._settle, hold_id, amounts)
             claims = self._holds.get(hold_id)
-            if claims is None or self._is_ending(hold_id):
+            if claims is None:
                 return False
             _check(claims, amounts)
-            self._deferred.append((hold_id, self._settle, (hold_id, amounts)))
-            return True
+            return self._defer(hold_id, self._settle, hold_id, amounts)
 
     def release(self, hold_id: str) -> bool:
         """Give a hold or a place in the line back; True the first time only."""
         with self._lock:
             if self._busy is None:
                 return self._answer(hold_id, self._release, hold_id)
-            if self._is_ending(hold_id) or not (hold_id in self._holds or hold_id in self._waiters):
+            if hold_id not in self._holds and hold_id not in self._waiters:
                 return False
-            self._deferred.append((hold_id, self._release, (hold_id,)))
-            return True
+            return self._defer(hold_id, self._release, hold_id)
 
     def adjust(self, hold_id: str, amounts: Sequence[int]) -> Held | Short:
         """Change what a hold holds: less always, more if it is admissible."""
@@ -139,17 +137,20 @@ class MemoryStore:
         while self._recheck or self._deferred:
             try:
                 self._busy = ""
-                if self._deferred:
-                    _, verb, args = self._deferred[0]
+                for ending in list(self._deferred):
+                    verb, args = self._deferred[ending]
                     verb(*args)
-                    self._deferred.popleft()  # only now: each of these verbs can be done twice
-                else:
+                    del self._deferred[ending]  # only now: each of these verbs can be done twice
+                if self._recheck:
                     self._serve(next(iter(self._recheck)))
             finally:
                 self._busy = None
 
-    def _is_ending(self, hold_id: str) -> bool:
-        return self._busy == hold_id or any(hold_id == other for other, _, _ in self._deferred)
+    def _defer(self, ending: object, verb: Callable[..., object], *args: Any) -> bool:
+        """Leave a verb to the one that was interrupted. False when that, or another deferred one, ends the same."""
+        deferred = (verb, args)
+        # One step, so that a handler that interrupts this one finds it done or not done.
+        return self._busy != ending and self._deferred.setdefault(ending, deferred) is deferred
 
     def _hold(self, hold_id: str, claims: Sequence[Claim], now_s: float) -> Held | Short:
         if hold_id in self._holds or hold_id in self._waiters:
@@ -158,9 +159,7 @@ class MemoryStore:
             return self._short(claims)
         return self._admit(hold_id, claims, now_s)
 
-    def _admit(
-        self, hold_id: str, claims: Sequence[Claim], now_s: float, waiter: Waiter | None = None
-    ) -> Held | Short:
+    def _admit(self, hold_id: str, claims: Sequence[Claim], now_s: float, waiter: Waiter | None = None) -> Held | Short:
         books = self._books
         changed: dict[str, State] = {}
         states: list[State] = []
@@ -179,7 +178,9 @@ class MemoryStore:
             if budget.per == "call":
                 after = State(0, amount, limit)
                 posted, held = 0, amount
-            if posted + held > limit:
+            if posted + held > limit or amount < 0:
+                if amount < 0:
+                    raise ValueError(f"a claim asks for zero or more, not {amount}")
                 if enforce:
                     return self._short(claims, waiter)
                 warned += (claim,)
@@ -203,9 +204,11 @@ class MemoryStore:
             return False
         if amounts is None:
             amounts = (0,) * len(claims)
+        if len(amounts) != len(claims):
+            _check(claims, amounts)
         books = self._books
         changed: dict[str, State] = {}
-        for claim, spent in zip(claims, amounts, strict=True):
+        for claim, spent in zip(claims, amounts, strict=False):
             if spent < 0:
                 _check(claims, amounts)
             key = claim.key
@@ -239,9 +242,7 @@ class MemoryStore:
         for before, claim in zip(old, new, strict=True):
             book = self._books.get(claim.key) or State(0, before.amount, claim.limit)
             grown = claim.amount > before.amount
-            changed[claim.key] = after = State(
-                book.posted, book.held - before.amount + claim.amount, claim.limit
-            )
+            changed[claim.key] = after = State(book.posted, book.held - before.amount + claim.amount, claim.limit)
             if claim.budget.per == "call":
                 after = State(0, claim.amount, claim.limit)
             if after.posted + after.held > claim.limit:
@@ -335,11 +336,12 @@ class MemoryStore:
         """Take a waiter out of line with its answer; those behind are looked at again. Can be done twice."""
         waiter.answer = waiter.answer or answer
         self._recheck.update(dict.fromkeys(waiter.excess))
+        heard = waiter.wake()  # before it is out of line, where an interrupted verb would find it again
         self._lines.leave(waiter)
         self._waiters.pop(waiter.hold_id, None)
-        if not waiter.wake() and not waiter.taken:
-            waiter.answer = self._short_of_the_gone(waiter)
+        if not heard and not waiter.taken:
             self._settle(waiter.hold_id, None)
+            waiter.answer = self._short_of_the_gone(waiter)
 
     def take(self, waiter: Waiter) -> Held | Short:
         """The answer to a waiter whose waiting is over; for tickets."""
@@ -359,7 +361,7 @@ class MemoryStore:
             if self._busy is None:
                 self._answer("", self._withdraw, waiter)
             else:
-                self._deferred.append(("", self._withdraw, (waiter,)))
+                self._defer(waiter, self._withdraw, waiter)
 
     def _withdraw(self, waiter: Waiter) -> None:
         if isinstance(waiter.answer, Held):

@@ -76,9 +76,7 @@ class Policy:
             key, scope = account
             unit = line.unit
             amount = need[unit]
-            found.append(
-                Claim(line.budget, key, scope, amount or 0, line.limit, window.resets_at, line.enforce)
-            )
+            found.append(Claim(line.budget, key, scope, amount or 0, line.limit, window.resets_at, line.enforce))
         return tuple(found)
 
     def applies_money(self, facts: Facts) -> bool:
@@ -142,9 +140,7 @@ class _Line:
         each = values if isinstance(values, tuple) else (values,)
         pairs = list(zip(self.attributes, each, strict=True))
         scope = ",".join(f"{name}={value or NONE}" for name, value in pairs) or "global"
-        scope_key = ",".join(
-            f"{_escaped(name)}={_escaped(value) if value else NONE}" for name, value in pairs
-        )
+        scope_key = ",".join(f"{_escaped(name)}={_escaped(value) if value else NONE}" for name, value in pairs)
         account = (f"{_escaped(self.book)}|{scope_key}|{window.id}", scope)
         if len(window.accounts) >= _MAX_ACCOUNTS:
             window.accounts.clear()

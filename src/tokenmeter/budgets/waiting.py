@@ -78,12 +78,15 @@ class Lines:
             if line is not None:
                 line.waiters.pop(waiter, None)
                 if not line.waiters:
-                    del self._lines[key]
+                    self._lines.pop(key, None)
 
     def head(self, key: str) -> Waiter | None:
         """Who is first in line for a book."""
         line = self._lines.get(key)
-        return next(iter(line.waiters)) if line is not None else None
+        first = next(iter(line.waiters), None) if line is not None else None
+        if line is not None and first is None:  # a caller was interrupted as it joined or left
+            self._lines.pop(key, None)
+        return first
 
     def heads_all(self, waiter: Waiter) -> bool:
         """Whether nobody stands before this one in any of its lines."""
@@ -94,7 +97,7 @@ class Lines:
         line = self._lines.get(key)
         if line is None or posted + line.excess <= 0:
             return []
-        line.excess = max(waiter.excess[key] for waiter in line.waiters)
+        line.excess = max((waiter.excess[key] for waiter in line.waiters), default=-posted)
         return [waiter for waiter in line.waiters if posted + waiter.excess[key] > 0]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from tokenmeter.budgets import Store
@@ -35,6 +35,9 @@ class Metering:
     recorders: Sequence[Recorder]
     clock: Clock
     propagate_baggage: bool = False
+    # The streams that are under way. What is in here is no garbage, whatever the caller drops: a story that were
+    # collected together with its response could not be told to its end.
+    streams: set[object] = field(default_factory=set)
 
     def open(self, call: Call) -> Recording | None:
         """Open the span."""

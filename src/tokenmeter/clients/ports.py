@@ -5,10 +5,12 @@ The two ports are alike but for how they send, wait and read; what they share st
 
 from __future__ import annotations
 
+import gc
 import re
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 from tokenmeter import wire
@@ -38,6 +40,7 @@ class Port:
     __slots__ = (
         "_deadline_s",
         "_held",
+        "_hides",
         "_kwargs",
         "_recording",
         "_sent",
@@ -45,8 +48,11 @@ class Port:
         "_stream",
         "_wrapped",
         "error",
+        "library",
+        "metering",
+        "request",
+        "response",
     )
-    __slots__ += ("library", "metering", "request", "response")
 
     def __init__(
         self,
@@ -67,6 +73,7 @@ class Port:
         self._recording: spans.Recording | None = None
         self._held: tuple[str, tuple[int, ...]] | None = None
         self._sent = False
+        self._hides = False  # whether the usage of the stream was asked for without the caller
         self._start_s = 0.0
         self._deadline_s: float | None = None
 
@@ -93,6 +100,9 @@ class Port:
         metering, now_s = self.metering, time.monotonic()
         if self._deadline_s is None:
             self._deadline_s = now_s + effect.wait_s
+            if metering.streams:
+                # Streams that were dropped may stand in reference cycles (OpenAI's do) and hold money still.
+                gc.collect()
         found = metering.store.queue(effect.hold_id, effect.claims, metering.clock.now_s())
         if isinstance(found, Held | Short):
             return self._noted(effect, found)
@@ -141,13 +151,14 @@ class Port:
             response._content = shown + tail
         else:
             reading = wire.read_body(route, response.content, content_type)
-        if reading.usage is None:
-            reading = wire.with_headers(route, reading, response.headers)
+        if reading.usage is None and (usage := wire.read_headers(route, response.headers)) is not None:
+            reading = replace(reading, usage=usage)
         return Answer(status=status, reading=reading, duration_s=duration_s)
 
     def _relayed(self, effect: Relay, story: Story, hide_usage: bool) -> Any:
         """The caller's response, its body read as it passes by."""
-        response = self.response
+        # Forgotten here, so that no cycle keeps alive a response that its caller drops.
+        response, self.response = self.response, None
         route, ask = effect.call.route, effect.call.ask
         reader = wire.reader(route, response.headers.get("content-type"), stream=ask.stream, hide_usage=hide_usage)
         try:
@@ -159,12 +170,14 @@ class Port:
         if decoder is not None and hide_usage:
             response._decoder = self.library.identity_decoder()  # what leaves the reader is plain already
         passage = Passage(
+            self.metering.streams,
             reader,
             decoder,
             lambda answer: self.resume(story, answer),
             status=response.status_code,
             start_s=self._start_s,
             rewrites=hide_usage,
+            last_event=None if self._recording is None else self._recording.last_event,
         )
         kind = self.library.relay if isinstance(self, SyncPort) else self.library.async_relay
         response.stream = kind(response.stream, passage)
@@ -216,7 +229,7 @@ class Port:
 class SyncPort(Port):
     """Does the effects through a sync client."""
 
-    __slots__ = ("_hides",)
+    __slots__ = ()
 
     def do(self, effect: Effect) -> Any:
         """Do one effect and return what came of it."""
@@ -271,7 +284,7 @@ class SyncPort(Port):
 class AsyncPort(Port):
     """Does the effects through an async client."""
 
-    __slots__ = ("_hides",)
+    __slots__ = ()
 
     async def do(self, effect: Effect) -> Any:
         """Do one effect and return what came of it."""

@@ -22,10 +22,22 @@ Resume = Callable[[Answer], None]
 class Passage:
     """What both kinds of relay do with each piece and at the end."""
 
-    __slots__ = ("_decoder", "_first_s", "_reader", "_resume", "_rewrites", "_start_s", "_status")
+    __slots__ = (
+        "_decoder",
+        "_first_s",
+        "_last_event",
+        "_open",
+        "_reader",
+        "_resume",
+        "_rewrites",
+        "_start_s",
+        "_status",
+        "_tail",
+    )
 
     def __init__(
         self,
+        streams: set[object],
         reader: Reader,
         decoder: Decoder | None,
         resume: Resume,
@@ -33,7 +45,10 @@ class Passage:
         status: int,
         start_s: float,
         rewrites: bool,
+        last_event: bytes | None = None,
     ) -> None:
+        self._open = streams
+        streams.add(self)
         self._reader = reader
         self._decoder = decoder
         self._resume: Resume | None = resume
@@ -41,23 +56,30 @@ class Passage:
         self._start_s = start_s  # on the monotonic clock
         self._first_s: float | None = None
         self._rewrites = rewrites  # the caller sees what the reader returns, not the bytes as they came
+        self._last_event = last_event  # settle when this passes: whoever opened the span ends it then
+        self._tail = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """Read a piece; return what the caller shall see of it."""
         if self._first_s is None:
             self._first_s = time.perf_counter() - self._start_s
-        reader = self._reader
-        if self._decoder is None:
-            out = reader.feed(chunk)
-        else:
+        plain = chunk
+        if self._decoder is not None:
             try:
-                out = reader.feed(self._decoder.decode(chunk))
+                plain = self._decoder.decode(chunk)
             except Undecodable:
-                self._decoder, out = _Deaf(), b""
-        if reader.ended and self._resume is not None:
-            # The last event has passed: settle now, because many callers stop reading here.
-            self._tell(reader.reading(), None)
+                self._decoder, plain = _Deaf(), b""
+        out = self._reader.feed(plain)
+        if self._last_event is not None:
+            self._watch(plain, self._last_event)
         return out if self._rewrites else chunk
+
+    def _watch(self, plain: bytes, last_event: bytes) -> None:
+        joined = self._tail + plain
+        self._tail = joined[-len(last_event) :]
+        if last_event in joined:
+            self._last_event = None
+            self._tell(self._reader.peek(), None)
 
     def end(self, failure: BaseException | None = None) -> bytes:
         """The body is over, or given up. Returns bytes that were withheld from the caller."""
@@ -70,6 +92,7 @@ class Passage:
         resume, self._resume = self._resume, None
         if resume is None:
             return
+        self._open.discard(self)
         resume(
             Answer(
                 status=self._status,

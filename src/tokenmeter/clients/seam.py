@@ -28,7 +28,7 @@ def sync_send(metering: Metering, library: Library, active: Callable[[], bool]) 
     """A wrapper for ``Client.send``, for one meter."""
 
     def send(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        request = args[0] if args else kwargs.get("request")
+        request: Any = args[0] if args else kwargs.get("request")
         route = _route(request) if active() else None
         if route is None or _counted(metering, request):
             return wrapped(*args, **kwargs)
@@ -52,7 +52,7 @@ def async_send(metering: Metering, library: Library, active: Callable[[], bool])
     """A wrapper for ``AsyncClient.send``, for one meter."""
 
     async def send(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        request = args[0] if args else kwargs.get("request")
+        request: Any = args[0] if args else kwargs.get("request")
         route = _route(request) if active() else None
         if route is None or _counted(metering, request):
             return await wrapped(*args, **kwargs)

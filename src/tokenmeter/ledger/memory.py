@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -16,6 +16,7 @@ ANY: Any = object()  # "whatever it is", because None asks for calls without one
 
 MAX_GROUPS = 50_000
 MAX_PENDING = 1_024
+OTHER = "(other)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,8 @@ class MemoryLedger:
     """Keeps sums, not rows, so that its size does not grow with the calls.
 
     Rows are queued on the caller's path and added up when somebody reads, or when 1,024 are queued. Above
-    50,000 groups the oldest lose their run and then their tags: their money stays in every other sum.
+    50,000 groups the oldest lose their run and their tags, and then their names to ``(other)``: the total
+    stays exact.
     """
 
     def __init__(self, max_groups: int = MAX_GROUPS) -> None:
@@ -201,9 +203,12 @@ class MemoryLedger:
             part.add(row)
 
     def _fold(self) -> None:
-        """Make room: the older half loses its runs and tags."""
-        oldest = list(self._sums)[: self._max_groups // 2]
-        for group in oldest:
+        """Make room: the older half loses its runs and tags, and if that is not enough, its names."""
+        self._fold_oldest(lambda g: Group(g.agent, g.user, g.team, None, g.model, g.provider, frozenset()))
+        if len(self._sums) > self._max_groups * 3 // 4:
+            self._fold_oldest(lambda g: Group(OTHER, OTHER, OTHER, None, None, g.provider, frozenset()))
+
+    def _fold_oldest(self, folded: Callable[[Group], Group]) -> None:
+        for group in list(self._sums)[: self._max_groups // 2]:
             part = self._sums.pop(group)
-            folded = Group(group.agent, group.user, group.team, None, group.model, group.provider, frozenset())
-            self._sums.setdefault(folded, _Sum()).merge(part)
+            self._sums.setdefault(folded(group), _Sum()).merge(part)

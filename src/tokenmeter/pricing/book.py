@@ -31,6 +31,7 @@ _CACHE_SIZE = 4096
 _WINDOWS = 8  # stretches of time kept for one model
 _LONGEST_NAME = 512
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+_ANY_MOMENT = datetime(1970, 1, 1, tzinfo=UTC)  # for prices that never change
 _REGION = re.compile(r"^(?:us-gov|us|eu|apac|ap|global|jp|au|ca|sa|me|af|in|uk)\.")
 _OPAQUE_ARN = re.compile(
     r":(?:application-inference-profile|provisioned-model|custom-model|custom-model-deployment"
@@ -109,9 +110,7 @@ class PriceBook:
                 cache.clear()
             if len(model) <= _LONGEST_NAME:
                 cache[key] = entry
-        if entry.__class__ is _Dated:
-            return entry.at(at)  # type: ignore[union-attr]
-        return entry  # type: ignore[return-value]
+        return entry.at(at) if isinstance(entry, _Dated) else entry
 
     def max_output_tokens(self, provider: str | None, model: str | None, rate: Rate | None) -> int:
         """What one answer of the model can be at the most, for a request without a cap.
@@ -150,7 +149,7 @@ class PriceBook:
         if found is None:
             return None
         dated = _Dated(found[0], found[1], context, self._source)
-        return dated if dated.changes else dated.at(datetime.now(UTC))
+        return dated if dated.changes else dated.at(_ANY_MOMENT)
 
     def _override(self, provider: str | None, model: str) -> Price | None:
         names = (f"{provider}/{model}".lower(), model.lower()) if provider else (model.lower(),)
@@ -307,6 +306,12 @@ def _find_by_name(snapshot: DataSnapshot, model: str) -> tuple[Provider, ModelIn
             for provider in snapshot.providers
             if provider.model_match is not None and provider.model_match.is_match(lowered)
         ]
+        if not owners:  # a name that just one provider lists, those aside that borrow others' models
+            owners = [
+                provider
+                for provider in snapshot.providers
+                if not provider.fallback_model_providers and any(info.id == lowered for info in provider.models)
+            ]
         if len(owners) != 1:
             return None
         info = owners[0].find_model(lowered)

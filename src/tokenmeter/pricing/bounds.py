@@ -28,8 +28,8 @@ _HIDDEN_PROMPT = 1_000
 _HIDDEN_PROMPT_PROVIDERS = frozenset({"x_ai", "x-ai", "openrouter"})
 
 # The prompt that providers add for tools and response schemas. Anthropic documents 159 to 804 tokens, more
-# with its own tools; recorded: Claude up to 700 beyond the bytes, Nova 900, Cohere 1,070, Llama 4 at Groq
-# 360.
+# with its own tools; beyond the bytes were recorded: Claude 700, Nova 900, Cohere 1,070,
+# Llama 4 at Groq 360.
 _TOOLS_LARGE = 1_500
 _TOOLS_OPENAI = 128
 _TOOLS_OTHER = 512
@@ -239,7 +239,8 @@ def _allowance(ask: Ask, route: Route, context_window: int | None, held: dict[st
     if ask.images:
         extra += ask.images * _image_allowance(ask, route)
     if ask.media_bytes:
-        extra += max(ask.media_bytes, _DOCUMENT)
+        # A token a byte; but what passes the context window is refused, not billed.
+        extra += max(min(ask.media_bytes, context_window or ask.media_bytes), _DOCUMENT)
     unseen = ask.remote_media > 0 or ask.server_tools or not ask.readable
     if ask.previous_response_id is not None:
         known = held.get(ask.previous_response_id)

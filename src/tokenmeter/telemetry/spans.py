@@ -37,6 +37,7 @@ class Recording:
     ours: bool
     context: Context | None = None  # to be in force while the request is out; None: leave what is
     inference: Any = None  # the InferenceData of an instrumentation further out
+    last_event: bytes | None = None  # whose passing ends a span that is not ours
 
 
 class Spans:
@@ -66,7 +67,7 @@ class Spans:
         outer = trace.get_current_span(here)
         scope = getattr(outer, "instrumentation_scope", None)
         if scope is not None and scope.name == ANTHROPIC_SCOPE and outer.is_recording():
-            return Recording(outer, ours=False, context=bare)
+            return Recording(outer, ours=False, context=bare, last_event=b"message_stop")
 
         route, request = call.route, call.request
         attributes: dict[str, AttributeValue] = {

@@ -14,6 +14,7 @@ from typing import Any
 
 from tokenmeter.testing.script import Request
 
+_FLUSH_BYTES = 8192
 _GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -29,6 +30,8 @@ class Connection:
         self._sock = sock
         self._closing = closing
         self._buffer = b""
+        self._out: list[bytes] = []
+        self._out_bytes = 0
         self._gzip: Any = None
         self.keep_alive = True
 
@@ -75,24 +78,34 @@ class Connection:
         """Begin an answer whose length isn't known."""
         self._gzip = zlib.compressobj(wbits=_GZIP) if gzip else None
         extra = {"content-encoding": "gzip"} if gzip else {}
-        self._send(_head(200, {**headers, **extra, "transfer-encoding": "chunked"}))
+        self._put(_head(200, {**headers, **extra, "transfer-encoding": "chunked"}))
 
     def chunk(self, data: bytes) -> None:
-        """Send the next bytes of it."""
+        """Send the next bytes of it, together with those before if they come at once."""
         if self._gzip is not None:
             data = self._gzip.compress(data) + self._gzip.flush(zlib.Z_SYNC_FLUSH)
         if data:  # an empty chunk would be the end
-            self._send(b"%x\r\n%b\r\n" % (len(data), data))
+            self._put(b"%x\r\n%b\r\n" % (len(data), data))
 
     def end(self) -> None:
         """Send the end of it."""
         if self._gzip is not None:
             data = self._gzip.flush()
-            self._send(b"%x\r\n%b\r\n" % (len(data), data))
-        self._send(b"0\r\n\r\n")
+            self._put(b"%x\r\n%b\r\n" % (len(data), data))
+        self._put(b"0\r\n\r\n")
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what still waits for company."""
+        data = b"".join(self._out)
+        self._out, self._out_bytes = [], 0
+        if data:
+            self.check()
+            self._send(data)
 
     def wait(self, seconds: float | None) -> None:
         """Let time pass, for ever if it is ``None``."""
+        self.flush()
         started_s = time.monotonic()
         try:
             self._sock.settimeout(seconds)
@@ -122,6 +135,12 @@ class Connection:
         """Let go of the socket."""
         self.shut()
         self._sock.close()
+
+    def _put(self, data: bytes) -> None:
+        self._out.append(data)
+        self._out_bytes += len(data)
+        if self._out_bytes >= _FLUSH_BYTES:
+            self.flush()
 
     def _send(self, data: bytes) -> None:
         try:

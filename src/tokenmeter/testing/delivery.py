@@ -60,10 +60,11 @@ class Delivery:
         chunks = sum(event.kind == "chunk" for event in events)
         if not chunks:
             self._bill_all()
-        for event in events:
+        for number, event in enumerate(events):
             if event.kind != "start":
                 if sent == reply.cut_after_chunks:
                     pieces.flush()
+                    self.connection.flush()
                     raise Gone
                 if sent == reply.stall_after_chunks:
                     pieces.flush()
@@ -71,10 +72,11 @@ class Delivery:
                 if sent == reply.truncate_after_chunks:
                     return
                 if sent == reply.fail_after_chunks:
-                    pieces.send(self.dialect.stream_error("The scripted provider failed."))
+                    pieces.send(self.dialect.stream_error("The scripted provider failed.", number))
                     return
             if event.kind == "chunk":
-                self.connection.wait(reply.chunk_delay_s if sent else 0.0)
+                if sent and reply.chunk_delay_s:
+                    self.connection.wait(reply.chunk_delay_s)
                 self.bill(
                     output_tokens=_share(answer.output_tokens, sent, chunks),
                     reasoning_tokens=_share(answer.reasoning_tokens, sent, chunks),

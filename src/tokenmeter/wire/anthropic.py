@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -41,6 +41,7 @@ class _Body(_Message, gc=False):
 
 
 _decode_event = msgspec.json.Decoder(_Event).decode
+_decode_many = msgspec.json.Decoder(list[_Event]).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
 
 
@@ -59,33 +60,49 @@ class MessagesTally(Tally):
         "content": {EACH: {"text": WEIGH, "thinking": WEIGH, "input": WEIGH}},
         METRICS: TAKE,
     }
+    needs_names = False
     __slots__ = ()
 
     def read(self, payload: bytes, name: str) -> None:
         event = _decode_event(payload)
-        delta = event.delta
-        if delta is not None:
-            text = delta.text
-            if type(text) is str:
-                self.text_bytes += len(text) if text.isascii() else weigh(text)
-            elif delta.partial_json is not None:
-                self.text_bytes += weigh(delta.partial_json)
-            elif delta.thinking is not None:
-                self.text_bytes += weigh(delta.thinking)
-            if delta.stop_reason is not None:
-                self.finish_with(0, delta.stop_reason)
+        self._take((event,))
+        if event.type == "message":
+            self._read_body(payload)
+
+    def read_many(self, array: bytes, number: int) -> bool:
+        events = _decode_many(array)
+        if len(events) != number:
+            return False
+        self._take(events)
+        return True
+
+    def _take(self, events: Iterable[_Event]) -> None:
+        text_bytes = 0
+        for event in events:
+            delta = event.delta
+            if delta is not None:
+                text = delta.text
+                if text is None:
+                    text = delta.partial_json if delta.partial_json is not None else delta.thinking
+                if type(text) is str:
+                    text_bytes += len(text) if text.isascii() else weigh(text)
+                if delta.stop_reason is not None:
+                    self.finish_with(0, delta.stop_reason)
+                if event.usage is None:
+                    continue
+            self._take_rare(event)
+        self.text_bytes += text_bytes
+
+    def _take_rare(self, event: _Event) -> None:
         if event.message is not None:
             self.take_identity(event.message.id, event.message.model)
             self.merge(event.message.usage)
         if event.usage is not None:
             self.merge(event.usage)
-        kind = event.type
-        if kind == "message_stop":
+        if event.type == "message_stop":
             self.done = True
-        elif kind == "error" or event.error is not None:
+        elif event.type == "error" or event.error is not None:
             self.fail(event.error)
-        elif kind == "message":
-            self._read_body(payload)
         if type(event.metrics) is dict:
             self.usage["counted"] = event.metrics
 

@@ -57,6 +57,11 @@ class Framed:
         complete = False if self._spoilt else self.complete()
         return b"", self.tally.reading(body_bytes=self._body_bytes, complete=complete)
 
+    def peek(self) -> Reading:
+        """What was read so far."""
+        self._drain(last=False)
+        return self.tally.reading(body_bytes=self._body_bytes, complete=not self._spoilt and self.tally.ended)
+
     def _drain(self, *, last: bool) -> None:
         joined = b"".join(self._pending)
         self._body_bytes += len(joined) - self._rest_bytes

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import msgspec
 
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
+from tokenmeter.wire.types import Route
 from tokenmeter.wire.usage import number
 
 
-class _Candidate(msgspec.Struct, gc=False):
+class _Candidate(msgspec.Struct, gc=False, rename="camel"):
     index: Any = 0
     content: Any = None
-    finishReason: Any = None
+    finish_reason: Any = None
 
 
-class _Chunk(msgspec.Struct, gc=False):
+class _Chunk(msgspec.Struct, gc=False, rename="camel"):
     candidates: list[_Candidate] | None = None
-    usageMetadata: Any = None
-    modelVersion: Any = None
-    responseId: Any = None
-    promptFeedback: Any = None
+    usage_metadata: Any = None
+    model_version: Any = None
+    response_id: Any = None
+    prompt_feedback: Any = None
     error: Any = None
     predictions: msgspec.Raw | None = None
 
@@ -45,7 +47,11 @@ _SERVED = {"ON_DEMAND_FLEX": "flex", "ON_DEMAND_PRIORITY": "priority"}
 
 
 class GenerateTally(Tally):
-    """One answer, whole or in chunks. Of each usage field the last value counts."""
+    """One answer, whole or in chunks.
+
+    The last usage that states a total stands for the whole answer, also where it leaves a field out that an
+    earlier one had; of a stream that was cut, the last value of every field counts.
+    """
 
     wanted: ClassVar[Tree] = {
         "candidates": {
@@ -63,18 +69,22 @@ class GenerateTally(Tally):
         "predictions": {EACH: {"embeddings": {"statistics": TAKE}}},
     }
     wanted_loosely = ("usageMetadata", "modelVersion", "responseId", "error")
-    __slots__ = ()
+    __slots__ = ("_seen",)
+
+    def __init__(self, route: Route) -> None:
+        super().__init__(route)
+        self._seen: dict[str, Any] = {}  # every field's last value
 
     def read(self, payload: bytes, name: str) -> None:
         chunk = _decode(payload)
         for candidate in chunk.candidates or ():
             if type(candidate.content) is dict:
                 self.text_bytes += _said(candidate.content)
-            if candidate.finishReason is not None:
-                self.finish_with(candidate.index, candidate.finishReason)
-        if type(chunk.promptFeedback) is dict and "blockReason" in chunk.promptFeedback:
-            self.finish_with(0, chunk.promptFeedback["blockReason"])
-        self._take(chunk.responseId, chunk.modelVersion, chunk.usageMetadata)
+            if candidate.finish_reason is not None:
+                self.finish_with(candidate.index, candidate.finish_reason)
+        if type(chunk.prompt_feedback) is dict and "blockReason" in chunk.prompt_feedback:
+            self.finish_with(0, chunk.prompt_feedback["blockReason"])
+        self._take(chunk.response_id, chunk.model_version, chunk.usage_metadata)
         if chunk.error is not None:
             self.fail(chunk.error)
         if chunk.predictions is not None:
@@ -88,7 +98,9 @@ class GenerateTally(Tally):
     def _take(self, response_id: Any, model: Any, usage: Any) -> None:
         self.take_identity(response_id, model)
         if type(usage) is dict and usage:
-            self.usage["usageMetadata"] = {**self.usage.get("usageMetadata", {}), **usage}
+            self._seen |= usage
+            before = {} if "totalTokenCount" in usage else self.usage.get("usageMetadata", {})
+            self.usage["usageMetadata"] = {**before, **usage}
             self.take_tier(usage.get("serviceTier"))
             if (traffic := usage.get("trafficType")) in _SERVED:
                 self.take_tier(_SERVED[traffic])
@@ -103,6 +115,11 @@ class GenerateTally(Tally):
                 tokens += number({"n": whole}, "n") or 0
         if tokens:
             self.usage["predictions"] = {"token_count": tokens}
+
+    def document(self) -> Mapping[str, Any]:
+        if self._seen and not self.finishes:
+            return {**self.usage, "usageMetadata": self._seen}
+        return self.usage
 
     @property
     def ended(self) -> bool:

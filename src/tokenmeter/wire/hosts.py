@@ -15,7 +15,7 @@ HOSTS: Final[dict[str, tuple[str, str | None]]] = {
     "services.ai.azure.com": ("azure.ai.inference", "azure"),
     "models.ai.azure.com": ("azure.ai.inference", None),
     "models.inference.ai.azure.com": ("azure.ai.inference", None),
-    "models.github.ai": ("azure.ai.inference", None),
+    "models.github.ai": ("github", None),
     "api.anthropic.com": ("anthropic", "anthropic"),
     "generativelanguage.googleapis.com": ("gcp.gemini", "google"),
     "api.groq.com": ("groq", "groq"),
@@ -85,7 +85,19 @@ HOSTS: Final[dict[str, tuple[str, str | None]]] = {
 
 # parts of Hugging Face's router, by the first segment of the path, that genai-prices has prices for
 HUGGINGFACE_PARTS: Final = frozenset(
-    "cerebras fireworks-ai groq hyperbolic nebius novita nscale ovhcloud publicai sambanova together".split()
+    {
+        "cerebras",
+        "fireworks-ai",
+        "groq",
+        "hyperbolic",
+        "nebius",
+        "novita",
+        "nscale",
+        "ovhcloud",
+        "publicai",
+        "sambanova",
+        "together",
+    }
 )
 
 

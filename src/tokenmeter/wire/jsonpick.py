@@ -200,11 +200,9 @@ class Picker:
         node = top[0]
         if not isinstance(node, Mapping):
             return 0
-        if top[1]:
-            found = node.get(EACH, 0)
-        else:
-            found = node.get(self._key.decode("utf-8", "replace"), 0) if self._key else 0
-        return found  # type: ignore[no-any-return]
+        key = EACH if top[1] else (self._key or b"").decode("utf-8", "replace")
+        found: Node = node.get(key, 0)
+        return found
 
     def _begin(self, wanted: Node) -> None:
         self._capture = wanted if isinstance(wanted, int) else 0

@@ -9,6 +9,7 @@ import msgspec
 from tokenmeter.wire.framed import LARGE_BYTES, Framed
 from tokenmeter.wire.jsonpick import Picker
 from tokenmeter.wire.tally import UNREADABLE, Tally
+from tokenmeter.wire.types import Reading
 
 _BOM: Final = b"\xef\xbb\xbf"
 _as_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -87,6 +88,10 @@ class JsonReader(Framed):
             self._whole = bool(documents) and documents == self._documents
         return b""
 
+    def peek(self) -> Reading:
+        """What was read so far: nothing, while the document is held."""
+        return self.tally.reading(body_bytes=self._body_bytes + self._pending_bytes, complete=False)
+
     def _picked(self, skeleton: bytes, weighed_bytes: int) -> None:
         self._documents += 1
         self.tally.take_picked(skeleton, weighed_bytes)
@@ -99,7 +104,7 @@ class JsonReader(Framed):
 def read_json(tally: Tally, body: bytes) -> bool:
     """Read a body that is one document or an array of them; False if it is neither."""
     body = body.removeprefix(_BOM)
-    if not body.lstrip()[:1] == b"[":
+    if body.lstrip()[:1] != b"[":
         return tally.take(body)
     try:
         items = _as_items(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import msgspec
@@ -39,6 +40,7 @@ class _Chunk(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
+_decode_many = msgspec.json.Decoder(list[_Chunk]).decode
 
 _SAID: Tree = {
     "content": WEIGH,
@@ -60,64 +62,54 @@ class ChatTally(Tally):
         "service_tier": TAKE,
         "error": TAKE,
         "x_groq": {"usage": TAKE},
-        "choices": {
-            EACH: {"index": TAKE, "finish_reason": TAKE, "delta": _SAID, "message": _SAID, "text": WEIGH}
-        },
+        "choices": {EACH: {"index": TAKE, "finish_reason": TAKE, "delta": _SAID, "message": _SAID, "text": WEIGH}},
     }
-    __slots__ = ("_choices",)
+    __slots__ = ("_choices", "_tier")
 
     def __init__(self, route: Any) -> None:
         super().__init__(route)
         self._choices = 0
+        self._tier: Any = None
 
     def read(self, payload: bytes, name: str) -> None:
         chunk = _decode(payload)
-        choices = chunk.choices
-        if choices:
-            for choice in choices:
-                said = choice.delta or choice.message
-                if said is not None:
-                    text = said.content
-                    if type(text) is str:
-                        self.text_bytes += len(text) if text.isascii() else weigh(text)
-                    elif text is not None:
-                        self.text_bytes += weigh(text)
-                    elif choice.text is not None:
-                        self.text_bytes += weigh(choice.text)
-                    self.text_bytes += self._beside_text(said)
-                elif choice.text is not None:
-                    self.text_bytes += weigh(choice.text)
-                if choice.finish_reason is not None:
-                    self.finish_with(choice.index, choice.finish_reason)
-            if len(choices) > self._choices:
-                self._choices = len(choices)
-        if self.response_id is None or self.model is None:
-            self.take_identity(chunk.id, chunk.model)
-        if chunk.usage is not None or chunk.x_groq is not None or chunk.error is not None:
-            self._take_rare(chunk)
-        if chunk.service_tier is not None:
-            self.take_tier(chunk.service_tier)
+        self._take((chunk,))
         if name == "error" and chunk.error is None:
             self.fail("error")
 
-    @staticmethod
-    def _beside_text(said: _Delta) -> int:
-        total = 0
-        if said.reasoning_content is not None:
-            total += weigh(said.reasoning_content)
-        elif said.reasoning is not None:
-            total += weigh(said.reasoning)
-        if said.tool_calls is not None and type(said.tool_calls) is list:
-            for call in said.tool_calls:
-                if type(call) is dict:
-                    total += weigh(call.get("function"))
-        if said.function_call is not None:
-            total += weigh(said.function_call)
-        if said.refusal is not None:
-            total += weigh(said.refusal)
-        if type(said.audio) is dict:
-            total += weigh(said.audio.get("transcript"))
-        return total
+    def read_many(self, array: bytes, number: int) -> bool:
+        chunks = _decode_many(array)
+        if len(chunks) != number:
+            return False
+        self._take(chunks)
+        return True
+
+    def _take(self, chunks: Iterable[_Chunk]) -> None:
+        text_bytes = 0
+        for chunk in chunks:
+            choices = chunk.choices
+            if choices:
+                for choice in choices:
+                    said = choice.delta or choice.message
+                    text = choice.text if said is None or said.content is None else said.content
+                    if type(text) is str:
+                        text_bytes += len(text) if text.isascii() else weigh(text)
+                    elif text is not None:
+                        text_bytes += weigh(text)
+                    if said is not None:
+                        text_bytes += _beside_content(said)
+                    if choice.finish_reason is not None:
+                        self.finish_with(choice.index, choice.finish_reason)
+                if len(choices) != self._choices:
+                    self._choices = max(self._choices, len(choices))
+            if chunk.usage is not None or chunk.x_groq is not None or chunk.error is not None:
+                self._take_rare(chunk)
+            if self.response_id is None or self.model is None:
+                self.take_identity(chunk.id, chunk.model)
+            if chunk.service_tier is not None and chunk.service_tier != self._tier:
+                self._tier = chunk.service_tier
+                self.take_tier(chunk.service_tier)
+        self.text_bytes += text_bytes
 
     def _take_rare(self, chunk: _Chunk) -> None:
         if type(chunk.usage) is dict and chunk.usage:
@@ -131,6 +123,26 @@ class ChatTally(Tally):
     def ended(self) -> bool:
         """[DONE], or every choice with its reason: some servers leave the mark out."""
         return self.done or bool(self.finishes and len(self.finishes) >= self._choices)
+
+
+def _beside_content(said: _Delta) -> int:
+    """Reasoning, calls of tools and the like; a word that two fields repeat counts once."""
+    total = 0
+    if said.reasoning_content is not None:
+        total += weigh(said.reasoning_content)
+    elif said.reasoning is not None:
+        total += weigh(said.reasoning)
+    if said.tool_calls is not None and type(said.tool_calls) is list:
+        for call in said.tool_calls:
+            if type(call) is dict:
+                total += weigh(call.get("function"))
+    if said.function_call is not None:
+        total += weigh(said.function_call)
+    if said.refusal is not None:
+        total += weigh(said.refusal)
+    if said.audio is not None and type(said.audio) is dict:
+        total += weigh(said.audio.get("transcript"))
+    return total
 
 
 class _Result(msgspec.Struct, gc=False):

@@ -34,6 +34,7 @@ class _Body(_Response, gc=False):
 
 
 _decode_event = msgspec.json.Decoder(_Event).decode
+_decode_many = msgspec.json.Decoder(list[_Event]).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
 
 _RESPONSE: Tree = {
@@ -60,14 +61,25 @@ class ResponsesTally(Tally):
         "response": _RESPONSE,
         "output": {EACH: {"content": {EACH: {"text": WEIGH}}, "arguments": WEIGH}},
     }
+    needs_names = False
     __slots__ = ()
 
     def read(self, payload: bytes, name: str) -> None:
         event = _decode_event(payload)
-        kind = event.type
-        if type(kind) is not str:
+        if type(event.type) is str:
+            self._take_event(event, event.type)
+        else:
             self._read_body(payload)
-            return
+
+    def read_many(self, array: bytes, number: int) -> bool:
+        events = _decode_many(array)
+        if len(events) != number or any(type(event.type) is not str for event in events):
+            return False
+        for event in events:
+            self._take_event(event, event.type)
+        return True
+
+    def _take_event(self, event: _Event, kind: str) -> None:
         if event.delta is not None and kind.endswith(".delta"):
             delta = event.delta
             self.text_bytes += len(delta) if type(delta) is str and delta.isascii() else weigh(delta)

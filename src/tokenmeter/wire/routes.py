@@ -88,7 +88,8 @@ def _deployment(before: list[str]) -> str | None:
 def _completions(host: str, _last: str, before: list[str]) -> Route | None:
     parent = before[-1] if before else ""
     if parent in {"chat", "fim", "agents"}:
-        return _route(host, before[:-1], "openai.chat", "chat", model=_deployment(before))
+        operation = "text_completion" if parent == "fim" else "chat"
+        return _route(host, before[:-1], "openai.chat", operation, model=_deployment(before))
     if _behind_base(host, before) or "deployments" in before[-2:]:
         return _route(host, before, "openai.completions", "text_completion", model=_deployment(before))
     return None
@@ -246,7 +247,6 @@ FINDERS: Final[dict[str, _Finder]] = {
     "streamGenerateContent": _gemini("gemini.generate", "generate_content", stream=True),
     "embedContent": _gemini("gemini.embed", "embeddings"),
     "batchEmbedContents": _gemini("gemini.embed", "embeddings"),
-    "asyncBatchEmbedContent": _gemini("gemini.embed", "embeddings"),
     "predict": _predict,
     "rawPredict": _raw_predict(stream=False),
     "streamRawPredict": _raw_predict(stream=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from tokenmeter.wire.framed import LARGE_BYTES, Framed
@@ -9,6 +10,7 @@ from tokenmeter.wire.jsonpick import Picker
 from tokenmeter.wire.tally import Tally
 
 _BOM: Final = b"\xef\xbb\xbf"
+_HEADS = re.compile(rb"\n\nevent: [a-z_.]*+\ndata: ")
 _FIELD_BYTES: Final = 4_096  # of a line that is no data, more is not looked at
 
 
@@ -37,16 +39,13 @@ class SseReader(Framed):
             if start < 0:
                 return held
             self._end_large()
-        end = joined.find(b"\n\n", start)
-        while end >= 0:
-            if end - start > LARGE_BYTES:
-                self._large = _LargeEvent(self.tally)
-                self._large.feed(joined[start : end + 2])
-                self._end_large()
-            elif end > start:
-                self._event(joined[start:end])
-            start = end + 2
-            end = joined.find(b"\n\n", start)
+        stop = joined.rfind(b"\n\n", start)
+        if stop > start:
+            region = joined[start:stop]
+            if len(region) > LARGE_BYTES or not self._events_at_once(region):
+                self._one_by_one(joined, start, stop)
+        if stop >= 0:
+            start = stop + 2
         if last:
             self._rest(joined[start:])
             return b""
@@ -55,6 +54,33 @@ class SseReader(Framed):
             self._large.feed(joined[start:])
             return held
         return joined[start:] + held
+
+    def _events_at_once(self, region: bytes) -> bool:
+        """Events of the plainest form, which most streams consist of, read as one array."""
+        if region.startswith(b"data: {"):
+            parts = region[6:].split(b"\n\ndata: ")
+            done = parts[-1] == b"[DONE]"
+            if done:
+                parts.pop()
+            if not self.tally.take_many(b"[" + b",".join(parts) + b"]", len(parts)):
+                return False
+            self.tally.done = self.tally.done or done
+            return True
+        if self.tally.needs_names or not region.startswith(b"event: "):
+            return False
+        array, number = _HEADS.subn(b",", b"\n\n" + region)
+        return self.tally.take_many(b"[" + array[1:] + b"]", number)
+
+    def _one_by_one(self, joined: bytes, start: int, stop: int) -> None:
+        while start <= stop:
+            end = joined.find(b"\n\n", start)
+            if end - start > LARGE_BYTES:
+                large = _LargeEvent(self.tally)
+                large.feed(joined[start : end + 2])
+                large.finish()
+            elif end > start:
+                self._event(joined[start:end])
+            start = end + 2
 
     def _rest(self, rest: bytes) -> None:
         if self._large is not None:

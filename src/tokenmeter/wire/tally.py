@@ -23,6 +23,7 @@ class Tally:
 
     wanted: ClassVar[Tree] = {}  # what of a document too large to be held is kept
     wanted_loosely: ClassVar[tuple[str, ...]] = ("id", "model", "usage", "error")
+    needs_names: ClassVar[bool] = True  # whether what the framing calls a document says more than the document
 
     __slots__ = ("context", "done", "failed", "finishes", "model", "response_id", "route", "text_bytes", "usage")
 
@@ -44,6 +45,17 @@ class Tally:
         except UNREADABLE:
             return self._take_loosely(payload, name)
         return True
+
+    def take_many(self, array: bytes, number: int) -> bool:
+        """Several documents at once, as one JSON array; False, and nothing taken, if they can't be read so."""
+        try:
+            return self.read_many(array, number)
+        except UNREADABLE:
+            return False
+
+    def read_many(self, array: bytes, number: int) -> bool:
+        """Like `take_many`; raises only before anything is taken. A protocol may have no such way."""
+        return False
 
     def take_picked(self, skeleton: bytes, weighed_bytes: int, name: str = "") -> None:
         """One document that was too large to be held."""
@@ -129,7 +141,7 @@ class Tally:
             model=self.model,
             response_id=self.response_id,
             finish_reasons=tuple(self.finishes.values()),
-            price_context=self.context,
+            price_context=dict(self.context),
             complete=complete,
             failed=self.failed,
             output_bytes=self.text_bytes,

@@ -45,8 +45,8 @@ class Ask:
     can_cap: bool = False  # `with_output_cap` can write a cap into this body
     text: bytes | None = None  # the body, where an exact tokenizer may count it; None when media are in it
     user: str | None = None  # an end user that the request's own fields name
-    metadata: Mapping[str, str] = field(default=_EMPTY)  # the request's own metadata, strings only
-    price_context: Mapping[str, str] = field(default=_EMPTY)  # {"service_tier": "flex"}, … as genai-prices reads it
+    metadata: Mapping[str, str] = field(default_factory=lambda: _EMPTY)  # the request's own metadata, strings only
+    price_context: Mapping[str, str] = field(default_factory=lambda: _EMPTY)  # {"service_tier": "flex"}, … as genai-prices reads it
     readable: bool = True  # False: a model call whose body could not be read
 
 
@@ -58,7 +58,7 @@ class Reading:
     model: str | None = None
     response_id: str | None = None
     finish_reasons: tuple[str, ...] = ()
-    price_context: Mapping[str, str] = field(default=_EMPTY)  # what of it changes the price: the tier that was served
+    price_context: Mapping[str, str] = field(default_factory=lambda: _EMPTY)  # what of it changes the price: the tier that was served
     complete: bool = True  # False: the stream ended without its end marker
     failed: str | None = None  # the error type that the body itself reports, within an HTTP 200
     output_bytes: int = 0  # UTF-8 bytes of generated text seen, at least; for estimates
@@ -68,17 +68,12 @@ class Reading:
 class Reader(Protocol):
     """Reads one response body as it passes by. Constant memory; never raises."""
 
-    @property
-    def ended(self) -> bool:
-        """Whether the end marker of the protocol has passed; more bytes may follow, but no more usage."""
-        ...
-
-    def reading(self) -> Reading:
-        """What was read so far."""
-        ...
-
     def feed(self, chunk: bytes) -> bytes:
         """Take the next decoded bytes and return those that the caller shall see."""
+        ...
+
+    def peek(self) -> Reading:
+        """What was read so far, while more may come."""
         ...
 
     def finish(self) -> tuple[bytes, Reading]:

@@ -87,7 +87,7 @@ class _Step:
         elif isinstance(value, list):
             for field, matches, step in self.matches:
                 for item in value:
-                    if isinstance(item, Mapping) and isinstance(name := item.get(field), str) and matches(name):
+                    if isinstance(item, Mapping) and matches(item.get(field)):
                         step.walk(item, out)
                         break
 
@@ -104,7 +104,7 @@ def _compile(root: Any, mappings: Iterable[Any]) -> Callable[[Mapping[str, Any]]
                 step = step.children.setdefault(part, _Step())
             else:
                 inner = _Step()
-                step.matches.append((part.field, part.match.is_match, inner))
+                step.matches.append((part.field, _matcher(part.match.is_match), inner))
                 step = inner
         step.destinations.append(mapping.dest)
         if mapping.required and all(isinstance(part, str) for part in path):
@@ -126,6 +126,10 @@ def _compile(root: Any, mappings: Iterable[Any]) -> Callable[[Mapping[str, Any]]
         return found or None
 
     return extract
+
+
+def _matcher(is_match: Callable[[str], bool]) -> Callable[[Any], bool]:
+    return lambda name: type(name) is str and is_match(name)
 
 
 def number(value: Any, *path: str) -> int | None:
@@ -174,12 +178,7 @@ def _chat(usage: Mapping[str, Any]) -> Counts:
     prompt, completion = number(usage, "prompt_tokens"), number(usage, "completion_tokens")
     reasoning = _first(usage, ("completion_tokens_details", "reasoning_tokens"), ("reasoning_tokens",))
     total = number(usage, "total_tokens")
-    if (
-        reasoning
-        and completion is not None
-        and total is not None
-        and total == (prompt or 0) + completion + reasoning
-    ):
+    if reasoning and completion is not None and total is not None and total == (prompt or 0) + completion + reasoning:
         completion += reasoning  # xAI counts reasoning apart, and the total says so
     details = "prompt_tokens_details"
     return _present(

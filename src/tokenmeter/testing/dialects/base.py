@@ -28,7 +28,7 @@ class Dialect:
     body: Callable[[Answer, Ask], Any]
     events: Callable[[Answer, Ask], Iterator[Event]] | None
     error: Callable[[int, str, str | None], Any]
-    stream_error: Callable[[str], bytes]
+    stream_error: Callable[[str, int], bytes]  # of a message, after so many events
 
 
 def openai_error(status: int, message: str, param: str | None = None) -> Any:

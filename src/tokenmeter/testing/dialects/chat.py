@@ -118,7 +118,7 @@ def _completion_head(answer: Answer) -> dict[str, Any]:
     return head | {"id": f"cmpl-{answer.number:06}"}
 
 
-def _stream_error(message: str) -> bytes:
+def _stream_error(message: str, events: int) -> bytes:
     return data(openai_error(500, message))
 
 

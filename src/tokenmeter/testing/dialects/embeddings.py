@@ -26,4 +26,4 @@ def _body(answer: Answer, ask: Ask) -> Any:
     } | ({"usage": usage} if answer.report_usage else {})
 
 
-EMBEDDINGS = Dialect(_body, None, openai_error, lambda message: data(openai_error(500, message)))
+EMBEDDINGS = Dialect(_body, None, openai_error, lambda message, events: data(openai_error(500, message)))

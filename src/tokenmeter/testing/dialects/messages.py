@@ -86,7 +86,7 @@ def _error(status: int, message: str, param: str | None = None) -> Any:
     return {"type": "error", "error": {"type": kind, "message": message}}
 
 
-def _stream_error(message: str) -> bytes:
+def _stream_error(message: str, events: int) -> bytes:
     return named("error", _error(529, message))
 
 

@@ -91,15 +91,9 @@ def _response(answer: Answer, status: str, items: list[dict[str, Any]]) -> dict[
     }
 
 
-def _stream_error(message: str) -> bytes:
-    error = {
-        "type": "error",
-        "code": "server_error",
-        "message": message,
-        "param": None,
-        "sequence_number": 99,
-    }
-    return named("error", error)
+def _stream_error(message: str, events: int) -> bytes:
+    error = {"type": "error", "code": "server_error", "message": message, "param": None}
+    return named("error", error | {"sequence_number": events})
 
 
 RESPONSES = Dialect(_body, _events, openai_error, _stream_error)

@@ -1,0 +1,181 @@
+"""What is shown: a live table on a terminal, plain lines elsewhere, nothing but JSON where that is asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from tokenmeter import CallRecord, Meter, Refused, Spend
+from tokenmeter.cli.demo.clients import installed
+from tokenmeter.cli.demo.figures import Figures
+from tokenmeter.cli.demo.report import HEAD, Table, figures, report
+
+
+class Screen(Protocol):
+    """Shows the demonstration."""
+
+    def start(self, meter: Meter) -> None:
+        """The curtain rises."""
+        ...
+
+    def say(self, agent: str, text: str) -> None:
+        """An agent begins."""
+        ...
+
+    def refused(self, agent: str, refusal: Refused) -> None:
+        """An agent was refused."""
+        ...
+
+    def record(self, row: CallRecord) -> None:
+        """A call was metered: the meter calls this."""
+        ...
+
+    def stop(self) -> None:
+        """All agents have ended."""
+        ...
+
+    def finish(self, found: Figures) -> None:
+        """The figures at the end."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def start(self, meter: Meter) -> None:
+        """Nothing."""
+
+    def say(self, agent: str, text: str) -> None:
+        """Nothing."""
+
+    def refused(self, agent: str, refusal: Refused) -> None:
+        """Nothing."""
+
+    def record(self, row: CallRecord) -> None:
+        """Nothing."""
+
+    def stop(self) -> None:
+        """Nothing."""
+
+    def finish(self, found: Figures) -> None:
+        """Nothing."""
+
+
+class Plain(Silent):
+    """Lines."""
+
+    def say(self, agent: str, text: str) -> None:
+        """One line."""
+        print(f"{agent:<12} {text}")
+
+    def refused(self, agent: str, refusal: Refused) -> None:
+        """One line."""
+        print(f"{agent:<12} REFUSED, not sent: {type(refusal).__name__}: {refusal}")
+
+    def finish(self, found: Figures) -> None:
+        """The tables, in columns."""
+        for part in report(found):
+            print()
+            if isinstance(part, str):
+                print(part)
+            else:
+                print(_columns(part))
+
+
+class Live(Silent):
+    """A table that is drawn anew while the agents work."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live as RichLive
+
+        self._console = Console(highlight=False)
+        self._seen: dict[tuple[str, str, str], None] = {}
+        self._meter: Meter | None = None
+        self._live = RichLive(
+            console=self._console, get_renderable=self._table, refresh_per_second=12, vertical_overflow="visible"
+        )
+
+    def start(self, meter: Meter) -> None:
+        """Draw it for the first time."""
+        self._meter = meter
+        self._live.start()
+
+    def say(self, agent: str, text: str) -> None:
+        """A line above the table."""
+        self._console.print(f"[bold]{_escape(agent)}[/] {_escape(text)}")
+
+    def refused(self, agent: str, refusal: Refused) -> None:
+        """A line above the table."""
+        kind = type(refusal).__name__
+        self._console.print(f"[bold red]{_escape(agent)} refused, not sent:[/] {kind}: {_escape(str(refusal))}")
+
+    def record(self, row: CallRecord) -> None:
+        """Remember whose line to draw."""
+        self._seen.setdefault((row.agent or "", row.user or "", row.team or ""))
+
+    def stop(self) -> None:
+        """The table of the end takes its place."""
+        self._live.transient = True
+        self._live.stop()
+
+    def finish(self, found: Figures) -> None:
+        """The tables."""
+        for part in report(found):
+            self._console.print()
+            self._console.print(_escape(part) if isinstance(part, str) else _rich(part))
+
+    def _table(self) -> Any:
+        lines = []
+        for agent, user, team in sorted(self._seen, key=lambda who: (not who[0], who)):
+            spend = self._spend(agent, user, team)
+            lines.append((agent or "(unattributed)", user, team, *figures(spend)))
+        return _rich(Table("what was spent up to now", HEAD, lines, right=HEAD[3:]))
+
+    def _spend(self, agent: str, user: str, team: str) -> Spend:
+        if self._meter is None:
+            return Spend()
+        return self._meter.spend(agent=agent or None, user=user or None, team=team or None)
+
+
+def choose(*, plain: bool, as_json: bool) -> Screen:
+    """The screen that fits where the output goes."""
+    if as_json:
+        return Silent()
+    if plain or not sys.stdout.isatty():
+        return Plain()
+    if not installed("rich"):
+        sys.stderr.write(
+            "rich isn't installed, so there are plain lines in place of the live table; it comes with the extra: "
+            "pip install 'tokenmeter-sdk[demo]', or in a checkout: pip install -e '.[demo]'\n"
+        )
+        return Plain()
+    return Live()
+
+
+def _columns(table: Table) -> str:
+    rows = [tuple(table.head), *table.rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(table.head))]
+    align: list[Callable[[str, int], str]] = [str.rjust if name in table.right else str.ljust for name in table.head]
+    lines = ["  ".join(to(cell, width) for to, cell, width in zip(align, row, widths, strict=True)) for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join([table.title, "", *(line.rstrip() for line in lines)])
+
+
+def _rich(table: Table) -> Any:
+    from rich import box
+    from rich.table import Table as RichTable
+
+    drawn = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for name in table.head:
+        drawn.add_column(_escape(name), justify="right" if name in table.right else "left")
+    for row in table.rows:
+        drawn.add_row(*map(_escape, row))
+    return drawn
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

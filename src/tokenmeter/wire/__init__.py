@@ -1,0 +1,24 @@
+"""Bytes to meaning: which request is a model call, what it asks for, what its response reports. Pure."""
+
+from __future__ import annotations
+
+from tokenmeter.wire.asks import read_request
+from tokenmeter.wire.bedrock import read_headers
+from tokenmeter.wire.readers import read_body, reader
+from tokenmeter.wire.rewrite import with_output_cap, with_usage_asked
+from tokenmeter.wire.routes import recognise
+from tokenmeter.wire.types import Ask, Reader, Reading, Route
+
+__all__ = [
+    "Ask",
+    "Reader",
+    "Reading",
+    "Route",
+    "read_body",
+    "read_headers",
+    "read_request",
+    "reader",
+    "recognise",
+    "with_output_cap",
+    "with_usage_asked",
+]

@@ -1,0 +1,138 @@
+"""Each example runs as a user would run it, and prints what it promises."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+SAYS = {
+    "anthropic_messages.py": ["2000 tokens in, 1800 of them from the cache, $0.00", "'billing': $0.00"],
+    "async_agents.py": [
+        "refused at depth 3: planner → helper → worker",
+        "planner: 2 calls",
+        "worker: 3 calls",
+        "unattributed: 0 calls",
+    ],
+    "budgets.py": ["refused by 'agent-day' (agent=mail-triage)", "requests that reached the provider: ", "calls left"],
+    "openai_chat.py": ["1 call, 420 tokens in, 60 out, $0.000225", "unattributed: 1 call, $0.000225"],
+    "otlp_export.py": ["3 calls, $0.000195"],
+    "plain_httpx.py": ["house-model-1 said: Good morning.", "1 call, $0.0003", "1 refused; the provider saw 2 requests"],
+    "streaming.py": ["30 tokens in, 9 out, 0 estimated", "abandoned: 1 call charged, 1 estimated: $0.0"],
+}
+
+
+class Collector(ThreadingHTTPServer):
+    """Takes OTLP over HTTP and counts what arrives at each path."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Take)
+        self.posts: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+        self.bodies: list[bytes] = []
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Take(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", "0")))
+        self.server.posts[self.path] += 1
+        self.server.bytes[self.path] += len(body)
+        self.server.bodies.append(body)
+        self.send_response(200)
+        self.send_header("content-type", "application/x-protobuf")
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    server = Collector()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def run(path: Path, **environment: str) -> str:
+    """Run a file with warnings as errors; return what it printed."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "OPENAI_"))}
+    source = os.pathsep.join(filter(None, [str(ROOT / "src"), inherited.get("PYTHONPATH")]))
+    found = subprocess.run(
+        [sys.executable, "-W", "error", str(path)],
+        env={**inherited, "PYTHONPATH": source, "PYTHONIOENCODING": "utf-8", **environment},
+        cwd=path.parent,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stderr == ""
+    return found.stdout
+
+
+def _need(path: Path) -> None:
+    for module in ("openai", "anthropic", "httpx", "opentelemetry.exporter.otlp.proto.http"):
+        if f"from {module} " in (text := path.read_text()) or f"import {module}\n" in text or f"{module}." in text:
+            pytest.importorskip(module)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_runs_and_says_what_it_shows(path: Path, collector: Collector) -> None:
+    _need(path)
+
+    said = run(path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+
+    for promise in SAYS[path.name]:
+        assert promise in said
+    if path.name != "otlp_export.py":
+        assert not collector.posts
+
+
+def test_spans_and_metrics_arrive_at_a_collector(collector: Collector) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+
+    run(ROOT / "examples" / "otlp_export.py", OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+
+    assert collector.posts["/v1/traces"] >= 1
+    assert collector.posts["/v1/metrics"] >= 1
+    assert set(collector.posts) == {"/v1/traces", "/v1/metrics"}
+    sent = b"".join(gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body for body in collector.bodies)
+    for name in (b"chat gpt-5-mini", b"gen_ai.usage.cost.amount", b"tokenmeter.team", b"gen_ai.client.token.usage"):
+        assert name in sent
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_is_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < 60
+
+
+def test_there_is_an_example_of_each_kind() -> None:
+    assert {path.name for path in EXAMPLES} == set(SAYS)
