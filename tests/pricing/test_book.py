@@ -311,4 +311,4 @@ def test_a_name_that_only_one_provider_lists_is_priced_on_an_unknown_host() -> N
         rate = book.rate(None, model, at=at)
         assert rate is not None
         assert rate.provider_id == provider
-    assert book.rate(None, "gpt-oss-120b", at=at) is None  # many serve it, each at a price of its own
+    assert book.rate(None, "byte-llama", at=at) is None

@@ -120,6 +120,12 @@ STREAMS: dict[str, tuple[wire.Route | None, str, Callable[[list[str]], bytes], t
         lambda words: b"\xef\xbb\xbf: hi\n\n" + sse(chat_events(words), "\n").rstrip(b"\n"),
         (7, 11),
     ),
+    "chat, data over lines": (
+        CHAT,
+        "text/event-stream",
+        lambda words: sse(chat_events(words), "\r\n").replace(b',"choices"', b',\r\ndata: "choices"'),
+        (7, 11),
+    ),
     "messages": (
         MESSAGES,
         "text/event-stream; charset=utf-8",
@@ -185,6 +191,19 @@ def test_byte_by_byte(name: str) -> None:
     assert read(route, content_type, (body[at : at + 1] for at in range(len(body)))) == read(
         route, content_type, [body]
     )
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_look_at_every_byte_changes_nothing(name: str) -> None:
+    """A look reads what has come, so that a batch ends at every byte."""
+    route, content_type, build, _ = STREAMS[name]
+    assert route is not None
+    body = build(list(WORDS))
+    reader = wire.reader(route, content_type or None, stream=True)
+    for at in range(len(body)):
+        reader.feed(body[at : at + 1])
+        assert reader.peek().body_bytes == at + 1
+    assert reader.finish()[1] == read(route, content_type, [body])
 
 
 @pytest.mark.parametrize("name", STREAMS)

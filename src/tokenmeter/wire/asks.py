@@ -107,7 +107,7 @@ def _chat(fields: Fields) -> dict[str, Any]:
         "stream": stream if "stream" in fields.raw or fields.route.stream is None else fields.route.stream,
         "cap": largest(fields.get("max_completion_tokens"), fields.get("max_tokens")),
         "choices": count(fields.get("n")),
-        "tools": fields.given("tools", "functions") or fields.within("response_format", "type") not in {None, "text"},
+        "tools": fields.given("tools", "functions") or fields.within("response_format", "type") not in (None, "text"),
         "server_tools": fields.given("web_search_options", "plugins", "search_parameters", "data_sources")
         or "search-preview" in model
         or model.endswith(":online")
@@ -165,8 +165,12 @@ def _responses(fields: Fields) -> dict[str, Any]:
         ),
         "cap": fields.get("max_output_tokens"),
         "tools": fields.given("tools")
-        or (fields.given("text") and fields.within("text", "format", "type") not in {None, "text"}),
-        "server_tools": _openai_tools(fields) or fields.given("plugins"),
+        or b'"additional_tools"' in fields.body
+        or (fields.given("text") and fields.within("text", "format", "type") not in (None, "text")),
+        # a mode such as "pro" works through the input more than once at the provider, and bills each time
+        "server_tools": _openai_tools(fields)
+        or fields.given("plugins")
+        or fields.within("reasoning", "mode") not in (None, "standard"),
         "previous_response_id": previous,
         "server_state": previous is not None
         or fields.given("conversation", "prompt")

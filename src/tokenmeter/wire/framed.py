@@ -22,7 +22,7 @@ _log = logging.getLogger("tokenmeter")
 class Framed:
     """Base of the readers: `cut` takes joined bytes and returns those of the unfinished document."""
 
-    __slots__ = ("_body_bytes", "_limit", "_pending", "_pending_bytes", "_rest_bytes", "_spoilt", "tally")
+    __slots__ = ("_body_bytes", "_final", "_limit", "_pending", "_pending_bytes", "_rest_bytes", "_spoilt", "tally")
 
     def __init__(self, tally: Tally) -> None:
         self.tally = tally
@@ -32,6 +32,7 @@ class Framed:
         self._rest_bytes = 0
         self._body_bytes = 0
         self._spoilt = False
+        self._final: Reading | None = None
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes; they pass unchanged."""
@@ -52,10 +53,12 @@ class Framed:
                 self._drain(last=False)
 
     def finish(self) -> tuple[bytes, Reading]:
-        """The end, however it came."""
-        self._drain(last=True)
-        complete = False if self._spoilt else self.complete()
-        return b"", self.tally.reading(body_bytes=self._body_bytes, complete=complete)
+        """The end, however it came; whoever asks again gets the same."""
+        if self._final is None:
+            self._drain(last=True)
+            complete = False if self._spoilt else self.complete()
+            self._final = self.tally.reading(body_bytes=self._body_bytes, complete=complete)
+        return b"", self._final
 
     def peek(self) -> Reading:
         """What was read so far."""

@@ -26,7 +26,7 @@ class _Chunk(msgspec.Struct, gc=False, rename="camel"):
     response_id: Any = None
     prompt_feedback: Any = None
     error: Any = None
-    predictions: msgspec.Raw | None = None
+    predictions: msgspec.Raw = msgspec.Raw()
 
 
 class _Statistics(msgspec.Struct, gc=False):
@@ -87,7 +87,7 @@ class GenerateTally(Tally):
         self._take(chunk.response_id, chunk.model_version, chunk.usage_metadata)
         if chunk.error is not None:
             self.fail(chunk.error)
-        if chunk.predictions is not None:
+        if len(chunk.predictions):
             self._take_predictions(chunk.predictions)
 
     def read_loosely(self, fields: Any) -> None:
@@ -102,7 +102,7 @@ class GenerateTally(Tally):
             before = {} if "totalTokenCount" in usage else self.usage.get("usageMetadata", {})
             self.usage["usageMetadata"] = {**before, **usage}
             self.take_tier(usage.get("serviceTier"))
-            if (traffic := usage.get("trafficType")) in _SERVED:
+            if type(traffic := usage.get("trafficType")) is str and traffic in _SERVED:
                 self.take_tier(_SERVED[traffic])
 
     def _take_predictions(self, raw: msgspec.Raw) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from functools import lru_cache
 from typing import Final
 
@@ -130,6 +129,8 @@ def may_serve_ollama(host: str) -> bool:
         return known[0] == "ollama"
     if "ollama" in name or "." not in name or name.endswith((".local", ".internal", ".lan", ".localhost")):
         return True
+    import ipaddress  # only for hosts that nobody knows
+
     try:
         ipaddress.ip_address(name)
     except ValueError:

@@ -38,7 +38,7 @@ class Media:
             if key in part and type(part[key]) in (dict, str):
                 self._openai(key, part[key])
                 return True
-        kind = part.get("type")
+        kind = part.get("type") if type(part.get("type")) is str else None
         if kind in {"input_image", "computer_screenshot"}:
             self.images += 1
             return True

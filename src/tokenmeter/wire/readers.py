@@ -54,7 +54,8 @@ def read_body(route: Route, body: bytes, content_type: str | None) -> Reading:
     """Read a response body that is at hand as a whole."""
     kind = _essence(content_type)
     head = body[:64].removeprefix(_BOM).lstrip()[:1]
-    if head in (b"{", b"[") and kind != "text/event-stream" and len(body) <= LARGE_BYTES:
+    whole = kind != "text/event-stream" and not _by_line(kind) and len(body) <= LARGE_BYTES
+    if whole and head in (b"{", b"["):
         tally = _tally(route)
         try:
             read = read_json(tally, body)
@@ -129,9 +130,9 @@ class _SniffingReader:
         """The end, however it came."""
         if self._inner is not None:
             return self._inner.finish()
-        inner = JsonReader(_tally(self._route))
-        inner.feed(self._head)
-        return self._head if self._hide_usage else b"", inner.finish()[1]
+        self._inner = JsonReader(_tally(self._route))
+        self._inner.feed(self._head)
+        return self._head if self._hide_usage else b"", self._inner.finish()[1]
 
     def _choose(self, start: bytes) -> Framed | HidingReader:
         route, kind = self._route, self._kind

@@ -110,7 +110,7 @@ class ResponsesTally(Tally):
         if response.error is not None:
             self.fail(response.error)
         status = response.status
-        if status in _FINAL:
+        if type(status) is str and status in _FINAL:
             reason = None
             if type(response.incomplete_details) is dict:
                 reason = response.incomplete_details.get("reason")

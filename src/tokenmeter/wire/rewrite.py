@@ -55,7 +55,7 @@ def cap_path(route: Route, fields: Mapping[str, msgspec.Raw]) -> tuple[str, ...]
         return ("max_completion_tokens",)
     if protocol == "openai.responses":
         return ("max_output_tokens",) if "input" in fields or "max_output_tokens" in fields else None
-    if protocol in {"gemini.generate"}:
+    if protocol == "gemini.generate":
         config = "generation_config" if "generation_config" in fields else "generationConfig"
         name = "max_output_tokens" if _has(fields, config, "max_output_tokens") else "maxOutputTokens"
         return (config, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -122,7 +122,7 @@ def work_out(
             _sum(exact, "cache_read_tokens"),
             str(billed.cache_read_tokens),
         ),
-        Check("the meter's sum of money, and its calls'", _plain(total.usd), _plain(_money(rows, lambda row: True))),
+        Check("the meter's sum of money, and its calls'", _plain(total.usd), _plain(_money(rows))),
         Check("the agents and the unattributed, and the total", _plain(sum(s.usd for s in spends)), _plain(total.usd)),
         Check("calls of the same", str(sum(s.calls for s in spends)), str(total.calls)),
         Check(
@@ -150,8 +150,8 @@ def _sum(rows: Sequence[CallRecord], counter: str) -> str:
     return str(sum(getattr(row.usage, counter) or 0 for row in rows))
 
 
-def _money(rows: Sequence[CallRecord], fits: Callable[[CallRecord], bool]) -> Decimal:
-    return Decimal(sum(row.cost_nanos or 0 for row in rows if fits(row))).scaleb(-9)
+def _money(rows: Sequence[CallRecord]) -> Decimal:
+    return Decimal(sum(row.cost_nanos or 0 for row in rows)).scaleb(-9)
 
 
 def _spend(spend: Spend) -> dict[str, Any]:

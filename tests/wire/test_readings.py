@@ -1,0 +1,259 @@
+"""What else responses say: model, id, reasons, tiers, failures; and bodies whose content type lies."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tokenmeter import wire
+from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Picker
+
+OPENAI = ("api.openai.com", "/v1/chat/completions")
+RESPONSES = ("api.openai.com", "/v1/responses")
+MESSAGES = ("api.anthropic.com", "/v1/messages")
+GEMINI = ("generativelanguage.googleapis.com", "/v1beta/models/g:streamGenerateContent")
+INVOKE = ("bedrock-runtime.us-east-1.amazonaws.com", "/model/m/invoke")
+CONVERSE = ("bedrock-runtime.us-east-1.amazonaws.com", "/model/m/converse")
+
+
+def read(where: tuple[str, str], body: Any, content_type: str | None = "application/json") -> wire.Reading:
+    route = wire.recognise("POST", *where)
+    assert route is not None
+    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+    whole = wire.read_body(route, sent, content_type)
+    reader = wire.reader(route, content_type, stream=content_type != "application/json")
+    for at in range(0, len(sent), 5):
+        reader.feed(sent[at : at + 5])
+    assert reader.finish() == (b"", whole)
+    return whole
+
+
+def counted(reading: wire.Reading) -> dict[str, int]:
+    assert reading.usage is not None
+    return dict(reading.usage.counts)
+
+
+def test_a_chat_completion() -> None:
+    choices = [
+        {"index": 0, "message": {"content": "hé"}, "finish_reason": "stop"},
+        {"index": 1, "message": {"content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}},
+    ]
+    usage = {"prompt_tokens": 1, "completion_tokens": 2}
+    found = read(OPENAI, {"id": "c1", "model": "gpt-5", "service_tier": "flex", "choices": choices, "usage": usage})
+    assert (found.response_id, found.model, found.finish_reasons) == ("c1", "gpt-5", ("stop",))
+    assert (found.price_context, found.complete, found.failed) == ({"service_tier": "flex"}, True, None)
+    assert found.output_bytes == 3 + 3
+
+
+def test_anthropic_merges_what_is_cumulative() -> None:
+    start = {"input_tokens": 10, "cache_read_input_tokens": 5, "output_tokens": 1, "service_tier": "standard"}
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": {"id": "m1", "model": "claude-opus-4-5", "usage": start}},
+        {"type": "ping"},
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 7}},
+        {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 9, "input_tokens": 0}},
+        {"type": "message_stop"},
+    ]
+    body = "".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in events).encode()
+    found = read(MESSAGES, body, "text/event-stream")
+    assert counted(found) == {"input_tokens": 15, "cache_read_tokens": 5, "output_tokens": 9}
+    assert (found.finish_reasons, found.complete) == (("tool_use",), True)
+    assert found.price_context == {"service_tier": "standard"}
+    events[2]["usage"]["input_tokens"] = 30
+    body = "".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in events).encode()
+    assert counted(read(MESSAGES, body, "text/event-stream"))["input_tokens"] == 35
+
+
+def test_gemini_counts_what_the_last_total_says() -> None:
+    def event(**usage: Any) -> str:
+        return "data: " + json.dumps({"usageMetadata": usage}) + "\r\n\r\n"
+
+    first = event(promptTokenCount=9, candidatesTokenCount=21, totalTokenCount=30)
+    last = json.dumps(
+        {
+            "candidates": [{"finishReason": "STOP"}],
+            "usageMetadata": {"promptTokenCount": 87, "thoughtsTokenCount": 78, "totalTokenCount": 165},
+        }
+    )
+    ended = read(GEMINI, (first + f"data: {last}\r\n\r\n").encode(), "text/event-stream")
+    assert counted(ended) == {"input_tokens": 87, "output_tokens": 78, "output_reasoning_tokens": 78}
+    # cut: the last value of every field; and a chunk that carries no counter takes none away
+    cut = (first + event(promptTokenCount=9, totalTokenCount=9) + event(trafficType="ON_DEMAND_FLEX")).encode()
+    found = read(GEMINI, cut, "text/event-stream")
+    assert counted(found) == {"input_tokens": 9, "output_tokens": 21}
+    assert (found.complete, found.price_context) == (False, {"service_tier": "flex"})
+
+
+@pytest.mark.parametrize(
+    ("where", "content_type", "body", "failed"),
+    [
+        (OPENAI, "application/json", b'{"error":{"type":"server_error","message":"x"}}', "server_error"),
+        (OPENAI, "text/event-stream", b'data: {"error":{"code":429}}\n\ndata: [DONE]\n\n', "429"),
+        (OPENAI, "text/event-stream", b'event: error\ndata: {"message":"x"}\n\n', "error"),
+        (OPENAI, "text/event-stream", b'{\n "error": {"type": "overloaded"}\n}', "overloaded"),
+        (
+            MESSAGES,
+            "text/event-stream",
+            b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error"}}\n\n',
+            "overloaded_error",
+        ),
+        (
+            RESPONSES,
+            "text/event-stream",
+            b'data: {"type":"response.failed","response":{"error":{"code":"rate_limit_exceeded"}}}\n\n',
+            "rate_limit_exceeded",
+        ),
+        (RESPONSES, "application/json", b'{"id":"r","status":"failed","error":null}', "failed"),
+        (GEMINI, "text/event-stream", b'data: {"error":{"code":503,"status":"UNAVAILABLE"}}\n\n', "503"),
+        (("localhost", "/api/chat"), "application/x-ndjson", b'{"error":"model failed"}\n', "error"),
+    ],
+)
+def test_failures_within_a_success(where: tuple[str, str], content_type: str, body: bytes, failed: str) -> None:
+    assert read(where, body, content_type).failed == failed
+
+
+def test_an_incomplete_response_has_not_failed() -> None:
+    response = {
+        "id": "r1",
+        "model": "gpt-5",
+        "status": "incomplete",
+        "incomplete_details": {"reason": "max_output_tokens"},
+        "usage": {"input_tokens": 4, "output_tokens": 5},
+    }
+    event = b"data: " + json.dumps({"type": "response.incomplete", "response": response}).encode() + b"\n\n"
+    for body, kind in ((event, "text/event-stream"), (json.dumps(response).encode(), "application/json")):
+        found = read(RESPONSES, body, kind)
+        assert (found.failed, found.complete, found.finish_reasons) == (None, True, ("max_output_tokens",))
+        assert counted(found) == {"input_tokens": 4, "output_tokens": 5}
+
+
+@pytest.mark.parametrize("content_type", [None, "", "application/json", "text/plain", "application/octet-stream"])
+def test_a_lying_content_type(content_type: str | None) -> None:
+    usage = b'"usage":{"prompt_tokens":3,"completion_tokens":4}'
+    stream = b'data: {"choices":[{"finish_reason":"stop"}],' + usage + b"}\n\ndata: [DONE]\n\n"
+    whole = b'\n {"choices":[],' + usage + b"}"
+    for body in (stream, whole, b"\xef\xbb\xbf" + whole):
+        assert counted(read(OPENAI, body, content_type)) == {"input_tokens": 3, "output_tokens": 4}
+
+
+def test_data_over_several_lines_and_garbage_before_an_event() -> None:
+    body = b': hi\nid: 1\ndata: {"choices":[],\ndata: "usage":{"prompt_tokens":3,\ndata:"completion_tokens":4}}\n\n'
+    assert counted(read(OPENAI, body, "text/event-stream")) == {"input_tokens": 3, "output_tokens": 4}
+    body = b'\x00\xffdata: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}\n\n'
+    assert counted(read(OPENAI, body, "text/event-stream")) == {"input_tokens": 3, "output_tokens": 4}
+
+
+def test_groq_reports_in_a_place_of_its_own() -> None:
+    body = b'data: {"choices":[],"x_groq":{"id":"r","usage":{"prompt_tokens":3,"completion_tokens":4}}}\n\n'
+    where = ("api.groq.com", "/openai/v1/chat/completions")
+    assert counted(read(where, body, "text/event-stream")) == {"input_tokens": 3, "output_tokens": 4}
+
+
+def test_unexpected_shapes_lose_no_usage() -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 4}
+    shapes: tuple[object, ...] = ("x", [1], {"0": {}}, [{"delta": "x"}], None)
+    for choices in shapes:
+        body = {"id": 7, "model": ["m"], "choices": choices, "usage": usage}
+        assert counted(read(OPENAI, body)) == {"input_tokens": 3, "output_tokens": 4}
+
+
+def test_a_truncated_body_gives_what_came() -> None:
+    whole = b'{"usage":{"prompt_tokens":3,"completion_tokens":4},"choices":[{"message":{"content":"abc'
+    found = read(OPENAI, whole)
+    assert counted(found) == {"input_tokens": 3, "output_tokens": 4}
+    assert not found.complete
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"inputTextTokenCount": 5, "results": [{"tokenCount": 6, "completionReason": "FINISH"}]}, (5, 6)),
+        ({"generation": "x", "prompt_token_count": 7, "generation_token_count": 8, "stop_reason": "length"}, (7, 8)),
+        ({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 10}}, (9, 10)),
+        ({"type": "message", "content": [], "usage": {"input_tokens": 11, "output_tokens": 12}}, (11, 12)),
+        ({"output": {}, "stopReason": "x", "usage": {"inputTokens": 13, "outputTokens": 14}}, (13, 14)),
+    ],
+)
+def test_invoke_speaks_every_models_language(body: dict[str, Any], expected: tuple[int, int]) -> None:
+    found = read(INVOKE, body)
+    assert counted(found)["input_tokens"] == expected[0]
+    assert counted(found)["output_tokens"] == expected[1]
+
+
+def test_converse_reports_what_the_cache_wrote() -> None:
+    usage = {
+        "inputTokens": 3,
+        "outputTokens": 2,
+        "cacheWriteInputTokens": 10,
+        "cacheDetails": [{"ttl": "1h", "inputTokens": 10}],
+    }
+    found = read(CONVERSE, {"stopReason": "end_turn", "usage": usage, "output": {"message": {"content": []}}})
+    assert counted(found) == {
+        "input_tokens": 13,
+        "output_tokens": 2,
+        "cache_write_tokens": 10,
+        "cache_write_1h_tokens": 10,
+    }
+
+
+def test_vertex_embeddings_and_audio() -> None:
+    path = "/v1/projects/p/locations/l/publishers/google/models/text-embedding-005:predict"
+    body = {"predictions": [{"embeddings": {"values": [1.0], "statistics": {"token_count": 4.0}}}] * 2}
+    assert counted(read(("l-aiplatform.googleapis.com", path), body)) == {"input_tokens": 8}
+    usage = {"type": "tokens", "input_tokens": 14, "input_token_details": {"audio_tokens": 14}, "output_tokens": 9}
+    audio = ("api.openai.com", "/v1/audio/transcriptions")
+    assert counted(read(audio, {"text": "hi", "usage": usage})) == {
+        "input_tokens": 14,
+        "output_tokens": 9,
+        "input_audio_tokens": 14,
+    }
+    spoken = read(("api.openai.com", "/v1/audio/speech"), b"ID3\x04" + b"\xff" * 999, "audio/mpeg")
+    assert (spoken.usage, spoken.complete, spoken.body_bytes) == (None, True, 1_003)
+
+
+def test_peeking_shows_what_came_so_far_and_disturbs_nothing() -> None:
+    route = wire.recognise("POST", *MESSAGES)
+    assert route is not None
+    reader = wire.reader(route, "text/event-stream", stream=True)
+    reader.feed(b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":3,"out')
+    assert reader.peek().usage is None
+    reader.feed(
+        b'put_tokens":1}}}\n\nevent: message_delta\ndata: {"type":"message_delta","usage":{"output_tokens":8}}\n\n'
+    )
+    assert counted(reader.peek()) == {"input_tokens": 3, "output_tokens": 8}
+    assert not reader.peek().complete
+    reader.feed(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
+    assert reader.peek().complete
+    assert reader.finish()[1] == reader.peek()
+
+
+@pytest.mark.parametrize("hide", [False, True])
+@pytest.mark.parametrize("body", [b"", b" \n", b'{"id":"a"}', b'data: {"id":"a","choices":[]}'])
+def test_the_end_may_be_told_twice(body: bytes, hide: bool) -> None:
+    route = wire.recognise("POST", *OPENAI)
+    assert route is not None
+    for content_type in (None, "text/event-stream", "application/json"):
+        reader = wire.reader(route, content_type, stream=True, hide_usage=hide)
+        seen = reader.feed(body)
+        rest, reading = reader.finish()
+        assert seen + rest == body
+        assert reader.finish() == (b"", reading)
+
+
+def test_the_picker_takes_only_what_is_wanted() -> None:
+    found: list[tuple[bytes, int]] = []
+    picker = Picker({"a": TAKE, "b": {EACH: {"c": TAKE, "d": WEIGH}}, "e": TAKE}, lambda s, w: found.append((s, w)))
+    text = b' {"x":{"a":[1,"}"]},"a" : {"k":"\\"}"},"b":[{"c":1.5e3,"d":"four"},{"z":[]},3],"e":null,"a":nonsense} '
+    for at in range(len(text)):
+        picker.feed(text[at : at + 1])
+    picker.finish()
+    assert found == [(b'{"a":{"k":"\\"}"},"b":[{"c":1.5e3},{}],"e":null}', 4)]
+
+
+def test_the_picker_bounds_what_it_captures() -> None:
+    found: list[bytes] = []
+    picker = Picker({"a": TAKE, "b": TAKE}, lambda s, w: found.append(s))
+    picker.feed(b'{"a":"' + b"x" * 100_000 + b'","b":1}')
+    assert found == [b'{"b":1}']

@@ -1,0 +1,133 @@
+"""Rewritten bodies: the one field changes, and every other keeps its bytes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenmeter import wire
+
+
+def capped(host: str, path: str, body: bytes) -> Any:
+    route = wire.recognise("POST", host, path)
+    assert route is not None
+    assert wire.read_request(route, body, "application/json").can_cap
+    after = wire.with_output_cap(route, body, 50)
+    assert wire.read_request(route, after, "application/json").max_output_tokens == 50
+    return json.loads(after)
+
+
+BEDROCK = "bedrock-runtime.us-east-1.amazonaws.com"
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "before", "after"),
+    [
+        ("api.openai.com", "/v1/chat/completions", {}, {"max_completion_tokens": 50}),
+        ("api.openai.com", "/v1/chat/completions", {"max_tokens": 90}, {"max_tokens": 50}),
+        ("x.openai.azure.com", "/openai/deployments/d/chat/completions", {}, {"max_completion_tokens": 50}),
+        ("api.groq.com", "/openai/v1/chat/completions", {}, {"max_tokens": 50}),
+        ("api.groq.com", "/openai/v1/chat/completions", {"max_completion_tokens": 9}, {"max_completion_tokens": 50}),
+        ("localhost", "/v1/chat/completions", {}, {"max_tokens": 50}),
+        (
+            "localhost",
+            "/v1/chat/completions",
+            {"max_tokens": 90, "max_completion_tokens": 90},
+            {"max_tokens": 50, "max_completion_tokens": 50},
+        ),
+        ("api.openai.com", "/v1/completions", {"prompt": "x"}, {"prompt": "x", "max_tokens": 50}),
+        ("api.openai.com", "/v1/responses", {"input": "x"}, {"input": "x", "max_output_tokens": 50}),
+        ("api.anthropic.com", "/v1/messages", {"max_tokens": 90}, {"max_tokens": 50}),
+        (
+            "generativelanguage.googleapis.com",
+            "/v1/models/g:generateContent",
+            {"generationConfig": {"temperature": 0}},
+            {"generationConfig": {"temperature": 0, "maxOutputTokens": 50}},
+        ),
+        (BEDROCK, "/model/m/converse", {}, {"inferenceConfig": {"maxTokens": 50}}),
+        (BEDROCK, "/model/us.meta.llama3/invoke", {"prompt": "x"}, {"prompt": "x", "max_gen_len": 50}),
+        (BEDROCK, "/model/arn%3Ax/invoke", {"max_gen_len": 90}, {"max_gen_len": 50}),
+        (
+            BEDROCK,
+            "/model/amazon.nova-pro/invoke",
+            {"inferenceConfig": {"max_new_tokens": 90}},
+            {"inferenceConfig": {"max_new_tokens": 50}},
+        ),
+        ("api.cohere.com", "/v2/chat", {"max_tokens": None}, {"max_tokens": 50}),
+        ("localhost", "/api/chat", {"options": {"seed": 1}}, {"options": {"seed": 1, "num_predict": 50}}),
+        ("localhost", "/api/chat", {"options": None}, {"options": {"num_predict": 50}}),
+    ],
+)
+def test_the_cap_stands_in_the_right_field(host: str, path: str, before: dict[str, Any], after: dict[str, Any]) -> None:
+    assert capped(host, path, json.dumps(before).encode()) == after
+
+
+@pytest.mark.parametrize(
+    ("host", "path"),
+    [
+        ("api.openai.com", "/v1/embeddings"),
+        ("api.openai.com", "/v1/images/generations"),
+        ("api.openai.com", "/v1/responses/compact"),
+        ("api.cohere.com", "/v2/rerank"),
+        (BEDROCK, "/model/arn%3Ax/invoke"),
+        (BEDROCK, "/model/amazon.titan-embed-text-v2/invoke"),
+    ],
+)
+def test_where_no_cap_can_be_written_the_body_stays(host: str, path: str) -> None:
+    route = wire.recognise("POST", host, path)
+    assert route is not None
+    body = b'{ "prompt" : "x" }'
+    assert not wire.read_request(route, body, "application/json").can_cap
+    assert wire.with_output_cap(route, body, 5) is body
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"stream_options":3,"options":[]}'])
+def test_what_cannot_be_read_stays(body: bytes) -> None:
+    chat = wire.recognise("POST", "api.openai.com", "/v1/chat/completions")
+    ollama = wire.recognise("POST", "localhost", "/api/chat")
+    assert chat is not None
+    assert ollama is not None
+    assert wire.with_usage_asked(chat, body) == body
+    assert wire.with_output_cap(ollama, body, 5) == body
+
+
+def test_other_fields_keep_their_bytes() -> None:
+    route = wire.recognise("POST", "api.openai.com", "/v1/chat/completions")
+    assert route is not None
+    kept = rb'"messages":[ {"role" : "user","content":"\u00e9 \/ \ud83d\ude00 1.0"} ],"temperature":1.50e+0'
+    body = b'{"model":"m",' + kept + b',"stream":true,"stream_options":{"include_obfuscation": false}}'
+    asked = wire.with_usage_asked(route, body)
+    assert kept in asked
+    assert json.loads(asked)["stream_options"] == {"include_obfuscation": False, "include_usage": True}
+    assert kept in wire.with_output_cap(route, body, 5)
+
+
+@given(
+    fields=st.dictionaries(
+        st.text(max_size=8),
+        st.recursive(
+            st.none()
+            | st.booleans()
+            | st.integers(-(10**12), 10**12)
+            | st.floats(allow_nan=False, allow_infinity=False)
+            | st.text(),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+            max_leaves=8,
+        ),
+        max_size=6,
+    ),
+    cap=st.integers(0, 10**6),
+)
+def test_rewriting_changes_nothing_else(fields: dict[str, Any], cap: int) -> None:
+    route = wire.recognise("POST", "localhost", "/v1/chat/completions")
+    assert route is not None
+    body = json.dumps(fields).encode()
+    after = json.loads(wire.with_output_cap(route, body, cap))
+    assert {**fields, "max_tokens": cap} == after
+    fields.pop("stream_options", None)
+    asked = json.loads(wire.with_usage_asked(route, json.dumps(fields).encode()))
+    assert asked == {**fields, "stream_options": {"include_usage": True}}

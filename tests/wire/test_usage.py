@@ -1,0 +1,146 @@
+"""Usage objects of every kind, with and without genai-prices' extractors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenmeter import wire
+from tokenmeter.wire.usage import counts, tolerant
+
+DETAILS = {"cached_tokens": 4, "audio_tokens": 1}
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({"usage": {"prompt_tokens": 9, "completion_tokens": 5}}, {"input_tokens": 9, "output_tokens": 5}),
+        (
+            {"usage": {"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": DETAILS}},
+            {"input_tokens": 9, "output_tokens": 5, "cache_read_tokens": 4, "input_audio_tokens": 1},
+        ),
+        (
+            {"usage": {"prompt_tokens": 9, "completion_tokens": 5, "prompt_cache_hit_tokens": 0}},
+            {"input_tokens": 9, "output_tokens": 5, "cache_read_tokens": 0},
+        ),
+        (  # reasoning counted apart, as the total says
+            {
+                "usage": {
+                    "prompt_tokens": 9,
+                    "completion_tokens": 5,
+                    "total_tokens": 20,
+                    "completion_tokens_details": {"reasoning_tokens": 6},
+                }
+            },
+            {"input_tokens": 9, "output_tokens": 11, "output_reasoning_tokens": 6},
+        ),
+        (  # and within
+            {
+                "usage": {
+                    "prompt_tokens": 9,
+                    "completion_tokens": 8,
+                    "total_tokens": 17,
+                    "completion_tokens_details": {"reasoning_tokens": 6},
+                }
+            },
+            {"input_tokens": 9, "output_tokens": 8, "output_reasoning_tokens": 6},
+        ),
+        (
+            {"usage": {"input_tokens": 3, "output_tokens": 5, "cache_read_input_tokens": 10}},
+            {"input_tokens": 13, "output_tokens": 5, "cache_read_tokens": 10},
+        ),
+        (
+            {"usage": {"input_tokens": 13, "output_tokens": 5, "input_tokens_details": {"cached_tokens": 10}}},
+            {"input_tokens": 13, "output_tokens": 5, "cache_read_tokens": 10},
+        ),
+        (
+            {"usageMetadata": {"promptTokenCount": 2, "toolUsePromptTokenCount": 3, "thoughtsTokenCount": 4}},
+            {"input_tokens": 5, "output_tokens": 4, "output_reasoning_tokens": 4, "input_tool_tokens": 3},
+        ),
+        (
+            {"usage": {"inputTokens": 2, "outputTokens": 3, "cacheReadInputTokens": 5}},
+            {"input_tokens": 7, "output_tokens": 3, "cache_read_tokens": 5},
+        ),
+        ({"usage": {"inputTokens": 30}}, {"input_tokens": 30}),
+        ({"usage": {"total_tokens": 18}}, {"input_tokens": 18}),
+        ({"usage": {"tokens": {"input_tokens": 9}, "billed_units": {"input_tokens": 1}}}, {"input_tokens": 9}),
+        ({"meta": {"tokens": {"input_tokens": 9}, "billed_units": {"input_tokens": 1}}}, {"input_tokens": 1}),
+        ({"meta": {"billed_units": {"search_units": 1}}}, {"rerank_searches": 1}),
+        ({"counted": {"results": [{"tokenCount": 5}, {"tokenCount": 6}]}}, {"output_tokens": 11}),
+        ({"counted": {"prompt_eval_count": 4, "eval_count": 5}}, {"input_tokens": 4, "output_tokens": 5}),
+        ({"counted": {"eval_count": 5}}, {"output_tokens": 5}),
+        ({"usage": {"type": "duration", "seconds": 2.4}}, {"audio_seconds": 3}),
+    ],
+)  # fmt: skip
+def test_the_tolerant_reader(document: dict[str, Any], expected: dict[str, int]) -> None:
+    assert tolerant(document) == expected
+
+
+@pytest.mark.parametrize("broken", [None, True, -1, 1.5, "7", [], {}, float("inf")])
+def test_a_broken_counter_is_missing_not_zero(broken: object) -> None:
+    usage = {"prompt_tokens": broken, "completion_tokens": 5, "prompt_tokens_details": broken}
+    for price_provider in (None, "openai", "groq", "nobody"):
+        assert counts(price_provider, "openai.chat", {"usage": usage}) == {"output_tokens": 5}
+    assert counts("openai", "openai.chat", {"usage": {"prompt_tokens": broken}}) is None
+    assert counts("google", "gemini.generate", {"usageMetadata": {"promptTokenCount": broken}}) is None
+
+
+def test_extractors_are_used_where_they_are() -> None:
+    # Perplexity bills citations as output; only genai-prices knows
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "citation_tokens": 30, "num_search_queries": 4}
+    found = counts("perplexity", "openai.chat", {"usage": usage})
+    assert found == {"input_tokens": 1, "output_tokens": 32, "output_citation_tokens": 30, "web_searches": 4}
+    metadata = {
+        "promptTokenCount": 9,
+        "candidatesTokenCount": 1,
+        "promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 4}, {"modality": 1, "tokenCount": 5}, None],
+    }
+    found = counts("google", "gemini.generate", {"usageMetadata": metadata})
+    assert found == {"input_tokens": 9, "output_tokens": 1, "input_audio_tokens": 4}
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-5, 10**9) | st.floats() | st.text(max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "prompt_tokens",
+                        "usage",
+                        "tokens",
+                        "input_tokens",
+                        "total_tokens",
+                        "promptTokensDetails",
+                        "modality",
+                    ]
+                ),
+                inner,
+                max_size=4,
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_any_usage_is_read_or_not_but_never_raises(value: Any) -> None:
+    for root in ("usage", "usageMetadata", "meta", "counted"):
+        for price_provider, protocol in ((None, "x"), ("openai", "openai.chat"), ("google", "gemini.generate")):
+            found = counts(price_provider, protocol, {root: value})
+            assert found is None or all(type(number) is int and number >= 0 for number in found.values())
+
+
+def test_headers_of_bedrock() -> None:
+    route = wire.recognise("POST", "bedrock-runtime.us-east-1.amazonaws.com", "/model/m/invoke")
+    other = wire.recognise("POST", "api.openai.com", "/v1/embeddings")
+    assert route is not None
+    assert other is not None
+    headers = {"X-Amzn-Bedrock-Input-Token-Count": "7", "x-amzn-bedrock-output-token-count": "x", "a": "b"}
+    usage = wire.read_headers(route, headers)
+    assert usage is not None
+    assert dict(usage.counts) == {"input_tokens": 7}
+    assert wire.read_headers(other, headers) is None
+    assert wire.read_headers(route, {"content-type": "application/json"}) is None
