@@ -15,6 +15,7 @@ and is sent what came of it. Two short drivers in ``clients/drive.py`` do the ef
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from tokenmeter import wire
-from tokenmeter.attribution import Scope
+from tokenmeter.attribution import MAX_VALUE_CHARS, Scope
 from tokenmeter.budgets.policy import Claim, Need, Policy
 from tokenmeter.budgets.store import Held, Short
 from tokenmeter.errors import Refused, UnpricedModel
@@ -212,13 +213,21 @@ def story(house: House, request: Request) -> Story:
         answer = yield Relay(call)
 
     charge = _charge(house, call, answer)
+    broken: BaseException | None = None
     if call.held is not None:
-        if charge.usage is None:
-            yield Release(call.id)
-        else:
-            spent = Need(charge.cost_nanos, _tokens(charge.usage), 1)
-            yield Settle(call.id, house.policy.amounts(call.claims, spent))
+        try:
+            if charge.usage is None:
+                yield Release(call.id)
+            else:
+                spent = Need(charge.cost_nanos, _tokens(charge.usage), 1)
+                yield Settle(call.id, house.policy.amounts(call.claims, spent))
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the books failed; the row is written all the same
+            broken = error
     yield Record(call, _row(call, charge, answer))
+    if broken is not None:
+        raise broken
     if charge.usage is not None and not charge.usage.estimated and answer.reading is not None:
         house.bounds.learn(call.route, call.ask, call.input_bound, answer.reading)
 
@@ -236,12 +245,20 @@ def _attribute(request: Request) -> Call:
     if ask.user is not None or meta:
         scope = replace(
             scope,
-            agent=scope.agent or meta.get("agent") or meta.get("agent_name"),
-            user=scope.user or ask.user or meta.get("user") or meta.get("user_id"),
-            team=scope.team or meta.get("team"),
-            run=scope.run or meta.get("run") or meta.get("run_id"),
+            agent=scope.agent or _named(meta.get("agent") or meta.get("agent_name")),
+            user=scope.user or _named(ask.user or meta.get("user") or meta.get("user_id")),
+            team=scope.team or _named(meta.get("team")),
+            run=scope.run or _named(meta.get("run") or meta.get("run_id")),
         )
     return Call(uuid.uuid4().hex, request, route, ask, scope, ask.model or route.model)
+
+
+def _named(value: str | None) -> str | None:
+    """A name of the request's own; a long one is cut, and stays a name of its own."""
+    if value is None or len(value) <= MAX_VALUE_CHARS:
+        return value
+    digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()[:32]
+    return f"{value[: MAX_VALUE_CHARS - 33]}…{digest}"
 
 
 def _hold(house: House, call: Call) -> Generator[Effect, Any, None]:

@@ -101,6 +101,13 @@ class Meter:
         for budget in budgets:
             if not isinstance(budget, Budget):
                 raise ConfigError(f"{budget!r} is no budget; write Budget('$5', per='day', scope='agent')")
+        if loops is not None and not isinstance(loops, LoopPolicy):
+            raise ConfigError(f"loops is {loops!r}; write LoopPolicy(max_depth=10)")
+        if user_key is not None and not (isinstance(user_key, bytes) and user_key):
+            raise ConfigError("user_key is no key; give bytes that are not empty")
+        for recorder in recorders:
+            if not callable(getattr(recorder, "record", None)):
+                raise ConfigError(f"recorder {recorder!r} has no method record(row)")
         if not isinstance(unpriced, Price) and unpriced not in ("refuse", "allow"):
             raise ConfigError(f"unpriced is {unpriced!r}; choose 'refuse', 'allow' or a Price")
         self._policy = Policy(budgets)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Decoder(Protocol):
@@ -20,22 +20,50 @@ class Undecodable(Exception):
 
 
 class _Deflate:
-    """Both forms that servers send as ``deflate``: with the zlib header and without."""
+    """Both forms that servers send as ``deflate``: with the zlib header, which is two bytes, and without."""
 
     def __init__(self) -> None:
         self._inner = zlib.decompressobj()
-        self._started = False
+        self._head = b""
 
     def decode(self, data: bytes) -> bytes:
+        if len(self._head) >= 2:
+            return self._inner.decompress(data)
+        self._head += data
         try:
-            out = self._inner.decompress(data)
+            return self._inner.decompress(data)
         except zlib.error:
-            if self._started:
-                raise
             self._inner = zlib.decompressobj(-zlib.MAX_WBITS)
-            out = self._inner.decompress(data)
-        self._started = self._started or bool(data)
+            return self._inner.decompress(self._head)
+
+
+class _Zstd:
+    """Any number of frames in a row."""
+
+    def __init__(self, new: Callable[[], Any]) -> None:
+        self._new = new
+        self._inner = new()
+
+    def decode(self, data: bytes) -> bytes:
+        out = b""
+        while data:
+            if self._inner.eof:
+                self._inner = self._new()
+            out += self._inner.decompress(data)
+            data = self._inner.unused_data
         return out
+
+
+class Decoded:
+    """A decoder of the HTTP library's own, of which one gives bytes and the other pieces of them."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def decode(self, data: bytes) -> bytes:
+        """The plain bytes that follow from ``data``. Raises the library's ``DecodingError``."""
+        found = self._inner.decode(data)
+        return found if isinstance(found, bytes) else b"".join(found)
 
 
 class _Wrapped:
@@ -95,7 +123,7 @@ def _one(name: str) -> Decoder:
         if name == "zstd":
             import zstandard
 
-            return _Wrapped(zstandard.ZstdDecompressor().decompressobj().decompress)
+            return _Zstd(zstandard.ZstdDecompressor().decompressobj)
     except ImportError as error:
         raise Undecodable(f"content coding {name!r} needs a library that is not installed") from error
     raise Undecodable(f"unknown content coding {name!r}")

@@ -34,7 +34,9 @@ class Instruments:
         self._process: list[Patch] = []
         self._on = False
         self._hooked = False
-        self._clients: weakref.WeakKeyDictionary[Any, list[Patch]] = weakref.WeakKeyDictionary()
+        # The patches themselves are held by the wrappers that stand in the clients: held here, they would keep alive
+        # every client that was ever wrapped.
+        self._clients: weakref.WeakKeyDictionary[Any, list[weakref.ref[Patch]]] = weakref.WeakKeyDictionary()
 
     def wrap(self, client: Any) -> None:
         """Meter one client. Raises `ConfigError` for what can't be metered this way."""
@@ -43,7 +45,9 @@ class Instruments:
                 return
             library = _library_of(client)
             if library is not None:
-                self._clients[client] = [self._send(library, client, isinstance(client, library.async_client))]
+                self._clients[client] = [
+                    weakref.ref(self._send(library, client, isinstance(client, library.async_client)))
+                ]
                 return
             sdk = _sdk_class(client)
             inner = getattr(client, "_client", None)
@@ -56,7 +60,7 @@ class Instruments:
             self.wrap(inner)
             patches = [Patch(client, "request", SDK_CLASSES[sdk.__name__])]
             patches += [Patch(client, name, self._derive) for name in ("copy", "with_options") if hasattr(client, name)]
-            self._clients[client] = patches
+            self._clients[client] = [weakref.ref(patch) for patch in patches]
 
     def instrument(self) -> None:
         """Meter every client of the process, those made before too."""
@@ -88,8 +92,9 @@ class Instruments:
         with self._lock:
             self.uninstrument()
             for patches in self._clients.values():
-                for patch in reversed(patches):
-                    patch.undo()
+                for found in reversed(patches):
+                    if (patch := found()) is not None:
+                        patch.undo()
             self._clients.clear()
 
     def _hook_imports(self) -> None:

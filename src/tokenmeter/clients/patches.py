@@ -13,7 +13,7 @@ from tokenmeter.clients.seam import Wrapper
 class Patch:
     """One wrapped attribute. Undone, the very same function stands there again."""
 
-    __slots__ = ("_attribute", "_had_own", "_original", "_owner", "_wrapper", "on")
+    __slots__ = ("__weakref__", "_attribute", "_had_own", "_original", "_owner", "_wrapper", "on")
 
     def __init__(self, owner: Any, attribute: str, make: Callable[[Callable[[], bool]], Wrapper]) -> None:
         self._owner = owner
@@ -23,8 +23,10 @@ class Patch:
         self._original = own.get(attribute)
         self.on = True
         target = self._original if self._had_own and isinstance(owner, type) else getattr(owner, attribute)
-        self._wrapper = wrapt.FunctionWrapper(target, make(self._active))
-        setattr(owner, attribute, self._wrapper)
+        wrapper: Any = wrapt.FunctionWrapper(target, make(self._active))
+        wrapper._self_patch = self
+        self._wrapper = wrapper
+        setattr(owner, attribute, wrapper)
 
     def _active(self) -> bool:
         return self.on
@@ -32,9 +34,11 @@ class Patch:
     def undo(self) -> None:
         """Restore what stood there, or fall silent if somebody wrapped it again since."""
         self.on = False
-        if vars(self._owner).get(self._attribute) is not self._wrapper:
-            return
-        if self._had_own:
-            setattr(self._owner, self._attribute, self._original)
-        else:
-            delattr(self._owner, self._attribute)
+        patch: Patch | None = self
+        # Others that fell silent below this one had to leave their wrappers: they go with it.
+        while patch is not None and not patch.on and vars(self._owner).get(self._attribute) is patch._wrapper:
+            if patch._had_own:
+                setattr(self._owner, self._attribute, patch._original)
+            else:
+                delattr(self._owner, self._attribute)
+            patch = getattr(vars(self._owner).get(self._attribute), "_self_patch", None)

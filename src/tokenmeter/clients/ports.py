@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from tokenmeter import wire
 from tokenmeter.budgets import Held, Short, Ticket
 from tokenmeter.call import Answer, Effect, Hold, Open, Queue, Record, Relay, Release, Send, Settle, Story
-from tokenmeter.clients.decoding import Undecodable, decoder_for
+from tokenmeter.clients.decoding import Decoded, Decoder, Undecodable, decoder_for
 from tokenmeter.clients.library import Library
 from tokenmeter.clients.metering import Metering
 from tokenmeter.clients.relay import Passage
@@ -27,6 +28,7 @@ from tokenmeter.telemetry import spans
 # The requests that are being sent by a meter right here: a seam further in must not count them again.
 INSIDE: ContextVar[tuple[tuple[Metering, Any], ...]] = ContextVar("tokenmeter-inside", default=())
 
+_MAY_BLAME = (400, 422)
 _BLAMES_THE_OPTION = re.compile(
     r"stream_options|include_usage|extra (fields?|inputs?)|unexpected|unknown|unrecognized|unsupported"
     r"|not (permitted|allowed|supported)|additional propert",
@@ -71,7 +73,7 @@ class Port:
         self._kwargs = {name: value for name, value in kwargs.items() if name not in ("request", "stream")}
         self._stream = bool(kwargs.get("stream", False))
         self._recording: spans.Recording | None = None
-        self._held: tuple[str, tuple[int, ...]] | None = None
+        self._held: tuple[str, tuple[int, ...] | None] | None = None  # and what it comes to, None for nothing
         self._sent = False
         self._hides = False  # whether the usage of the stream was asked for without the caller
         self._start_s = 0.0
@@ -83,13 +85,17 @@ class Port:
         if isinstance(effect, Open):
             self._recording = metering.open(effect.call)
         elif isinstance(effect, Hold):
-            return self._noted(effect, metering.store.hold(effect.hold_id, effect.claims, metering.clock.now_s()))
+            now_s = metering.clock.now_s()
+            self._expect(effect)
+            return self._noted(metering.store.hold(effect.hold_id, effect.claims, now_s))
         elif isinstance(effect, Settle):
-            self._held = None
+            self._held = effect.hold_id, effect.amounts
             metering.store.settle(effect.hold_id, effect.amounts)
-        elif isinstance(effect, Release):
             self._held = None
+        elif isinstance(effect, Release):
+            self._held = effect.hold_id, None
             metering.store.release(effect.hold_id)
+            self._held = None
         elif isinstance(effect, Record):
             metering.record(self._recording, effect.call, effect.row)
             self._recording = None
@@ -103,14 +109,20 @@ class Port:
             if metering.streams:
                 # Streams that were dropped may stand in reference cycles (OpenAI's do) and hold money still.
                 gc.collect()
-        found = metering.store.queue(effect.hold_id, effect.claims, metering.clock.now_s())
+        at_s = metering.clock.now_s()
+        self._expect(effect)
+        found = metering.store.queue(effect.hold_id, effect.claims, at_s)
         if isinstance(found, Held | Short):
-            return self._noted(effect, found)
+            return self._noted(found)
         return found, max(0.0, self._deadline_s - now_s)
 
-    def _noted(self, effect: Hold | Queue, verdict: Held | Short) -> Held | Short:
-        if isinstance(verdict, Held):
-            self._held = effect.hold_id, tuple(claim.amount for claim in effect.claims)
+    def _expect(self, effect: Hold | Queue) -> None:
+        """Note a hold before it is made, so that an interrupt right after its making leaves none behind."""
+        self._held = effect.hold_id, tuple([claim.amount for claim in effect.claims])
+
+    def _noted(self, verdict: Held | Short) -> Held | Short:
+        if isinstance(verdict, Short):
+            self._held = None
         return verdict
 
     def _outgoing(self, effect: Send) -> Any:
@@ -124,20 +136,35 @@ class Port:
         self.error = error
         return Answer(
             failure=error,
-            unsent=isinstance(error, self.library.unsent),
+            # refused by another meter further in, it never left
+            unsent=isinstance(error, (*self.library.unsent, Refused, StoreUnavailable)),
             duration_s=time.perf_counter() - self._start_s,
         )
+
+    def _reads_error(self, status: int) -> bool:
+        """Whether the body must be read here: it may blame the option, or the caller expects it read."""
+        return status in _MAY_BLAME or not (self._stream or 200 <= status < 300)
+
+    def _rearm(self, response: Any) -> None:
+        """What was read here is still to be read by a caller that asked for a stream."""
+        if self._stream:
+            response.elapsed = response.elapsed  # it is the stream's that goes
+            response.stream = self.library.response(200, content=response._content).stream
+            response._decoder = self.library.identity_decoder()
+            response.is_stream_consumed = response.is_closed = False
+            del response._content
 
     def _received(self, effect: Send, response: Any, outgoing: Any, error_text: str | None) -> Answer:
         """What to tell the story of a response whose head is here."""
         self.response = response
         if outgoing is not self.request and response.request is outgoing:
+            _carry_headers(outgoing, self.request)
             response.request = self.request
         status = response.status_code
         duration_s = time.perf_counter() - self._start_s
         if not 200 <= status < 300:
             blamed = (
-                status in (400, 422) and error_text is not None and _BLAMES_THE_OPTION.search(error_text) is not None
+                status in _MAY_BLAME and error_text is not None and _BLAMES_THE_OPTION.search(error_text) is not None
             )
             return Answer(status=status, rejected=blamed, duration_s=duration_s)
         route = effect.call.route
@@ -157,18 +184,21 @@ class Port:
 
     def _relayed(self, effect: Relay, story: Story, hide_usage: bool) -> Any:
         """The caller's response, its body read as it passes by."""
-        # Forgotten here, so that no cycle keeps alive a response that its caller drops.
-        response, self.response = self.response, None
+        response = self.response
         route, ask = effect.call.route, effect.call.ask
         reader = wire.reader(route, response.headers.get("content-type"), stream=ask.stream, hide_usage=hide_usage)
-        try:
-            decoder = decoder_for(response.headers.get("content-encoding"))
-        except Undecodable as error:
-            swallow(error, "reading a compressed body")
-            decoder = _NOTHING
-            hide_usage = False
-        if decoder is not None and hide_usage:
-            response._decoder = self.library.identity_decoder()  # what leaves the reader is plain already
+        coding = response.headers.get("content-encoding")
+        decoder: Decoder | None
+        if hide_usage and coding:
+            # What the caller shall see is rewritten, so it is decoded here, and by the library itself: what it
+            # can't decode fails as on the bare client.
+            decoder = Decoded(response._get_content_decoder())
+        else:
+            try:
+                decoder = decoder_for(coding)
+            except Undecodable as error:
+                swallow(error, "reading a compressed body")
+                decoder = _NOTHING
         passage = Passage(
             self.metering.streams,
             reader,
@@ -177,26 +207,40 @@ class Port:
             status=response.status_code,
             start_s=self._start_s,
             rewrites=hide_usage,
-            last_event=None if self._recording is None else self._recording.last_event,
         )
+        if self._recording is not None:
+            spans.before_the_end(self._recording, passage.peek)
         kind = self.library.relay if isinstance(self, SyncPort) else self.library.async_relay
         response.stream = kind(response.stream, passage)
+        if hide_usage and coding:
+            response._decoder = self.library.identity_decoder()
+        self.response = None  # forgotten here, so that no cycle keeps alive a response that its caller drops
         return response
 
     def resume(self, story: Story, answer: Answer) -> None:
         """Tell the rest of a story whose body has passed by. Never waits, so it may run in a finalizer."""
+        step: Any = partial(story.send, answer)
         try:
-            effect = story.send(answer)
             while True:
-                effect = story.send(self.instant(effect))
+                effect = step()
+                try:
+                    step = partial(story.send, self.instant(effect))
+                except BaseException as error:
+                    step = partial(story.throw, error)
         except StopIteration:
             return
         except Exception as fault:
             self._clean_up(fault)
+        except BaseException:
+            self._clean_up(None)
+            raise
 
     def passes(self, fault: BaseException) -> bool:
         """Whether what a driver met is for the caller: a policy's refusal, or the caller's own interruption."""
-        if fault is self.error or isinstance(fault, Refused | StoreUnavailable):
+        if fault is self.error:
+            return True
+        if isinstance(fault, Refused | StoreUnavailable) and not self._sent:
+            self._clean_up(None)
             return True
         if isinstance(fault, Exception):
             return False
@@ -210,8 +254,8 @@ class Port:
         held, self._held = self._held, None
         try:
             if held is not None:
-                if self._sent:
-                    self.metering.store.settle(*held)
+                if self._sent and held[1] is not None:
+                    self.metering.store.settle(held[0], held[1])
                 else:
                     self.metering.store.release(held[0])
             if self._recording is not None and self._recording.ours:
@@ -239,7 +283,7 @@ class SyncPort(Port):
             found = self.queued(effect)
             if isinstance(found, Held | Short):
                 return found
-            return self._noted(effect, found[0].wait(found[1]))
+            return self._noted(found[0].wait(found[1]))
         return self.instant(effect)
 
     def _send(self, effect: Send) -> Answer:
@@ -252,8 +296,9 @@ class SyncPort(Port):
         self._start_s = time.perf_counter()
         try:
             response = self._wrapped(outgoing, stream=self._stream or effect.hide_usage, **self._kwargs)
-            if effect.hide_usage and not 200 <= response.status_code < 300:
+            if effect.hide_usage and self._reads_error(response.status_code):
                 error_text = response.read().decode(errors="replace")
+                self._rearm(response)
         except BaseException as error:
             return self._failed(error)
         finally:
@@ -277,7 +322,10 @@ class SyncPort(Port):
         """Give the caller what the bare client gives, because our own part failed."""
         self._clean_up(fault)
         if self._sent:
-            return self.outcome()
+            response = self.outcome()
+            if not self._stream and not hasattr(response, "_content"):
+                response.read()
+            return response
         return self._wrapped(self.request, stream=self._stream, **self._kwargs)
 
 
@@ -294,7 +342,7 @@ class AsyncPort(Port):
             found = self.queued(effect)
             if isinstance(found, Held | Short):
                 return found
-            return self._noted(effect, await found[0].wait_async(found[1]))
+            return self._noted(await found[0].wait_async(found[1]))
         return self.instant(effect)
 
     async def _send(self, effect: Send) -> Answer:
@@ -307,8 +355,9 @@ class AsyncPort(Port):
         self._start_s = time.perf_counter()
         try:
             response = await self._wrapped(outgoing, stream=self._stream or effect.hide_usage, **self._kwargs)
-            if effect.hide_usage and not 200 <= response.status_code < 300:
+            if effect.hide_usage and self._reads_error(response.status_code):
                 error_text = (await response.aread()).decode(errors="replace")
+                self._rearm(response)
         except BaseException as error:
             return self._failed(error)
         finally:
@@ -332,8 +381,18 @@ class AsyncPort(Port):
         """Give the caller what the bare client gives, because our own part failed."""
         self._clean_up(fault)
         if self._sent:
-            return self.outcome()
+            response = self.outcome()
+            if not self._stream and not hasattr(response, "_content"):
+                await response.aread()
+            return response
         return await self._wrapped(self.request, stream=self._stream, **self._kwargs)
+
+
+def _carry_headers(outgoing: Any, request: Any) -> None:
+    """What an auth flow or a hook of the caller's set on the request that went out, it set on the caller's own."""
+    for name, value in outgoing.headers.items():
+        if name not in ("content-length", "transfer-encoding") and request.headers.get(name) != value:
+            request.headers[name] = value
 
 
 class _Nothing:

@@ -14,9 +14,12 @@ from typing import Any
 
 from tokenmeter.call import Answer
 from tokenmeter.clients.decoding import Decoder, Undecodable
+from tokenmeter.faults import swallow
 from tokenmeter.wire import Reader, Reading
 
 Resume = Callable[[Answer], None]
+
+SLICE_BYTES = 1_024  # of a compressed body at once, because each byte may unpack to a thousand
 
 
 class Passage:
@@ -45,7 +48,6 @@ class Passage:
         status: int,
         start_s: float,
         rewrites: bool,
-        last_event: bytes | None = None,
     ) -> None:
         self._open = streams
         streams.add(self)
@@ -56,37 +58,54 @@ class Passage:
         self._start_s = start_s  # on the monotonic clock
         self._first_s: float | None = None
         self._rewrites = rewrites  # the caller sees what the reader returns, not the bytes as they came
-        self._last_event = last_event  # settle when this passes: whoever opened the span ends it then
-        self._tail = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """Read a piece; return what the caller shall see of it."""
         if self._first_s is None:
             self._first_s = time.perf_counter() - self._start_s
-        plain = chunk
-        if self._decoder is not None:
+        decoder = self._decoder
+        if decoder is None:
+            out = self._read(chunk)
+        elif self._rewrites:
+            return self._read(decoder.decode(chunk))
+        else:
+            out = b""
             try:
-                plain = self._decoder.decode(chunk)
+                for at in range(0, len(chunk), SLICE_BYTES):
+                    self._read(decoder.decode(chunk[at : at + SLICE_BYTES]))
             except Undecodable:
-                self._decoder, plain = _Deaf(), b""
-        out = self._reader.feed(plain)
-        if self._last_event is not None:
-            self._watch(plain, self._last_event)
+                self._decoder = _Deaf()
         return out if self._rewrites else chunk
 
-    def _watch(self, plain: bytes, last_event: bytes) -> None:
-        joined = self._tail + plain
-        self._tail = joined[-len(last_event) :]
-        if last_event in joined:
-            self._last_event = None
-            self._tell(self._reader.peek(), None)
+    def _read(self, plain: bytes) -> bytes:
+        try:
+            return self._reader.feed(plain)
+        except Exception as fault:
+            swallow(fault, "reading a body")
+            self._reader = _Blind()
+            return self._reader.feed(plain)
 
     def end(self, failure: BaseException | None = None) -> bytes:
         """The body is over, or given up. Returns bytes that were withheld from the caller."""
-        tail, reading = self._reader.finish()
+        try:
+            tail, reading = self._reader.finish()
+        except Exception as fault:
+            swallow(fault, "reading the end of a body")
+            tail, reading = b"", Reading(complete=False)
         if self._resume is not None:
             self._tell(reading, failure)
         return tail if self._rewrites else b""
+
+    def peek(self) -> None:
+        """Settle with what was read so far, while more may come."""
+        if self._resume is None:
+            return
+        try:
+            reading = self._reader.peek()
+        except Exception as fault:
+            swallow(fault, "reading a body")
+        else:
+            self._tell(reading, None)
 
     def _tell(self, reading: Reading, failure: BaseException | None) -> None:
         resume, self._resume = self._resume, None
@@ -102,6 +121,23 @@ class Passage:
                 duration_s=time.perf_counter() - self._start_s,
             )
         )
+
+
+class _Blind:
+    """Stands in for a reader that failed: what passes is only weighed, and then charged by estimate."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def feed(self, chunk: bytes) -> bytes:
+        self._bytes += len(chunk)
+        return chunk
+
+    def peek(self) -> Reading:
+        return Reading(complete=False, output_bytes=self._bytes, body_bytes=self._bytes)
+
+    def finish(self) -> tuple[bytes, Reading]:
+        return b"", self.peek()
 
 
 class _Deaf:

@@ -32,9 +32,9 @@ def sync_send(metering: Metering, library: Library, active: Callable[[], bool]) 
         route = _route(request) if active() else None
         if route is None or _counted(metering, request):
             return wrapped(*args, **kwargs)
+        if _unread(request):
+            request.read()  # what the caller's body raises is the caller's own
         try:
-            if _unread(request):
-                request.read()
             asked = _request(metering, request, route)
         except Exception as fault:
             swallow(fault, "reading a request")
@@ -56,9 +56,9 @@ def async_send(metering: Metering, library: Library, active: Callable[[], bool])
         route = _route(request) if active() else None
         if route is None or _counted(metering, request):
             return await wrapped(*args, **kwargs)
+        if _unread(request):
+            await request.aread()  # what the caller's body raises is the caller's own
         try:
-            if _unread(request):
-                await request.aread()
             asked = _request(metering, request, route)
         except Exception as fault:
             swallow(fault, "reading a request")
@@ -115,9 +115,14 @@ def async_method(active: Callable[[], bool]) -> Wrapper:
 def _route(request: Any) -> Route | None:
     try:
         url = request.url
-        return wire.recognise(request.method, url.host, url.raw_path.partition(b"?")[0].decode("ascii"))
+        method, host, path = request.method, url.host, url.raw_path.partition(b"?")[0].decode("ascii")
     except Exception:
         return None  # no request of the library's own; the bare client says what is wrong with it
+    try:
+        return wire.recognise(method, host, path)
+    except Exception as fault:
+        swallow(fault, "recognising a request")
+        return None
 
 
 def _counted(metering: Metering, request: Any) -> bool:

@@ -6,7 +6,9 @@ that a reader never misses one. Where no metrics pipeline is set up nothing is q
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,11 +18,13 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, NoOpMeterProvi
 from opentelemetry.util.types import AttributeValue
 
 from tokenmeter.errors import ConfigError
+from tokenmeter.faults import swallow
 from tokenmeter.record import CallRecord
 from tokenmeter.telemetry import names as n
 
 LABELS = ("agent", "user", "team", "run")
 OTHER = "(other)"
+MAX_NAMES = 1_000
 MAX_QUEUED = 10_000
 WAKE_AT = 512
 INTERVAL_S = 1.0
@@ -37,13 +41,16 @@ class Metrics:
         labels: Sequence[str] = (),
         max_label_values: int = 100,
     ) -> None:
+        if isinstance(max_label_values, bool) or not isinstance(max_label_values, int) or max_label_values < 0:
+            raise ConfigError(f"max_label_values is {max_label_values!r}; give a whole number of at least 0")
         for label in labels:
             if label not in LABELS:
                 raise ConfigError(f"metric label {label!r} is unknown; choose from {', '.join(LABELS)}")
         self._labels = {label: _ATTRIBUTE[label] for label in labels}
         self._max_label_values = max_label_values
         self._seen: dict[str, set[str]] = {label: set() for label in labels}
-        self._queue: deque[CallRecord] = deque()
+        self._named: dict[str, set[str]] = {name: set() for name in _ANYBODYS}
+        self._queue: deque[CallRecord | _CostOnly] = deque()
         self._dropped = 0
         self._writing = threading.Lock()
         self._wake = threading.Event()
@@ -74,10 +81,11 @@ class Metrics:
         self._refusals = meter.create_counter(n.REFUSALS_METRIC, unit="{call}", description="Calls not sent")
         meter.create_observable_counter(
             n.DROPPED_METRIC,
-            callbacks=[self._on_collection],
+            callbacks=[_on_collection],
             unit="{call}",
             description="Calls whose metrics were dropped because the queue was full",
         )
+        _LIVE.add(self)
 
     def record(self, row: CallRecord, *, elsewhere: bool) -> None:
         """Queue a row. ``elsewhere``: an instrumentation further out measures this call, so only cost is counted."""
@@ -86,7 +94,7 @@ class Metrics:
         if len(self._queue) >= MAX_QUEUED:
             self._dropped += 1
             return
-        self._queue.append(row if not elsewhere else _CostOnly(row))  # type: ignore[arg-type]
+        self._queue.append(row if not elsewhere else _CostOnly(row))
         if self._thread is None:
             self._start()
         elif len(self._queue) >= WAKE_AT:
@@ -97,7 +105,10 @@ class Metrics:
         with self._writing:
             queue = self._queue
             while queue:
-                self._write(queue.popleft())
+                try:
+                    self._write(queue.popleft())
+                except Exception as fault:  # noqa: BLE001  a pipeline's fault; the rows behind it shall pass
+                    swallow(fault, "writing metrics")
 
     def close(self) -> None:
         """Write all that is queued and end the thread."""
@@ -117,9 +128,12 @@ class Metrics:
             self._wake.clear()
             self.flush()
 
-    def _on_collection(self, options: CallbackOptions) -> Iterable[Observation]:
-        self.flush()
-        return [Observation(self._dropped)]
+    def _after_fork(self) -> None:
+        """The parent's thread is not here, and may have held the lock; the parent writes what it queued."""
+        self._writing = threading.Lock()
+        self._wake = threading.Event()
+        self._thread = None
+        self._queue.clear()
 
     def _write(self, row: CallRecord | _CostOnly) -> None:
         cost_only = isinstance(row, _CostOnly)
@@ -145,32 +159,54 @@ class Metrics:
             self._first_chunk.record(row.time_to_first_chunk_s, base)
 
     def _base(self, row: CallRecord) -> dict[str, AttributeValue]:
-        base: dict[str, AttributeValue] = {
-            n.OPERATION_NAME: row.operation,
-            n.PROVIDER_NAME: row.provider,
-            n.SERVER_ADDRESS: row.host,
-        }
+        base: dict[str, AttributeValue] = {n.OPERATION_NAME: row.operation, n.PROVIDER_NAME: row.provider}
         if row.port is not None:
             base[n.SERVER_PORT] = row.port
-        if row.model is not None:
-            base[n.REQUEST_MODEL] = row.model
-        if row.response_model is not None:
-            base[n.RESPONSE_MODEL] = row.response_model
+        for field, attribute in _ANYBODYS.items():
+            name: str | None = getattr(row, field)
+            if name is not None:
+                base[attribute] = _bounded(name, self._named[field], MAX_NAMES)
         for label, attribute in self._labels.items():
             value = getattr(row, label)
             if value is None:
                 continue
-            seen = self._seen[label]
-            if value not in seen:
-                if len(seen) >= self._max_label_values:
-                    value = OTHER
-                else:
-                    seen.add(value)
-            base[attribute] = value
+            base[attribute] = _bounded(value, self._seen[label], self._max_label_values)
         return base
 
 
 _ATTRIBUTE = {"agent": n.AGENT_NAME, "user": n.USER_ID, "team": n.TEAM, "run": n.RUN_ID}
+
+
+# What a caller or an answer names is anybody's text.
+_ANYBODYS = {"model": n.REQUEST_MODEL, "response_model": n.RESPONSE_MODEL, "host": n.SERVER_ADDRESS}
+
+_LIVE: weakref.WeakSet[Metrics] = weakref.WeakSet()
+
+
+def _on_collection(options: CallbackOptions) -> Iterable[Observation]:
+    """For all meters at once: an SDK calls back only whoever registered an instrument first."""
+    dropped = 0
+    for metrics_of_one in list(_LIVE):
+        metrics_of_one.flush()
+        dropped += metrics_of_one._dropped
+    return [Observation(dropped)]
+
+
+def _after_fork() -> None:
+    for metrics_of_one in list(_LIVE):
+        metrics_of_one._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _bounded(value: str, seen: set[str], limit: int) -> str:
+    if value not in seen:
+        if len(seen) >= limit:
+            return OTHER
+        seen.add(value)
+    return value
 
 
 class _CostOnly:

@@ -6,9 +6,11 @@ opentelemetry-util-genai, and the Anthropic SDK. Then theirs gets our attributes
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import sys
+from collections.abc import Callable
 from contextvars import Token
 from dataclasses import dataclass
 from decimal import Decimal
@@ -25,7 +27,9 @@ from tokenmeter.errors import BudgetExceeded
 from tokenmeter.record import CallRecord
 from tokenmeter.telemetry import names as n
 
-UTIL_GENAI_KEY = "opentelemetry.genai.client.inference.context"
+# The keys of opentelemetry-util-genai, and the names of the data that stand under them.
+UTIL_GENAI = {"embeddings": ("opentelemetry.genai.client.embedding.context", "EmbeddingData")}
+UTIL_GENAI_INFERENCE = ("opentelemetry.genai.client.inference.context", "InferenceData")
 ANTHROPIC_SCOPE = "com.anthropic.sdk.python"
 
 
@@ -37,7 +41,6 @@ class Recording:
     ours: bool
     context: Context | None = None  # to be in force while the request is out; None: leave what is
     inference: Any = None  # the InferenceData of an instrumentation further out
-    last_event: bytes | None = None  # whose passing ends a span that is not ours
 
 
 class Spans:
@@ -61,13 +64,14 @@ class Spans:
         bare = None
         if not self._propagate_baggage and baggage.get_all(here):
             bare = baggage.clear(here)
-        inference = here.get(UTIL_GENAI_KEY)
+        key, data = UTIL_GENAI.get(call.route.operation, UTIL_GENAI_INFERENCE)
+        inference = here.get(key)
         if inference is not None and hasattr(inference, "usage_input_tokens"):
             return Recording(trace.get_current_span(here), ours=False, context=bare, inference=inference)
         outer = trace.get_current_span(here)
         scope = getattr(outer, "instrumentation_scope", None)
         if scope is not None and scope.name == ANTHROPIC_SCOPE and outer.is_recording():
-            return Recording(outer, ours=False, context=bare, last_event=b"message_stop")
+            return Recording(outer, ours=False, context=bare)
 
         route, request = call.route, call.request
         attributes: dict[str, AttributeValue] = {
@@ -86,7 +90,7 @@ class Spans:
         inside = trace.set_span_in_context(span, bare or here)
         util_genai = sys.modules.get("opentelemetry.util.genai.invocation")
         if util_genai is not None:
-            inside = otel_context.set_value(UTIL_GENAI_KEY, util_genai.InferenceData(), inside)
+            inside = otel_context.set_value(key, getattr(util_genai, data)(), inside)
         return Recording(span, ours=True, context=inside)
 
     def close(self, recording: Recording, call: Call, row: CallRecord) -> None:
@@ -128,6 +132,23 @@ class Spans:
         _usage(out, row)
         _budgets(out, call, row)
         return out
+
+
+def before_the_end(recording: Recording, settle: Callable[[], object]) -> None:
+    """Have a call settled before its span ends, where somebody else will end it."""
+    span = recording.span
+    if recording.ours or recording.inference is not None or not span.is_recording():
+        return
+    end = span.end
+
+    def settled(*args: Any, **kwargs: Any) -> None:
+        with contextlib.suppress(AttributeError):
+            del span.end
+        settle()
+        end(*args, **kwargs)
+
+    with contextlib.suppress(AttributeError):  # a span of another make
+        span.end = settled  # type: ignore[method-assign]
 
 
 def attach(recording: Recording | None) -> Token[Context] | None:
@@ -213,20 +234,21 @@ def _description(call: Call) -> str | None:
 def _publish(data: Any, row: CallRecord, attributes: dict[str, AttributeValue]) -> None:
     """Give an instrumentation further out what it would not see: it writes the span."""
     usage = row.usage
+    found: dict[str, Any] = {
+        "response_model": row.response_model,
+        "response_id": row.response_id,
+        "response_finish_reasons": list(row.finish_reasons) or None,
+        "error_type": row.error_type,
+    }
     if usage is not None:
-        data.usage_input_tokens = usage.input_tokens
-        data.usage_output_tokens = usage.output_tokens
-        data.usage_cache_read_input_tokens = usage.cache_read_tokens
-        data.usage_cache_write_input_tokens = usage.cache_write_tokens
-        data.usage_reasoning_output_tokens = usage.reasoning_tokens
-    if row.response_model is not None:
-        data.response_model = row.response_model
-    if row.response_id is not None:
-        data.response_id = row.response_id
-    if row.finish_reasons:
-        data.response_finish_reasons = list(row.finish_reasons)
-    if row.error_type is not None:
-        data.error_type = row.error_type
+        found["usage_input_tokens"] = usage.input_tokens
+        found["usage_output_tokens"] = usage.output_tokens
+        found["usage_cache_read_input_tokens"] = usage.cache_read_tokens
+        found["usage_cache_write_input_tokens"] = usage.cache_write_tokens
+        found["usage_reasoning_output_tokens"] = usage.reasoning_tokens
+    for name, value in found.items():
+        if value is not None and hasattr(data, name):
+            setattr(data, name, value)
     data.attributes.update(
         (name, value) for name, value in attributes.items() if not name.startswith("gen_ai.") or "cost" in name
     )
