@@ -198,4 +198,4 @@ def test_bad_names_are_named(meter: tokenmeter.Meter, bad: object) -> None:
 
 def test_too_many_tags_are_refused(meter: tokenmeter.Meter) -> None:
     with pytest.raises(tokenmeter.ConfigError, match="33 tags"):
-        meter.agent("a", **{f"t{n}": "x" for n in range(33)})  # type: ignore[arg-type]
+        meter.agent("a", **{f"t{n}": "x" for n in range(33)})

@@ -115,22 +115,28 @@ class AgentScope:
     def __call__(self, function: F) -> F:
         """Decorate a function, coroutine function, generator function or async generator function."""
         if inspect.isasyncgenfunction(function):
-            wrapped: Any = self._around_async_generator(function)
+            around = self._around_async_generator
         elif inspect.isgeneratorfunction(function):
-            wrapped = self._around_generator(function)
+            around = self._around_generator
         elif inspect.iscoroutinefunction(function):
-
-            async def wrapped(*args: Any, **kwargs: Any) -> Any:
-                with _Fresh(self._scope()):
-                    return await function(*args, **kwargs)
-
+            around = self._around_coroutine
         else:
+            around = self._around_function
+        return functools.wraps(function)(around(function))  # type: ignore[return-value]
 
-            def wrapped(*args: Any, **kwargs: Any) -> Any:
-                with _Fresh(self._scope()):
-                    return function(*args, **kwargs)
+    def _around_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            with _Fresh(self._scope()):
+                return function(*args, **kwargs)
 
-        return functools.wraps(function)(wrapped)  # type: ignore[return-value]
+        return wrapped
+
+    def _around_coroutine(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def wrapped(*args: Any, **kwargs: Any) -> Any:
+            with _Fresh(self._scope()):
+                return await function(*args, **kwargs)
+
+        return wrapped
 
     def _around_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:

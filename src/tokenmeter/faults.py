@@ -14,8 +14,7 @@ _known: set[tuple[str, str, int]] = set()
 def swallow(error: BaseException, doing: str) -> None:
     """Log a fault of our own the first time that it happens at its place."""
     frames = traceback.extract_tb(error.__traceback__)
-    where = (frames[-1].filename, frames[-1].lineno or 0) if frames else ("", 0)
-    key = (type(error).__name__, *where)
+    key = (type(error).__name__, frames[-1].filename if frames else "", (frames[-1].lineno or 0) if frames else 0)
     if key in _known:
         return
     if len(_known) >= MAX_KNOWN:

@@ -53,7 +53,7 @@ def test_tags() -> None:
 def test_what_is_refused_or_failed_is_no_call() -> None:
     ledger = MemoryLedger()
     for status in ("ok", "incomplete", "error", "refused", "refused"):
-        ledger.record(row(status=status, estimated=status == "incomplete"))  # type: ignore[arg-type]
+        ledger.record(row(status=status, estimated=status == "incomplete"))
     spend = ledger.spend()
     assert (spend.calls, spend.failed, spend.refused, spend.estimated_calls) == (2, 1, 2, 1)
     assert (spend.usd, spend.estimated_usd) == (Decimal("0.000000014"), Decimal("0.000000007"))

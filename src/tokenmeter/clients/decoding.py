@@ -68,7 +68,10 @@ class Decoded:
 
 class _Wrapped:
     def __init__(self, decode: Callable[[bytes], bytes]) -> None:
-        self.decode = decode
+        self._decode = decode
+
+    def decode(self, data: bytes) -> bytes:
+        return self._decode(data)
 
 
 class _Chain:

@@ -30,6 +30,7 @@ from tokenmeter.telemetry import names as n
 # The keys of opentelemetry-util-genai, and the names of the data that stand under them.
 UTIL_GENAI = {"embeddings": ("opentelemetry.genai.client.embedding.context", "EmbeddingData")}
 UTIL_GENAI_INFERENCE = ("opentelemetry.genai.client.inference.context", "InferenceData")
+_OURS = otel_context.create_key("tokenmeter-inference")  # tells another meter's from an instrumentation's
 ANTHROPIC_SCOPE = "com.anthropic.sdk.python"
 
 
@@ -66,7 +67,7 @@ class Spans:
             bare = baggage.clear(here)
         key, data = UTIL_GENAI.get(call.route.operation, UTIL_GENAI_INFERENCE)
         inference = here.get(key)
-        if inference is not None and hasattr(inference, "usage_input_tokens"):
+        if inference is not None and hasattr(inference, "usage_input_tokens") and here.get(_OURS) is not inference:
             return Recording(trace.get_current_span(here), ours=False, context=bare, inference=inference)
         outer = trace.get_current_span(here)
         scope = getattr(outer, "instrumentation_scope", None)
@@ -90,7 +91,8 @@ class Spans:
         inside = trace.set_span_in_context(span, bare or here)
         util_genai = sys.modules.get("opentelemetry.util.genai.invocation")
         if util_genai is not None:
-            inside = otel_context.set_value(key, getattr(util_genai, data)(), inside)
+            mine = getattr(util_genai, data)()
+            inside = otel_context.set_value(_OURS, mine, otel_context.set_value(key, mine, inside))
         return Recording(span, ours=True, context=inside)
 
     def close(self, recording: Recording, call: Call, row: CallRecord) -> None:

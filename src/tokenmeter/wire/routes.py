@@ -68,6 +68,8 @@ def _speaker(protocol: str, before: list[str]) -> str:
     family = protocol.partition(".")[0]
     if family == "gemini":
         return "gcp.vertex_ai" if "publishers" in before else "gcp.gemini"
+    if family == "openai" and "deployments" in before and "openai" in before:
+        return "azure.ai.openai"  # its own way to name a model, behind a gateway
     return {"bedrock": "aws.bedrock"}.get(family, family)
 
 

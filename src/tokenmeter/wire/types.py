@@ -46,7 +46,9 @@ class Ask:
     text: bytes | None = None  # the body, where an exact tokenizer may count it; None when media are in it
     user: str | None = None  # an end user that the request's own fields name
     metadata: Mapping[str, str] = field(default_factory=lambda: _EMPTY)  # the request's own metadata, strings only
-    price_context: Mapping[str, str] = field(default_factory=lambda: _EMPTY)  # {"service_tier": "flex"}, … as genai-prices reads it
+    price_context: Mapping[str, str] = field(
+        default_factory=lambda: _EMPTY
+    )  # {"service_tier": "flex"}, … as genai-prices reads it
     readable: bool = True  # False: a model call whose body could not be read
 
 
@@ -58,7 +60,9 @@ class Reading:
     model: str | None = None
     response_id: str | None = None
     finish_reasons: tuple[str, ...] = ()
-    price_context: Mapping[str, str] = field(default_factory=lambda: _EMPTY)  # what of it changes the price: the tier that was served
+    price_context: Mapping[str, str] = field(
+        default_factory=lambda: _EMPTY
+    )  # what of it changes the price: the tier that was served
     complete: bool = True  # False: the stream ended without its end marker
     failed: str | None = None  # the error type that the body itself reports, within an HTTP 200
     output_bytes: int = 0  # UTF-8 bytes of generated text seen, at least; for estimates
