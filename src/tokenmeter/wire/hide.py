@@ -15,6 +15,7 @@ _HELD_BYTES: Final = 65_536
 _NULL: Final = b',"usage":null'
 _BLANK = re.compile(rb"(?>\r\n|\r|\n)(?>\r\n|\r|\n)")
 _TAIL = re.compile(rb'(?:,"obfuscation":"[^"\\]*+")?+\}\n\n\Z')
+_END = re.compile(rb'"usage": ?null((?:, ?"obfuscation": ?"[^"\\]*+")?+\}\n\n)\Z')
 _MEMBER = re.compile(rb'"usage"\s*:\s*null')
 _BEFORE = re.compile(rb",\s*\Z")
 _BEHIND = re.compile(rb"\s*,")
@@ -100,8 +101,13 @@ class HidingReader:
 
 def _edited(event: bytes) -> bytes:
     """One event as it would have been unasked; empty if it would not have been."""
-    if b'"usage"' not in event:
+    at = event.find(b'"usage"')
+    if at < 0:
         return event
+    end = _END.match(event, at)
+    if end is not None and event[at - 2 : at].strip().endswith(b","):
+        # the only one, in the object that closes right before the blank line: it is the whole chunk's
+        return event[:at].rstrip(b" ").removesuffix(b",") + end[1]
     data = [line[5:] for line in event.splitlines() if line.startswith(b"data:")]
     try:
         chunk = _decode(b"\n".join(data))
