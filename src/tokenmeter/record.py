@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, Protocol
-
-import msgspec
 
 from tokenmeter.usage import Usage
 
 Status = Literal["ok", "error", "incomplete", "refused"]
 
 
-class CallRecord(msgspec.Struct, frozen=True, kw_only=True):  # made five times as fast as a frozen dataclass
+@dataclass(frozen=True, slots=True)
+class CallRecord:
     """What became of one call.
 
     ``status``: ``ok``; ``error`` (the provider or the connection failed); ``incomplete`` (a stream that was
