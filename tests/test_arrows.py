@@ -18,7 +18,13 @@ GROUPS: list[list[str]] = [
     ["tokenmeter"],
     ["tokenmeter.meter"],
     ["tokenmeter.clients"],
-    ["tokenmeter.budgets.memory", "tokenmeter.budgets.stores", "tokenmeter.telemetry", "tokenmeter.ledger"],
+    [
+        "tokenmeter.budgets.memory",
+        "tokenmeter.budgets.guarded",
+        "tokenmeter.budgets.leases",
+        "tokenmeter.telemetry",
+        "tokenmeter.ledger",
+    ],
     ["tokenmeter.call", "tokenmeter.holding"],
     ["tokenmeter.record"],
     [

@@ -43,7 +43,7 @@ def _actual(function: object) -> list[str]:
         text = f"**{parameter.name}" if parameter.kind is parameter.VAR_KEYWORD else parameter.name
         if parameter.default is not parameter.empty:
             shown = repr(parameter.default).replace("'", '"').replace('Decimal("0")', "Decimal(0)")
-            shown = "{}" if shown == "<factory>" else shown
+            shown = "{}" if shown in ("<factory>", "mappingproxy({})") else shown
             text += f"={'…' if shown.startswith('<') else shown}"
         parts.append(text)
     return parts

@@ -19,8 +19,9 @@ import hashlib
 import uuid
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from tokenmeter import wire
 from tokenmeter.attribution import MAX_VALUE_CHARS, Scope
@@ -37,23 +38,20 @@ from tokenmeter.wire import Ask, Reading, Route
 # -- what the story asks for -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
+class Open(Struct, frozen=True):
     """Open the span."""
 
     call: Call
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Struct, frozen=True):
     """Reserve on all budgets or on none. → ``Held | Short``"""
 
     hold_id: str
     claims: tuple[Claim, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Queue:
+class Queue(Struct, frozen=True):
     """As `Hold`, waiting in line while only other calls' holds stand in the way. → ``Held | Short``"""
 
     hold_id: str
@@ -61,8 +59,7 @@ class Queue:
     wait_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Struct, frozen=True):
     """Send the request, with another body if one is given. → `Answer`"""
 
     call: Call
@@ -70,30 +67,26 @@ class Send:
     hide_usage: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Relay:
+class Relay(Struct, frozen=True):
     """Hand the response to the caller and come back when its body has passed by. → `Answer`"""
 
     call: Call
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(Struct, frozen=True):
     """Turn the hold into what was spent."""
 
     hold_id: str
     amounts: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True):
     """Give the hold back."""
 
     hold_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """End the span, count the metrics, write the row."""
 
     call: Call
@@ -104,8 +97,7 @@ Effect = Open | Hold | Queue | Send | Relay | Settle | Release | Record
 Story = Generator[Effect, Any, None]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What came back. Exactly one of ``reading``, ``streams`` and ``failure`` says how far it got."""
 
     status: int | None = None
@@ -121,19 +113,23 @@ class Answer:
 # -- what the story knows ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """A request that was recognised as a model call, as its client is about to send it."""
 
     route: Route
     body: bytes | None  # None: it can't be read without disturbing it
-    content_type: str | None
-    rewritable: bool  # False: it is signed, or its body can't be replaced
+    headers: Mapping[str, str]  # looked up without regard to case
     scope: Scope
     at_s: float
     host: str
     port: int | None
     id: str = ""  # of the call, unlike any other; "": one is drawn
+
+    @property
+    def rewritable(self) -> bool:
+        """Whether its body may be replaced: it is neither compressed nor signed."""
+        headers = self.headers
+        return "content-encoding" not in headers and not headers.get("authorization", "").startswith("AWS4-")
 
 
 class UsageOption:
@@ -168,8 +164,7 @@ class House:
     usage_option: UsageOption = field(default_factory=UsageOption)
 
 
-@dataclass(slots=True)
-class Call:
+class Call(Struct):
     """The notes on one call, filled in as the story goes on."""
 
     id: str
@@ -235,12 +230,11 @@ def story(house: House, request: Request) -> Story:
 
 def _attribute(request: Request) -> Call:
     """Who and what: the scope in force wins, then the request's own fields."""
-    route = request.route
-    ask = (
-        wire.read_request(route, request.body, request.content_type)
-        if request.body is not None
-        else Ask(model=route.model, stream=bool(route.stream), readable=False)
-    )
+    route, body = request.route, request.body
+    if body is None:
+        ask = Ask(model=route.model, stream=bool(route.stream), readable=False)
+    else:
+        ask = wire.read_request(route, body, None if body[:1] == b"{" else request.headers.get("content-type"))
     scope = request.scope
     meta = ask.metadata
     if ask.user is not None or meta:
@@ -278,7 +272,8 @@ def _hold(house: House, call: Call) -> Generator[Effect, Any, None]:
         )
     _bound(house, call)
     output = call.output_bound
-    call.claims = claims = house.policy.claims(facts, _need(call, output), call.request.at_s)
+    need = _need(call, output)
+    call.claims = claims = house.policy.claims(facts, need, call.request.at_s)
     if not claims:
         return
     verdict: Held | Short = yield Hold(call.id, claims)
@@ -295,11 +290,12 @@ def _hold(house: House, call: Call) -> Generator[Effect, Any, None]:
             raise exceeded(verdict, call.scope, call.model)
         output = affordable.output_tokens
         call.output_cap = affordable.cap
-        call.claims = house.policy.claims(facts, _need(call, output), call.request.at_s)
+        need = _need(call, output)
+        call.claims = house.policy.claims(facts, need, call.request.at_s)
         verdict = yield Hold(call.id, call.claims)
     call.held = verdict
     call.output_bound = output
-    call.worst_nanos = _need(call, output).usd_nanos
+    call.worst_nanos = need.usd_nanos
 
 
 def _send(house: House, call: Call) -> Generator[Effect, Any, Answer]:
@@ -329,8 +325,7 @@ def _send(house: House, call: Call) -> Generator[Effect, Any, Answer]:
 # -- what it comes to --------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(Struct, frozen=True):
     """What a call is charged. ``usage`` None: nothing, because nothing was billed."""
 
     status: Status
@@ -429,8 +424,7 @@ def _affordable(call: Call, short: Short) -> Affordable | None:
 
 
 def _rate(house: House, call: Call, model: str | None, context: Mapping[str, str]) -> Rate | None:
-    at = datetime.fromtimestamp(call.request.at_s, UTC)
-    rate = house.prices.rate(call.route.price_provider, model, at=at, context=context)
+    rate = house.prices.rate(call.route.price_provider, model, at=call.request.at_s, context=context)
     if rate is None and isinstance(house.unpriced, Price):
         rate = house.unpriced.rate(model or "", call.route.price_provider, source="fallback")
     return rate
@@ -441,10 +435,12 @@ def _settled_rate(house: House, call: Call, reading: Reading | None) -> Rate | N
     held = call.rate
     if reading is None or (held is not None and held.source == "override"):
         return held
-    context = {**call.ask.price_context, **reading.price_context} if reading.price_context else call.ask.price_context
-    if (reading.model is None or reading.model == call.model) and not reading.price_context:
+    context = call.ask.price_context
+    if reading.price_context:
+        context = {**context, **reading.price_context} if context else reading.price_context
+    elif reading.model is None or reading.model == call.model:
         return held
-    at = datetime.fromtimestamp(call.request.at_s, UTC)
+    at = call.request.at_s
     served = house.prices.rate(call.route.price_provider, reading.model or call.model, at=at, context=context)
     if served is None and reading.price_context:
         served = house.prices.rate(call.route.price_provider, call.model, at=at, context=context)

@@ -7,6 +7,7 @@ TokenmeterError
     ├── BudgetExceeded           a budget can't pay the call
     ├── DepthExceeded            agents are nested deeper than allowed
     ├── LoopDetected             the same work goes round and round
+    ├── Paused                   somebody stopped the agent, the user, the team or everything
     └── UnpricedModel            a money budget applies and the model has no known price
 """
 
@@ -119,6 +120,35 @@ class LoopDetected(Refused):
     """The same work goes round and round."""
 
     reason: ClassVar[str] = "loop_detected"
+
+
+class Paused(Refused):
+    """Somebody stopped the agent, the user, the team or everything; nothing goes out until it is resumed.
+
+    ``details["reason"]`` is what that somebody wrote, which is ``why``: ``reason`` is the kind of every refusal.
+    """
+
+    reason: ClassVar[str] = "paused"
+
+    @property
+    def target(self) -> str:
+        """What is paused: ``all``, ``agent=NAME``, ``user=NAME`` or ``team=NAME``."""
+        return str(self.details["target"])
+
+    @property
+    def why(self) -> str:
+        """The reason that was given."""
+        return str(self.details["reason"])
+
+    @property
+    def by(self) -> str:
+        """Who paused it."""
+        return str(self.details["by"])
+
+    @property
+    def since(self) -> float:
+        """When it was paused, in seconds since the epoch."""
+        return float(self.details["since"])
 
 
 class UnpricedModel(Refused):

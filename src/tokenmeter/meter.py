@@ -18,6 +18,7 @@ from tokenmeter.attribution import AgentScope
 from tokenmeter.budgets import Budget, Need, Policy, open_store
 from tokenmeter.call import House, UsageOption
 from tokenmeter.clients.instruments import Instruments
+from tokenmeter.clients.later import Later
 from tokenmeter.clients.metering import Clock, Metering
 from tokenmeter.errors import ConfigError
 from tokenmeter.faults import swallow
@@ -116,7 +117,9 @@ class Meter:
         self._bounds = InputBound()
         self._clock: Clock = clock or SystemClock()
         self._ledger = MemoryLedger()
+        self._later = Later()
         self._metrics = Metrics(meter_provider, VERSION, labels=metric_labels, max_label_values=max_label_values)
+        self._metrics.before_flush = self._later.flush
         house = House(
             prices=self._prices,
             bounds=self._bounds,
@@ -136,6 +139,7 @@ class Meter:
                 recorders=tuple(recorders),
                 clock=self._clock,
                 propagate_baggage=propagate_baggage,
+                later=self._later,
             )
         )
         self._warmed = False
@@ -199,10 +203,12 @@ class Meter:
         tags: Mapping[str, str] | None = None,
     ) -> Spend:
         """What the calls of this process cost that fit; a field left out fits all, ``None`` fits those without."""
+        self._later.flush()
         return self._ledger.spend(agent=agent, user=user, team=team, run=run, model=model, provider=provider, tags=tags)
 
     def unattributed(self) -> Spend:
         """What the calls cost that no agent, user or team can be named for."""
+        self._later.flush()
         return self._ledger.spend(agent=None, user=None, team=None)
 
     def remaining(
@@ -226,6 +232,7 @@ class Meter:
             "provider": provider,
         }
         facts.update({"tag:" + name: value for name, value in (tags or {}).items()})
+        self._later.flush()
         claims = self._policy.claims(facts, Need(0, 0, 0), self._clock.now_s())
         found = []
         for claim, state in zip(claims, self._store.read([claim.key for claim in claims]), strict=True):
@@ -240,12 +247,13 @@ class Meter:
     # -- life --------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Write the metrics that are still queued."""
+        """Finish what is still to be done for calls that ended, and write the metrics that are queued."""
         self._metrics.flush()
 
     def close(self) -> None:
         """Undo every patch and write what is queued. Calls that are under way are still settled."""
         self._instruments.close()
+        self._later.close()
         self._metrics.close()
 
     def __enter__(self) -> Meter:

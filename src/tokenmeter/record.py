@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 from tokenmeter.usage import Usage
 
 Status = Literal["ok", "error", "incomplete", "refused"]
 
 
-@dataclass(frozen=True, slots=True)
-class CallRecord:
+class CallRecord(Struct, frozen=True, kw_only=True):
     """What became of one call.
 
     ``status``: ``ok``; ``error`` (the provider or the connection failed); ``incomplete`` (a stream that was

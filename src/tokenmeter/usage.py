@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
+
+from msgspec import Struct
 
 _NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Counters of one call, under the usage keys of ``genai-prices``.
 
     ``input_tokens`` is the whole input, cached tokens included; ``output_tokens`` the whole output, reasoning
@@ -18,7 +18,7 @@ class Usage:
     figures that were computed here because the provider's own never arrived.
     """
 
-    counts: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
+    counts: Mapping[str, int] = _NOTHING
     estimated: bool = False
 
     @property

@@ -13,7 +13,7 @@ from types import FrameType
 
 import pytest
 
-from tokenmeter.budgets import Held, MemoryStore, Short, State
+from tokenmeter.budgets import Entry, Grant, Held, MemoryStore, Settled, Short, State
 from tokenmeter.errors import StoreUnavailable
 
 from .conftest import MakeClaim
@@ -70,11 +70,15 @@ def test_settle_and_its_kin_from_within_a_hold(claim: MakeClaim) -> None:
         assert store._busy is not None
         answers.append(store.settle("a", (1,)))
         answers.append(store.settle("a", (1,)))
+        answers.append(store.post("a", (claim(),), (1,)))
         answers.append(store.release("a"))
         answers.append(store.release("b"))
         answers.append(store.release("b"))
         answers.append(store.settle("never", (1,)))
-        store.post((claim(),), (2,))
+        answers.append(store.post("p", (claim(),), (2,)))
+        answers.append(store.post("p", (claim(),), (2,)))
+        store.draw(("seen",), [Entry("drawn", (("book", 1),), b"")])
+        store.grant(Grant("g", "", 5, 0.0, 1e12, "", ""))
         answers.append(store.read(["book"]))
 
     store.hold("a", (claim(1),), 0.0)
@@ -82,14 +86,26 @@ def test_settle_and_its_kin_from_within_a_hold(claim: MakeClaim) -> None:
     store.hold("seen", (claim(1),), 0.0)
     held = store.hold("c", (claim(hook(1, finalizer)),), 0.0)
     assert held == Held((State(0, 4, 10),), ())
-    assert answers == [True, False, False, True, False, False, (State(0, 3, 10),)]
-    assert store.read(["book"]) == (State(3, 2, 10),)
+    assert answers == [
+        Settled((State(1, 2, 10),), (1,)),
+        None,
+        None,
+        False,
+        True,
+        False,
+        None,
+        Settled((State(2, 3, 10),), (2,)),
+        None,
+        (State(0, 3, 10),),
+    ]
+    assert store.post("p", (claim(),), (2,)) is None
+    assert store.read(["book"]) == (State(4, 1, 15),)
     assert is_free(store)
 
 
 def test_settle_from_within_a_settle(claim: MakeClaim) -> None:
     store = MemoryStore()
-    answers: list[bool] = []
+    answers: list[object] = []
     store.hold("a", (claim(1),), 0.0)
     store.hold("b", (claim(1),), 0.0)
 
@@ -98,7 +114,7 @@ def test_settle_from_within_a_settle(claim: MakeClaim) -> None:
         answers.append(store.settle("b", (1,)))
 
     assert store.settle("a", (hook(3, finalizer),))
-    assert answers == [False, True]
+    assert answers == [None, Settled((State(1, 1, 10),), (1,))]
     assert store.read(["book"]) == (State(4, 0, 10),)
     assert not store.settle("b", (1,))
 
@@ -150,7 +166,7 @@ def test_another_thread_waits_its_turn(claim: MakeClaim) -> None:
     store = MemoryStore()
     store.hold("a", (claim(1),), 0.0)
     store.hold("b", (claim(1),), 0.0)
-    found: list[bool] = []
+    found: list[Settled | None] = []
     thread = threading.Thread(target=lambda: found.append(store.settle("b", (1,))))
 
     def start() -> None:
@@ -158,7 +174,7 @@ def test_another_thread_waits_its_turn(claim: MakeClaim) -> None:
 
     assert store.settle("a", (hook(1, start),))
     thread.join(LONG_S)
-    assert found == [True]
+    assert found == [Settled((State(2, 0, 10),), (1,))]
     assert store.read(["book"]) == (State(2, 0, 10),)
 
 
@@ -181,7 +197,7 @@ def test_the_garbage_collector_settles_at_any_point(claim: MakeClaim) -> None:
     inside = 0
     real = store.settle
 
-    def settle(hold_id: str, amounts: tuple[int, ...]) -> bool:
+    def settle(hold_id: str, amounts: tuple[int, ...]) -> Settled | None:
         nonlocal inside
         inside += store._busy is not None
         return real(hold_id, amounts)
@@ -278,6 +294,46 @@ def test_ctrl_c_at_any_point(alarm: Callable[[Callable[[], object]], None], clai
     assert is_free(store)
 
 
+def test_ctrl_c_while_charging(alarm: Callable[[Callable[[], object]], None], claim: MakeClaim) -> None:
+    """Who tries again with the same ids charges once."""
+    store = MemoryStore()
+    lease = (claim(10**6, 10**7, "a"), claim(10**6, 10**7, "b"))
+    store.hold("lease:", lease, 0.0)
+    armed = False
+    interrupts = {"draw": 0, "post": 0}
+
+    def interrupt() -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise KeyboardInterrupt
+
+    alarm(interrupt)
+    number = 0
+    while min(interrupts.values()) < 60 and number < 500_000:
+        number += 1
+        entries = [Entry(f"{part} {number}", (("a", 1), ("b", 2)), b"") for part in "xy"]
+        for verb in interrupts:
+            for _ in range(2):
+                try:
+                    armed = True
+                    if verb == "draw":
+                        store.draw(("lease:",), entries)
+                    else:
+                        store.post(f"p {number}", lease, (3, 4))
+                    armed = False
+                    break
+                except KeyboardInterrupt:
+                    interrupts[verb] += 1
+    armed = False
+    assert min(interrupts.values()) > 0, interrupts
+    a, b = store.read(["a", "b"])
+    assert a == State(5 * number, max(0, 10**6 - 2 * number), 10**7)
+    assert b == State(8 * number, max(0, 10**6 - 4 * number), 10**7)
+    assert store.settle("lease:", (0, 0)) == Settled((a._replace(held=0), b._replace(held=0)), (0, 0))
+    assert is_free(store)
+
+
 # Python itself reports and drops what is raised while a finalizer runs, here that of a ticket.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_while_a_crowd_waits(alarm: Callable[[Callable[[], object]], None], claim: MakeClaim) -> None:
@@ -315,7 +371,7 @@ def test_ctrl_c_while_a_crowd_waits(alarm: Callable[[Callable[[], object]], None
     assert store.read(["book"]) == (State(0, 0, 10),)
     assert not store._holds
     assert not store._waiters
-    assert not store._lines
+    assert not store._lines.by_book
     assert is_free(store)
 
 
@@ -346,7 +402,7 @@ def test_a_forked_child_is_not_stuck() -> None:
         signal.alarm(30)
         store = MemoryStore()
         claims = Policy([Budget("10 calls")]).claims({}, Need(None, 0), 0.0)
-        store.post(claims, (2,))
+        store.post("p", claims, (2,))
         store.hold("parent", claims, 0.0)
         taken, forked = threading.Event(), threading.Event()
         def sit():
@@ -359,7 +415,7 @@ def test_a_forked_child_is_not_stuck() -> None:
         child = os.fork()
         if child == 0:
             signal.alarm(10)
-            fine = store.states() == [(claims[0].key, State(2, 0, 10))]
+            fine = [(book.key, book.state) for book in store.books()] == [(claims[0].key, State(2, 0, 10))]
             fine = fine and isinstance(store.hold("child", claims, 0.0), Held) and store.settle("child", (1,))
             fine = fine and not store.settle("parent", (1,))
             os._exit(0 if fine else 3)
@@ -368,7 +424,7 @@ def test_a_forked_child_is_not_stuck() -> None:
         thread.join()
         assert status == 0, status
         assert store.settle("parent", (1,))
-        assert store.states() == [(claims[0].key, State(3, 0, 10))]
+        assert [(book.key, book.state) for book in store.books()] == [(claims[0].key, State(3, 0, 10))]
         print("fine")
     """
     done = subprocess.run(

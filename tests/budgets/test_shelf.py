@@ -25,10 +25,10 @@ def test_ended_windows_are_dropped() -> None:
         claims = policy.claims({"team": str(hour % 7)}, Need(None, 0), now_s)
         store.hold(str(hour), claims, now_s)
         store.settle(str(hour), (1, 1))
-        assert len(store.states()) <= 1024
-    books = dict(store.states())
-    assert sum(book.posted for key, book in books.items() if "|total" in key) == 20_000
-    assert len(store._shelf._life) <= 1024
+        assert len(store.books()) <= 1024
+    totals = [book.state.posted for book in store.books() if "|total" in book.key]
+    assert sum(totals) == 20_000
+    assert len(store._books._shelf._claims) <= 1024
 
 
 def test_a_book_with_a_hold_outlives_its_window() -> None:
@@ -69,7 +69,7 @@ def test_idle_runs_are_dropped_when_there_are_too_many() -> None:
     for number in range(10_000):
         use(store, one(budget, run=str(number)))
         use(store, busy)
-        assert len(store.states()) <= 2100
+        assert len(store.books()) <= 2100
     assert store.read([busy.key]) == (State(10_000, 0, 100_000),)
 
 
@@ -78,4 +78,4 @@ def test_totals_are_never_dropped() -> None:
     budget = Budget("10 calls", scope="user")
     for number in range(5000):
         use(store, one(budget, user=str(number)), NOW_S + number * HOUR_S)
-    assert len(store.states()) == 5000
+    assert len(store.books()) == 5000

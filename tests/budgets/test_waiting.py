@@ -1,4 +1,4 @@
-"""The line: who waits, in which order, and how one leaves it. Threads and tasks."""
+"""The line of a store in memory: who waits, in which order, and how one leaves it. Threads and tasks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from tokenmeter.budgets import Held, MemoryStore, Short, State, Store, Ticket
 from tokenmeter.budgets.ticket import MemoryTicket
 
 from .conftest import MakeClaim
+
+
+@pytest.fixture
+def store() -> Store:
+    return MemoryStore()
+
 
 LONG_S = 60.0  # never waited for: a test that fails hangs no longer
 
@@ -68,7 +74,7 @@ def test_all_that_frees_room_hands_over(store: Store, claim: MakeClaim, end: str
 def test_who_becomes_spent_out_is_refused_at_once(store: Store, claim: MakeClaim) -> None:
     store.hold("h", (claim(8),), 0.0)
     small, large = (ticket(store.queue(str(n), (claim(n),), 0.0)) for n in (3, 7))
-    store.post((claim(),), (4,))
+    store.post("p", (claim(),), (4,))
     assert answer_of(small) is None
     refused = answer_of(large)  # although it isn't the first in line
     assert isinstance(refused, Short)
@@ -374,6 +380,6 @@ def test_lines_vanish_with_their_waiters(claim: MakeClaim) -> None:
     store.hold("h", (claim(10),), 0.0)
     for number in range(50):
         ticket(store.queue(str(number), (claim(1),), 0.0)).wait(0)
-    assert not store._lines
+    assert not store._lines.by_book
     assert not store._waiters
     assert not store._recheck

@@ -125,7 +125,7 @@ def _balanced(meter: Meter, calls: CapturedCalls) -> None:
     store: Any = meter._store
     assert not store._holds
     assert not store._waiters
-    assert not any(state.held for _, state in store.states())
+    assert not any(book.state.held for book in store.books())
     rows = list(calls)
     charged = [row for row in rows if row.usage is not None]
 

@@ -219,7 +219,7 @@ def _nothing_is_held(meter: Meter) -> None:
     store: Any = meter._store
     assert not store._holds
     assert not store._waiters
-    assert not any(state.held for _, state in store.states())
+    assert not any(book.state.held for book in store.books())
     assert not meter._instruments._metering.streams
 
 

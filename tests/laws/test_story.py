@@ -62,8 +62,7 @@ def request(prompt: str = "hi", *, cap: int | None = None, stream: bool = False,
     return Request(
         route=ROUTE,
         body=json.dumps(asked).encode(),
-        content_type="application/json",
-        rewritable=True,
+        headers={"content-type": "application/json"},
         scope=scope,
         at_s=NOW_S,
         host="127.0.0.1",
@@ -323,7 +322,7 @@ class Stories(RuleBasedStateMachine):
 
     @invariant()
     def never_more_than_the_limit(self) -> None:
-        for _, state in self.books.store.states():
+        for state in [book.state for book in self.books.store.books()]:
             assert state.posted >= 0
             assert state.held >= 0
         for effect in (e for t in self.tellings for e in t.seen if isinstance(e, Hold | Queue)):
@@ -350,7 +349,7 @@ class Stories(RuleBasedStateMachine):
         assert not store._waiters
         assert self.books.ended == self.books.granted
         assert set(self.books.ended.values()) <= {1}
-        for key, state in store.states():
+        for key, state in [(book.key, book.state) for book in store.books()]:
             assert (state.posted, state.held) == (self.books.posted.get(key, 0), 0)
 
 
@@ -425,7 +424,7 @@ def test_an_effect_fails(kind: type[Effect], failure: type[BaseException]) -> No
         telling.step(_answer)
     assert telling.ended_with is error
     assert books.ended == books.granted
-    assert not any(state.held for _, state in books.store.states())
+    assert not any(book.state.held for book in books.store.books())
     if kind is Hold:  # given up before anything was sent: a row says so
         assert (telling.row.status, telling.row.error_type) == ("error", type(error).__name__)
     if kind in (Settle, Release):  # what was paid is not lost with the books
@@ -438,7 +437,7 @@ def test_a_story_is_closed(kind: type[Effect]) -> None:
     telling = _to(kind, books)
     telling.close()
     assert books.ended == books.granted
-    assert not any(state.held for _, state in books.store.states())
+    assert not any(book.state.held for book in books.store.books())
 
 
 def test_a_story_in_line_fails_and_leaves_it() -> None:

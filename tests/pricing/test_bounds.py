@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tokenmeter.pricing import InputBound
 from tokenmeter.pricing.bounds import _KINDS, _RESPONSES, UNKNOWN_CONTEXT

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
-import math
-import zoneinfo
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NoReturn, get_args
+from typing import Literal, get_args
 
+from tokenmeter.budgets import checks
 from tokenmeter.budgets.limit import Unit, format_limit, parse_limit
-from tokenmeter.budgets.window import zone
 from tokenmeter.errors import ConfigError
 
 Per = Literal["call", "run", "hour", "day", "week", "month", "total"]
-OnExceed = Literal["refuse", "warn", "clamp"]
+OnExceed = Literal["refuse", "warn", "clamp", "downgrade"]
+Hold = Literal["worst", "expected"]
+OnStoreError = Literal["closed", "open", "local"]
 
-ATTRIBUTES = ("agent", "user", "team", "run", "model", "provider")
+THRESHOLDS = (50, 80, 100)
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -30,9 +29,19 @@ class Budget:
     ``"tag:NAME"``, or several of them.
     ``match``: only calls whose attributes match these patterns count, ``{"model": "gpt-*"}``.
     ``on_exceed``: ``"refuse"``; ``"warn"`` lets the call pass and says so; ``"clamp"`` lowers the caller's
-    output cap to what is left.
+    output cap to what is left; ``"downgrade"`` asks a cheaper model.
+    ``downgrade``: the cheaper models, ``{"gpt-5": "gpt-5-mini", "claude-opus-*": "claude-haiku-4-5"}``; a
+    model's own name goes before patterns, and the cheaper one may have a cheaper one in turn.
     ``wait_s``: how long a call may wait for other calls to settle.
     ``min_output_tokens``: the smallest output cap that is worth a call.
+    ``hold``: ``"worst"``, what a call can cost at the most, or ``"expected"``, what nearly all calls like it did
+    cost: more calls fit side by side, and what is spent may pass the limit by what they cost beyond that.
+    ``extend_streams``: a stream begins with a small hold, which grows as it flows.
+    ``on_store_error``: while the store is gone, ``"closed"`` lets no call pass, ``"open"`` every one, and
+    ``"local"`` as many as ``local_limit`` pays in this process.
+    ``local_limit``: an amount like ``limit`` and no more than it, for ``on_store_error="local"``.
+    ``thresholds``: the percents of the limit at which to say how much is spent; ``()`` for none.
+    ``tz``: the time zone of the windows. ``name``: how refusals and reports call it.
 
     Anything else raises ``ConfigError``.
     """
@@ -42,12 +51,19 @@ class Budget:
     scope: tuple[str, ...] = field(kw_only=True)
     match: tuple[tuple[str, tuple[str, ...]], ...] = field(kw_only=True)
     on_exceed: OnExceed = field(kw_only=True)
+    downgrade: tuple[tuple[str, str], ...] = field(kw_only=True)
     wait_s: float = field(kw_only=True)
     min_output_tokens: int = field(kw_only=True)
+    hold: Hold = field(kw_only=True)
+    extend_streams: bool = field(kw_only=True)
+    on_store_error: OnStoreError = field(kw_only=True)
+    local_limit: str | None = field(kw_only=True)
+    thresholds: tuple[int | float, ...] = field(kw_only=True)
     tz: str = field(kw_only=True)
     name: str = field(kw_only=True)
     unit: Unit = field(init=False)
     limit_amount: int = field(init=False)
+    local_limit_amount: int | None = field(init=False)
     named: bool = field(init=False, compare=False, repr=False)
 
     def __init__(
@@ -58,8 +74,14 @@ class Budget:
         scope: str | Sequence[str] | None = None,
         match: Mapping[str, str | Sequence[str]] | Sequence[tuple[str, Sequence[str]]] | None = None,
         on_exceed: OnExceed = "refuse",
+        downgrade: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
         wait_s: float = 30.0,
         min_output_tokens: int = 256,
+        hold: Hold = "worst",
+        extend_streams: bool = False,
+        on_store_error: OnStoreError = "closed",
+        local_limit: str | None = None,
+        thresholds: Sequence[int | float] = THRESHOLDS,
         tz: str = "UTC",
         name: str | None = None,
     ) -> None:
@@ -68,13 +90,23 @@ class Budget:
         put(self, "limit", limit.strip())
         put(self, "unit", unit)
         put(self, "limit_amount", amount)
-        put(self, "per", _one_of("per", per, get_args(Per)))
-        put(self, "scope", _scope(scope))
-        put(self, "match", _match(match))
-        put(self, "on_exceed", _one_of("on_exceed", on_exceed, get_args(OnExceed)))
-        put(self, "wait_s", _wait(wait_s))
-        put(self, "min_output_tokens", _at_least_one(min_output_tokens))
-        put(self, "tz", _tz(tz))
+        put(self, "per", checks.one_of("per", per, get_args(Per)))
+        put(self, "scope", checks.scope(scope))
+        put(self, "match", checks.match(match))
+        put(self, "on_exceed", checks.one_of("on_exceed", on_exceed, get_args(OnExceed)))
+        put(self, "downgrade", checks.downgrade(downgrade, on_exceed))
+        put(self, "wait_s", checks.wait(wait_s))
+        put(self, "min_output_tokens", checks.at_least_one(min_output_tokens))
+        put(self, "hold", checks.one_of("hold", hold, get_args(Hold)))
+        put(self, "extend_streams", checks.flag("extend_streams", extend_streams))
+        checks.of_size("hold", hold, unit, wanted=hold == "expected")
+        checks.of_size("extend_streams", extend_streams, unit, wanted=extend_streams)
+        put(self, "on_store_error", checks.one_of("on_store_error", on_store_error, get_args(OnStoreError)))
+        local_amount = checks.local_limit(local_limit, on_store_error, self.limit, unit, amount)
+        put(self, "local_limit", None if local_limit is None else local_limit.strip())
+        put(self, "local_limit_amount", local_amount)
+        put(self, "thresholds", checks.thresholds(thresholds))
+        put(self, "tz", checks.tz(tz))
         if name is not None and not (isinstance(name, str) and name.strip()):
             raise ConfigError(f"budget name {name!r} is no text; give one that people recognise, or leave it out")
         put(self, "named", name is not None)
@@ -89,87 +121,3 @@ class Budget:
         if self.match:
             words.append("for " + ", ".join(f"{name}={'|'.join(patterns)}" for name, patterns in self.match))
         return " ".join(words)
-
-
-def _scope(scope: object) -> tuple[str, ...]:
-    if scope is None or scope == "global":
-        return ()
-    if isinstance(scope, str):
-        return (_attribute("scope", scope),)
-    if not isinstance(scope, tuple | list):
-        raise ConfigError(f"budget scope {scope!r} is {type(scope).__name__}; {_attribute_choices()}")
-    names = tuple(_attribute("scope", name) for name in scope)
-    if len(set(names)) < len(names):
-        raise ConfigError(f"budget scope {scope!r} names an attribute twice; name each one once")
-    return names
-
-
-def _match(match: object) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    if match is None:
-        return ()
-    try:
-        pairs = list(match.items()) if isinstance(match, Mapping) else [(name, pats) for name, pats in match]  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
-        raise ConfigError(f'budget match {match!r} is no mapping; write {{"model": "gpt-*"}}') from None
-    found = []
-    for name, given in pairs:
-        patterns = (given,) if isinstance(given, str) else given
-        if not isinstance(patterns, tuple | list) or not patterns or not all(isinstance(p, str) for p in patterns):
-            raise ConfigError(f'budget match {name!r}: {given!r} is no pattern; write "gpt-*" or a list of such')
-        found.append((_attribute("match", name), tuple(patterns)))
-    return tuple(found)
-
-
-def _attribute(what: str, name: object) -> str:
-    if isinstance(name, str) and (name in ATTRIBUTES or (name.startswith("tag:") and name[4:].strip())):
-        return name
-    if isinstance(name, str) and name == "global":
-        raise ConfigError(f"budget {what} 'global' stands alone; {_attribute_choices()}")
-    hint = ""
-    if isinstance(name, str) and not name.startswith("tag:"):
-        close = difflib.get_close_matches(name, ATTRIBUTES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; for a tag write 'tag:{name}'"
-    raise ConfigError(f"budget {what} {name!r} is no attribute of a call; {_attribute_choices()}{hint}")
-
-
-def _attribute_choices() -> str:
-    return f"choose from {', '.join(ATTRIBUTES)}, tag:NAME, or global"
-
-
-def _one_of(what: str, value: object, choices: tuple[str, ...]) -> str:
-    if isinstance(value, str) and value in choices:
-        return value
-    close = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ConfigError(f"budget {what}={value!r} is unknown; choose from {', '.join(choices)}{hint}")
-
-
-def _wait(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ConfigError(f"budget wait_s={value!r} is no time to wait; give seconds, 0 for not at all")
-    return float(value)
-
-
-def _at_least_one(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"budget min_output_tokens={value!r} is no number of tokens; give 1 or more")
-    return value
-
-
-def _tz(name: object) -> str:
-    if not isinstance(name, str):
-        _no_zone(name)
-    try:
-        zone(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        _no_zone(name)
-    return name
-
-
-def _no_zone(name: object) -> NoReturn:
-    known = zoneinfo.available_timezones()
-    close = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else []
-    remedy = f"did you mean {close[0]!r}?" if close else "give an IANA name such as 'UTC' or 'Europe/Berlin'"
-    if not known:
-        remedy = "this machine has no time zone database: install the package tzdata"
-    raise ConfigError(f"budget tz={name!r} is no time zone; {remedy}") from None

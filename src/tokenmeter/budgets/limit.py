@@ -19,24 +19,25 @@ _SCALE_DIGITS = {"": 0, "k": 3, "m": 6, "b": 9}
 _REMEDY = 'write an amount like "$5", "$0.50", "5 USD", "200k tokens" or "100 calls"'
 
 
-def parse_limit(text: object) -> tuple[Unit, int]:
+def parse_limit(text: object, what: str = "limit") -> tuple[Unit, int]:
     """Read a limit: its unit, and its amount in nanodollars, tokens or calls.
 
-    Raises ``ConfigError`` for anything else, which names the value and the remedy.
+    Raises ``ConfigError`` for anything else, which names ``what`` it is, the value and the remedy.
     """
+    named = f"budget {what} {text!r}"
     if not isinstance(text, str):
-        raise ConfigError(f"budget limit {text!r} is {type(text).__name__}, not text; {_REMEDY}")
+        raise ConfigError(f"{named} is {type(text).__name__}, not text; {_REMEDY}")
     if len(text) > 64:
-        raise ConfigError(f"budget limit {text[:24]!r}… is too long; {_REMEDY}")
+        raise ConfigError(f"budget {what} {text[:24]!r}… is too long; {_REMEDY}")
     plain = text.strip()
     if money := _MONEY.fullmatch(plain):
         whole, fraction = money["whole"] or money["s_whole"], money["fraction"] or money["s_fraction"]
-        return "usd", _scaled(text, whole, fraction, 9, "a nanodollar ($0.000000001) is the finest amount")
+        return "usd", _scaled(named, whole, fraction, 9, "a nanodollar ($0.000000001) is the finest amount")
     if count := _COUNT.fullmatch(plain):
         digits = _SCALE_DIGITS[count["scale"].lower()]
         unit: Unit = "tokens" if count["unit"].lower().startswith("token") else "calls"
-        return unit, _scaled(text, count["whole"], count["fraction"], digits, f"{unit} are counted whole")
-    raise ConfigError(f"budget limit {text!r} {_reason(plain)}; {_REMEDY}")
+        return unit, _scaled(named, count["whole"], count["fraction"], digits, f"{unit} are counted whole")
+    raise ConfigError(f"{named} {_reason(plain)}; {_REMEDY}")
 
 
 def format_limit(unit: Unit, amount: int) -> str:
@@ -53,16 +54,16 @@ def format_limit(unit: Unit, amount: int) -> str:
     return f"{amount:,} {noun}"
 
 
-def _scaled(text: str, whole: str | None, fraction: str | None, digits: int, finest: str) -> int:
+def _scaled(named: str, whole: str | None, fraction: str | None, digits: int, finest: str) -> int:
     """The number times ten to the power of ``digits``, exactly."""
     if whole is None and fraction is None:
-        raise ConfigError(f"budget limit {text!r} has no number; {_REMEDY}")
+        raise ConfigError(f"{named} has no number; {_REMEDY}")
     decimals = (fraction or "").rstrip("0")
     if len(decimals) > digits:
-        raise ConfigError(f"budget limit {text!r} is too fine: {finest}; {_REMEDY}")
+        raise ConfigError(f"{named} is too fine: {finest}; {_REMEDY}")
     amount = int((whole or "0").replace(",", "") + decimals.ljust(digits, "0"))
     if amount > MAX_AMOUNT:
-        raise ConfigError(f"budget limit {text!r} is larger than can be kept; {_REMEDY}")
+        raise ConfigError(f"{named} is larger than can be kept; {_REMEDY}")
     return amount
 
 

@@ -24,7 +24,8 @@ class Waiter:
         self.hold_id = hold_id
         self.claims = claims
         self.now_s = now_s
-        # By the books it stands in line for; it is spent out once a book's posted + excess is above zero.
+        # By the books it stands in line for; it is spent out once a book's posted + excess
+        # is above zero and above what grants add.
         self.excess = {c.key: c.amount - c.limit for c in claims if stands_in_line(c)}
         self.answer: Held | Short | None = None
         self.taken = False
@@ -56,36 +57,41 @@ class Lines:
     """The line before each book. A waiter stands in the lines of all books it needs, or in none."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, _Line] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._lines)
+        self.by_book: dict[str, _Line] = {}
 
     def __contains__(self, key: str) -> bool:
-        return key in self._lines
+        return key in self.by_book
+
+    def keys(self) -> list[str]:
+        """The books that somebody waits for."""
+        return list(self.by_book)
+
+    def clear(self) -> None:
+        """Send everybody away, unheard."""
+        self.by_book.clear()
 
     def join(self, waiter: Waiter) -> None:
         """Stand at the end of the lines of all its books."""
         for key, excess in waiter.excess.items():
-            line = self._lines.setdefault(key, _Line())
+            line = self.by_book.setdefault(key, _Line())
             line.waiters[waiter] = None
             line.excess = max(line.excess, excess)
 
     def leave(self, waiter: Waiter) -> None:
         """Step out of all lines; harmless when done twice."""
         for key in waiter.excess:
-            line = self._lines.get(key)
+            line = self.by_book.get(key)
             if line is not None:
                 line.waiters.pop(waiter, None)
                 if not line.waiters:
-                    self._lines.pop(key, None)
+                    self.by_book.pop(key, None)
 
     def head(self, key: str) -> Waiter | None:
         """Who is first in line for a book."""
-        line = self._lines.get(key)
+        line = self.by_book.get(key)
         first = next(iter(line.waiters), None) if line is not None else None
         if line is not None and first is None:  # a caller was interrupted as it joined or left
-            self._lines.pop(key, None)
+            self.by_book.pop(key, None)
         return first
 
     def heads_all(self, waiter: Waiter) -> bool:
@@ -94,7 +100,7 @@ class Lines:
 
     def spent_out(self, key: str, posted: int) -> list[Waiter]:
         """Who waits for a book in vain. Looks through the line only when there may be someone."""
-        line = self._lines.get(key)
+        line = self.by_book.get(key)
         if line is None or posted + line.excess <= 0:
             return []
         line.excess = max((waiter.excess[key] for waiter in line.waiters), default=-posted)

@@ -6,7 +6,6 @@ fault is logged once, and the caller gets what the bare client would have given.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from tokenmeter.call import Relay, Story
@@ -15,19 +14,20 @@ from tokenmeter.clients.ports import AsyncPort, SyncPort
 
 def drive(story: Story, port: SyncPort) -> Any:
     """Tell a story through a sync client and return the response."""
-    step: Any = partial(next, story)
+    tell: Any = story.send
+    came: Any = None
     try:
         while True:
             try:
-                effect = step()
+                effect = tell(came)
             except StopIteration:
                 break
-            if isinstance(effect, Relay):
+            if type(effect) is Relay:
                 return port.relay(effect, story)
             try:
-                step = partial(story.send, port.do(effect))
+                tell, came = story.send, port.do(effect)
             except BaseException as error:
-                step = partial(story.throw, error)
+                tell, came = story.throw, error
     except BaseException as fault:
         if port.passes(fault):
             raise
@@ -37,19 +37,20 @@ def drive(story: Story, port: SyncPort) -> Any:
 
 async def drive_async(story: Story, port: AsyncPort) -> Any:
     """Tell a story through an async client and return the response."""
-    step: Any = partial(next, story)
+    tell: Any = story.send
+    came: Any = None
     try:
         while True:
             try:
-                effect = step()
+                effect = tell(came)
             except StopIteration:
                 break
-            if isinstance(effect, Relay):
+            if type(effect) is Relay:
                 return await port.relay(effect, story)
             try:
-                step = partial(story.send, await port.do(effect))
+                tell, came = story.send, await port.do(effect)
             except BaseException as error:
-                step = partial(story.throw, error)
+                tell, came = story.throw, error
     except BaseException as fault:
         if port.passes(fault):
             raise

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tokenmeter.budgets import Store
 from tokenmeter.call import Call, House
+from tokenmeter.clients.later import Later
 from tokenmeter.faults import swallow
 from tokenmeter.ledger import MemoryLedger
 from tokenmeter.record import CallRecord, Recorder
@@ -35,6 +36,7 @@ class Metering:
     recorders: Sequence[Recorder]
     clock: Clock
     propagate_baggage: bool = False
+    later: Later = field(default_factory=Later)
     # The streams that are under way. What is in here is no garbage, whatever the caller drops: a story that were
     # collected together with its response could not be told to its end.
     streams: set[object] = field(default_factory=set)
@@ -46,6 +48,12 @@ class Metering:
         except Exception as fault:
             swallow(fault, "opening a span")
             return None
+
+    def watched(self, recording: Recording | None) -> bool:
+        """Whether somebody looks at each call as it ends, so that its story is told to the end at once."""
+        if self.recorders:
+            return True
+        return recording is not None and (recording.inference is not None or recording.span.is_recording())
 
     def record(self, recording: Recording | None, call: Call, row: CallRecord) -> None:
         """End the span, queue the metrics, write the row."""

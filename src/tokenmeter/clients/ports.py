@@ -10,13 +10,14 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from tokenmeter import wire
 from tokenmeter.budgets import Held, Short, Ticket
-from tokenmeter.call import Answer, Effect, Hold, Open, Queue, Record, Relay, Release, Send, Settle, Story
+from tokenmeter.call import Answer, Call, Effect, Hold, Open, Queue, Record, Relay, Release, Send, Settle, Story
 from tokenmeter.clients.decoding import Decoded, Decoder, Undecodable, decoder_for
 from tokenmeter.clients.library import Library
 from tokenmeter.clients.metering import Metering
@@ -24,10 +25,12 @@ from tokenmeter.clients.relay import Passage
 from tokenmeter.errors import Refused, StoreUnavailable
 from tokenmeter.faults import swallow
 from tokenmeter.telemetry import spans
+from tokenmeter.wire import Reading
 
 # The requests that are being sent by a meter right here: a seam further in must not count them again.
 INSIDE: ContextVar[tuple[tuple[Metering, Any], ...]] = ContextVar("tokenmeter-inside", default=())
 
+_LARGE_BYTES = 64 << 10  # such a body is read at once: those that wait take memory
 _MAY_BLAME = (400, 422)
 _BLAMES_THE_OPTION = re.compile(
     r"stream_options|include_usage|extra (fields?|inputs?)|unexpected|unknown|unrecognized|unsupported"
@@ -41,6 +44,7 @@ class Port:
 
     __slots__ = (
         "_deadline_s",
+        "_duration_s",
         "_held",
         "_hides",
         "_kwargs",
@@ -77,6 +81,7 @@ class Port:
         self._sent = False
         self._hides = False  # whether the usage of the stream was asked for without the caller
         self._start_s = 0.0
+        self._duration_s = 0.0
         self._deadline_s: float | None = None
 
     def instant(self, effect: Effect) -> Any:
@@ -87,7 +92,10 @@ class Port:
         elif isinstance(effect, Hold):
             now_s = metering.clock.now_s()
             self._expect(effect)
-            return self._noted(metering.store.hold(effect.hold_id, effect.claims, now_s))
+            verdict = metering.store.hold(effect.hold_id, effect.claims, now_s)
+            if isinstance(verdict, Short) and metering.later.flush():
+                verdict = metering.store.hold(effect.hold_id, effect.claims, now_s)
+            return self._noted(verdict)
         elif isinstance(effect, Settle):
             self._held = effect.hold_id, effect.amounts
             metering.store.settle(effect.hold_id, effect.amounts)
@@ -154,7 +162,7 @@ class Port:
             response.is_stream_consumed = response.is_closed = False
             del response._content
 
-    def _received(self, effect: Send, response: Any, outgoing: Any, error_text: str | None) -> Answer:
+    def _received(self, response: Any, outgoing: Any, error_text: str | None) -> Answer:
         """What to tell the story of a response whose head is here."""
         self.response = response
         if outgoing is not self.request and response.request is outgoing:
@@ -167,23 +175,35 @@ class Port:
                 status in _MAY_BLAME and error_text is not None and _BLAMES_THE_OPTION.search(error_text) is not None
             )
             return Answer(status=status, rejected=blamed, duration_s=duration_s)
-        route = effect.call.route
-        if not hasattr(response, "_content"):
-            return Answer(status=status, streams=True)
-        content_type = response.headers.get("content-type")
-        if effect.hide_usage:
-            reader = wire.reader(route, content_type, stream=True, hide_usage=True)
-            shown = reader.feed(response.content)
+        self._duration_s = duration_s
+        return Answer(status=status, streams=True)
+
+    def _whole(self, effect: Relay, story: Story, response: Any) -> None:
+        """A body that is here already: its caller need not wait for the rest of the story if nobody watches."""
+        body = response.content
+        call = effect.call
+        if self._hides:
+            reader = wire.reader(call.route, response.headers.get("content-type"), stream=True, hide_usage=True)
+            shown = reader.feed(body)
             tail, reading = reader.finish()
             response._content = shown + tail
+            self.resume(story, partial(self._answer, call, response, reading))
+        elif self.metering.watched(self._recording) or len(body) > _LARGE_BYTES:
+            self.resume(story, partial(self._answer, call, response, None))
         else:
-            reading = wire.read_body(route, response.content, content_type)
-        if reading.usage is None and (usage := wire.read_headers(route, response.headers)) is not None:
-            reading = replace(reading, usage=usage)
-        return Answer(status=status, reading=reading, duration_s=duration_s)
+            self.metering.later.put(partial(self.resume, story, partial(self._answer, call, response, None)))
 
-    def _relayed(self, effect: Relay, story: Story, hide_usage: bool) -> Any:
-        """The caller's response, its body read as it passes by."""
+    def _answer(self, call: Call, response: Any, reading: Reading | None) -> Answer:
+        """What a body says that is here as a whole."""
+        route, headers = call.route, response.headers
+        if reading is None:
+            reading = wire.read_body(route, response.content, headers.get("content-type"))
+        if reading.usage is None and (usage := wire.read_headers(route, headers)) is not None:
+            reading = replace(reading, usage=usage)
+        return Answer(status=response.status_code, reading=reading, duration_s=self._duration_s)
+
+    def _relayed(self, effect: Relay, story: Story, hide_usage: bool) -> None:
+        """Have the body of the caller's response read as it passes by."""
         response = self.response
         route, ask = effect.call.route, effect.call.ask
         reader = wire.reader(route, response.headers.get("content-type"), stream=ask.stream, hide_usage=hide_usage)
@@ -203,7 +223,7 @@ class Port:
             self.metering.streams,
             reader,
             decoder,
-            lambda answer: self.resume(story, answer),
+            lambda answer: self.resume(story, lambda: answer),
             status=response.status_code,
             start_s=self._start_s,
             rewrites=hide_usage,
@@ -215,12 +235,11 @@ class Port:
         if hide_usage and coding:
             response._decoder = self.library.identity_decoder()
         self.response = None  # forgotten here, so that no cycle keeps alive a response that its caller drops
-        return response
 
-    def resume(self, story: Story, answer: Answer) -> None:
-        """Tell the rest of a story whose body has passed by. Never waits, so it may run in a finalizer."""
-        step: Any = partial(story.send, answer)
+    def resume(self, story: Story, answer: Callable[[], Answer]) -> None:
+        """Tell the rest of a story whose body is over. Never waits, so it may run in a finalizer."""
         try:
+            step: Any = partial(story.send, answer())
             while True:
                 effect = step()
                 try:
@@ -304,11 +323,15 @@ class SyncPort(Port):
         finally:
             INSIDE.reset(inside)
             spans.detach(here)
-        return self._received(effect, response, outgoing, error_text)
+        return self._received(response, outgoing, error_text)
 
     def relay(self, effect: Relay, story: Story) -> Any:
-        """Hand the response to the caller while its body is still to come."""
-        response = self._relayed(effect, story, self._hides)
+        """Hand the response to the caller, and tell the rest of the story when its body has passed by."""
+        response = self.response
+        if hasattr(response, "_content"):
+            self._whole(effect, story, response)
+            return response
+        self._relayed(effect, story, self._hides)
         if not self._stream:
             try:
                 response.read()
@@ -363,11 +386,15 @@ class AsyncPort(Port):
         finally:
             INSIDE.reset(inside)
             spans.detach(here)
-        return self._received(effect, response, outgoing, error_text)
+        return self._received(response, outgoing, error_text)
 
     async def relay(self, effect: Relay, story: Story) -> Any:
-        """Hand the response to the caller while its body is still to come."""
-        response = self._relayed(effect, story, self._hides)
+        """Hand the response to the caller, and tell the rest of the story when its body has passed by."""
+        response = self.response
+        if hasattr(response, "_content"):
+            self._whole(effect, story, response)
+            return response
+        self._relayed(effect, story, self._hides)
         if not self._stream:
             try:
                 await response.aread()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -138,16 +138,14 @@ def _unread(request: Any) -> bool:
 
 
 def _request(metering: Metering, request: Any, route: Route) -> Request:
-    headers: Mapping[str, str] = request.headers
     url = request.url
     return Request(
         route=route,
         body=request.content if hasattr(request, "_content") else None,
-        content_type=headers.get("content-type"),
-        rewritable="content-encoding" not in headers and not headers.get("authorization", "").startswith("AWS4-"),
+        headers=request.headers,
         scope=attribution.current(),
         at_s=metering.clock.now_s(),
-        host=url.host,
+        host=route.host,
         port=url.port or (443 if url.scheme == "https" else 80),
         id=_ids.new(),
     )

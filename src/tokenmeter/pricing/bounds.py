@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import deque
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -51,6 +52,7 @@ _TOOL_CALLS = 16  # paid calls (web searches …) that one request with server-s
 
 _MARGIN_NUM, _MARGIN_DEN = 5, 4  # on what was seen
 _TAUGHT = 5  # settled calls before what was seen is trusted for estimates
+_LESSONS = 16
 _KINDS = 1024
 _RESPONSES = 4096
 _MIN_BYTES = 64  # shorter answers say more of the template than of the text
@@ -95,6 +97,7 @@ class InputBound:
         self._inputs: dict[_Key, _Input] = {}
         self._outputs: dict[tuple[str, str | None], _Output] = {}
         self._held: dict[str, int] = {}
+        self._lessons: deque[tuple[Route, Ask, int, Reading]] = deque()
 
     def preload(self) -> None:
         """Load the optional tokenizer, which takes a second; for a background thread."""
@@ -107,6 +110,8 @@ class InputBound:
         Server-side tools may read the context several times within one call; until such a call was seen, one
         context window (or ``UNKNOWN_CONTEXT``) is allowed for, which is the one case that can be too little.
         """
+        if self._lessons and ask.previous_response_id is not None:
+            self._take_in()
         plain = self._plain(ask, route)
         extra = _allowance(ask, route, context_window, self._held)
         if self._inputs:
@@ -119,6 +124,7 @@ class InputBound:
         """How many paid calls of server-side tools to allow for; 0 for a request without such tools."""
         if not ask.server_tools:
             return 0
+        self._take_in()
         seen = self._inputs.get((route.provider, ask.model or route.model, _kind(ask)))
         return max(_TOOL_CALLS, _with_margin(seen.most_tool_calls) if seen else 0)
 
@@ -130,6 +136,24 @@ class InputBound:
         usage = reading.usage
         if usage is None or usage.estimated:
             return
+        self._lessons.append((route, ask, bound, reading))
+        given = usage.input_tokens
+        # What no call waits to know is taken in for several calls at once, which is faster.
+        if len(self._lessons) >= _LESSONS or (given is not None and given > (bound or self.bound(ask, route))):
+            self._take_in()
+
+    def _take_in(self) -> None:
+        lessons = self._lessons
+        while lessons:
+            try:
+                lesson = lessons.popleft()
+            except IndexError:  # another thread was faster
+                return
+            self._learn(*lesson)
+
+    def _learn(self, route: Route, ask: Ask, bound: int, reading: Reading) -> None:
+        usage = reading.usage
+        assert usage is not None  # noqa: S101 - `learn` saw to it
         given, made = usage.input_tokens, usage.output_tokens
         model = ask.model or route.model
         shortfall = 0
@@ -168,6 +192,7 @@ class InputBound:
         After 5 settled calls of the kind: the densest text seen (for requests with media or server-held
         context the largest input seen), with a quarter on top; never more than the bound.
         """
+        self._take_in()
         bound = self.bound(ask, route)
         seen = self._inputs.get((route.provider, ask.model or route.model, _kind(ask)))
         if seen is None or seen.calls < _TAUGHT:
@@ -186,6 +211,7 @@ class InputBound:
         bytes, is added as it was seen. It can exceed what was held for the call; then the hold is the
         better figure.
         """
+        self._take_in()
         said = self._outputs.get((route.provider, model))
         if said is None or said.measured < _TAUGHT:
             text = output_bytes
@@ -198,6 +224,7 @@ class InputBound:
 
         ``provider`` is ``Route.provider``. It decays by a sixteenth a call; ``None`` when not known.
         """
+        self._take_in()
         said = self._outputs.get((provider, model))
         return said.tokens if said is not None and said.calls >= _TAUGHT else None
 

@@ -10,7 +10,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from opentelemetry import metrics
@@ -56,6 +56,7 @@ class Metrics:
         self._wake = threading.Event()
         self._closed = False
         self._thread: threading.Thread | None = None
+        self.before_flush: Callable[[], object] | None = None  # brings what is still to be queued
 
         self._silent = isinstance(provider, NoOpMeterProvider)
         meter = metrics.get_meter("tokenmeter", version, provider)
@@ -102,6 +103,8 @@ class Metrics:
 
     def flush(self) -> None:
         """Write all that is queued."""
+        if self.before_flush is not None:
+            self.before_flush()
         with self._writing:
             queue = self._queue
             while queue:

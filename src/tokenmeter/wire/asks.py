@@ -25,7 +25,7 @@ def read_request(route: Route, body: bytes, content_type: str | None) -> Ask:
     try:
         if content_type is not None and content_type.lower().startswith("multipart/"):
             return _read_form(route, body)
-        return _ask(Fields(route, body))
+        return (_plain_chat(route, body) if route.protocol == "openai.chat" else None) or _ask(Fields(route, body))
     except UNREADABLE:
         return Ask(
             model=route.model,
@@ -39,6 +39,51 @@ def read_request(route: Route, body: bytes, content_type: str | None) -> Ask:
 
 def _no_output(route: Route) -> int | None:
     return 0 if route.operation in {"embeddings", "rerank"} else None
+
+
+class _PlainMessage(msgspec.Struct, gc=False):
+    content: str | None = None
+
+
+class _PlainChat(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """The request that most are: messages of text, and nothing that changes what they cost."""
+
+    model: str
+    messages: list[_PlainMessage]
+    max_completion_tokens: int | None = None
+    max_tokens: int | None = None
+    stream: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    reasoning_effort: str | None = None
+
+
+_as_plain_chat = msgspec.json.Decoder(_PlainChat).decode
+
+
+def _plain_chat(route: Route, body: bytes) -> Ask | None:
+    """A plain chat in one pass of the decoder; None for any other."""
+    try:
+        plain = _as_plain_chat(body)
+    except UNREADABLE:
+        return None
+    model, provider = plain.model, route.provider
+    if not model or _searches(provider, model):
+        return None
+    cap, older = plain.max_completion_tokens, plain.max_tokens
+    if cap is None or (older is not None and older > cap):
+        cap = older
+    stream = plain.stream is True
+    return Ask(
+        model=model,
+        stream=stream if plain.stream is not None or route.stream is None else route.stream,
+        max_output_tokens=cap if cap is not None and cap >= 0 else None,
+        text_bytes=len(body),
+        can_ask_usage=stream and provider not in _REPORTS_ALWAYS,
+        can_cap=True,
+        text=body,
+    )
 
 
 class _Typed(msgspec.Struct, gc=False):
@@ -109,16 +154,23 @@ def _chat(fields: Fields) -> dict[str, Any]:
         "choices": count(fields.get("n")),
         "tools": fields.given("tools", "functions") or fields.within("response_format", "type") not in (None, "text"),
         "server_tools": fields.given("web_search_options", "plugins", "search_parameters", "data_sources")
-        or "search-preview" in model
-        or model.endswith(":online")
-        or provider == "perplexity"
-        or (provider == "groq" and "compound" in model)
+        or _searches(provider, model)
         or _openai_tools(fields),
         "can_ask_usage": stream and not asked and provider not in _REPORTS_ALWAYS,
         "user": fields.string("user", "safety_identifier"),
         "metadata": metadata(fields.get("metadata")),
         "price_context": tier(fields.get("service_tier")),
     }
+
+
+def _searches(provider: str, model: str) -> bool:
+    """Whether the provider searches the web for this model unasked."""
+    return (
+        provider == "perplexity"
+        or (provider == "groq" and "compound" in model)
+        or "search-preview" in model
+        or model.endswith(":online")
+    )
 
 
 _REPORTS_ALWAYS: Final = frozenset({"mistral_ai"})

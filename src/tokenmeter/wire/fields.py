@@ -43,7 +43,11 @@ class Fields:
 
     def given(self, *names: str) -> bool:
         """Whether one of the fields is there and says anything."""
-        return any(name in self.raw and bytes(self.raw[name]) not in _EMPTY for name in names)
+        for name in names:
+            raw = self.raw.get(name)
+            if raw is not None and bytes(raw) not in _EMPTY:
+                return True
+        return False
 
     def string(self, *names: str) -> str | None:
         """The first of the fields that is a string and not empty."""

@@ -103,9 +103,14 @@ class JsonReader(Framed):
 
 def read_json(tally: Tally, body: bytes) -> bool:
     """Read a body that is one document or an array of them; False if it is neither."""
-    body = body.removeprefix(_BOM)
-    if body.lstrip()[:1] != b"[":
-        return tally.take(body)
+    if body[:1] != b"{":
+        body = body.removeprefix(_BOM)
+        if body.lstrip()[:1] == b"[":
+            return _read_array(tally, body)
+    return tally.take(body)
+
+
+def _read_array(tally: Tally, body: bytes) -> bool:
     try:
         items = _as_items(body)
     except UNREADABLE:

@@ -53,19 +53,24 @@ def reader(route: Route, content_type: str | None, *, stream: bool, hide_usage: 
 def read_body(route: Route, body: bytes, content_type: str | None) -> Reading:
     """Read a response body that is at hand as a whole."""
     kind = _essence(content_type)
-    head = body[:64].removeprefix(_BOM).lstrip()[:1]
-    whole = kind != "text/event-stream" and not _by_line(kind) and len(body) <= LARGE_BYTES
-    if whole and head in (b"{", b"["):
-        tally = _tally(route)
-        try:
-            read = read_json(tally, body)
-            if read:
-                return tally.reading(body_bytes=len(body), complete=True)
-        except Exception:  # noqa: BLE001, S110  read again below, where faults are met
-            pass
+    if kind != "text/event-stream" and not _by_line(kind) and len(body) <= LARGE_BYTES:
+        reading = _read_document(route, body)
+        if reading is not None:
+            return reading
     framed = reader(route, content_type, stream=kind != "application/json")
     framed.feed(body)
     return framed.finish()[1]
+
+
+def _read_document(route: Route, body: bytes) -> Reading | None:
+    """One JSON document, as most bodies are; None for others."""
+    if body[:1] != b"{" and body[:64].removeprefix(_BOM).lstrip()[:1] not in (b"{", b"["):
+        return None
+    tally = _tally(route)
+    try:
+        return tally.reading(body_bytes=len(body), complete=True) if read_json(tally, body) else None
+    except Exception:  # noqa: BLE001 - read again as pieces, where faults are met
+        return None
 
 
 def _essence(content_type: str | None) -> str:

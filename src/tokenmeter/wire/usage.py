@@ -73,7 +73,7 @@ class _Step:
         self.matches: list[tuple[str, Callable[[Any], bool], _Step]] = []
 
     def walk(self, value: Any, out: Counts) -> None:
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             for key, item in value.items():
                 step = self.children.get(key)
                 if step is None or item is None:
@@ -87,7 +87,7 @@ class _Step:
         elif isinstance(value, list):
             for field, matches, step in self.matches:
                 for item in value:
-                    if isinstance(item, Mapping) and matches(item.get(field)):
+                    if isinstance(item, dict) and matches(item.get(field)):
                         step.walk(item, out)
                         break
 
@@ -113,10 +113,10 @@ def _compile(root: Any, mappings: Iterable[Any]) -> Callable[[Mapping[str, Any]]
     def extract(document: Mapping[str, Any]) -> Counts | None:
         value: Any = document
         for key in roots:
-            if not isinstance(value, Mapping):
+            if not isinstance(value, dict):
                 return None
             value = value.get(key)
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             return None
         for path in required:
             if number(value, *path) is None:
@@ -135,7 +135,7 @@ def _matcher(is_match: Callable[[str], bool]) -> Callable[[Any], bool]:
 def number(value: Any, *path: str) -> int | None:
     """The counter at a path of keys; None when there is none or it is no counter."""
     for key in path:
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             return None
         value = value.get(key)
     return value if type(value) is int and value >= 0 else None
@@ -153,14 +153,14 @@ def tolerant(document: Mapping[str, Any]) -> Counts | None:
     """Read the counters by the names that protocols share, whoever the provider is."""
     for root, read in _ROOTS:
         value = document.get(root)
-        if isinstance(value, Mapping) and (found := read(value)):
+        if isinstance(value, dict) and (found := read(value)):
             return found
     return None
 
 
 def _usage(usage: Mapping[str, Any]) -> Counts:
     for key in ("tokens", "billed_units"):  # Cohere
-        if isinstance(nested := usage.get(key), Mapping) and (found := _cohere(nested)):
+        if isinstance(nested := usage.get(key), dict) and (found := _cohere(nested)):
             cached = number(usage, "cached_tokens")
             return found if cached is None or key != "tokens" else {**found, "cache_read_tokens": cached}
     if usage.get("type") == "duration" and "seconds" in usage:  # transcriptions by the second
@@ -260,7 +260,7 @@ def _cohere(units: Mapping[str, Any]) -> Counts:
 def _meta(meta: Mapping[str, Any]) -> Counts:
     """Cohere's older answers: billed units are what is paid for; tokens stand in where there are none."""
     for key in ("billed_units", "tokens"):
-        if isinstance(units := meta.get(key), Mapping) and (found := _cohere(units)):
+        if isinstance(units := meta.get(key), dict) and (found := _cohere(units)):
             return found
     return {}
 

@@ -1,0 +1,521 @@
+"""A store that may be gone for a while: what its budgets say happens then, and what is spent is told it later.
+
+`GuardedStore` stands around a store that lasts. While the store answers, each verb goes there. While it doesn't:
+
+- a call is held if each of its budgets allows it: ``on_store_error`` is ``"closed"`` (no call passes: the store's
+  error comes out), ``"open"`` (every call passes) or ``"local"`` (up to ``local_limit`` in this process, until the
+  store has been told all);
+- what is settled, posted or released goes to the `Journal`, and a thread tells it to the store when that is back.
+  These verbs never raise `StoreUnavailable`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+
+from tokenmeter.budgets.breaker import Breaker, NotAsked, Through
+from tokenmeter.budgets.journal import Draw, Journal, Undo, Write, posting
+from tokenmeter.budgets.limit import MAX_AMOUNT
+from tokenmeter.budgets.memory import MemoryStore
+from tokenmeter.budgets.memory_books import check
+from tokenmeter.budgets.policy import Claim
+from tokenmeter.budgets.store import Entry, Held, Note, Settled, Short, State, Store, Ticket
+from tokenmeter.errors import StoreUnavailable
+from tokenmeter.faults import swallow
+
+_TICK_S = 15.0  # how often an idle writer looks for what dead processes left
+_EXIT_S = 2.0
+
+
+class _Call:
+    """A call under way. ``alone``: the books it is held in because the store was gone."""
+
+    __slots__ = ("alone", "claims", "in_journal", "note", "states", "uncertain")
+
+    def __init__(self, claims: Sequence[Claim], note: Note | None) -> None:
+        self.claims = claims
+        self.note = note
+        self.states: tuple[State, ...] | None = None  # None as long as it is not held
+        self.alone: MemoryStore | None = None
+        self.uncertain = False  # the store may have the hold although it didn't say so
+        self.in_journal = False
+
+
+class GuardedStore(Through):
+    """A store behind a circuit breaker and before a journal.
+
+    ``through`` is the same store with the breaker alone, for those who would rather have the error. ``clock`` is
+    monotonic, in seconds. What ``settle`` and ``post`` return while the store is gone is reckoned from what was
+    known at the hold.
+    """
+
+    def __init__(self, inner: Store, journal: Journal, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.breaker = Breaker(clock)
+        super().__init__(inner, self.breaker)
+        self.journal = journal
+        self.through = Through(inner, self.breaker)
+        self._calls: dict[str, _Call] = {}
+        self._alone = MemoryStore()
+        self._start_afresh()
+        _stores.add(self)
+        if journal.has_dead():
+            self._start()
+
+    def _start_afresh(self) -> None:
+        self._soon: deque[Callable[[], object]] = deque()
+        self._bell: SimpleQueue[bool] = SimpleQueue()  # its put can't be caught half-way by a finalizer
+        self._writing = threading.Lock()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    # -- the verbs that a call needs
+
+    def hold(self, hold_id: str, claims: Sequence[Claim], now_s: float, note: Note | None = None) -> Held | Short:
+        """Hold all claims or none; without the store, as the budgets say."""
+        call = self._begin(hold_id, claims, note)
+        try:
+            if call.uncertain:
+                self._undo_first(hold_id, call)
+            answer = self.through.hold(hold_id, claims, now_s, note)
+        except StoreUnavailable as error:
+            self._ask_budgets(hold_id, call, error)
+            answer = self._alone.hold(hold_id, _limited(claims), now_s)
+            call.alone = self._alone
+        except Exception:
+            self._calls.pop(hold_id, None)
+            raise
+        return self._answered(hold_id, call, answer)
+
+    def queue(
+        self, hold_id: str, claims: Sequence[Claim], now_s: float, note: Note | None = None
+    ) -> Held | Short | Ticket:
+        """Like ``hold``, or a ticket."""
+        call = self._begin(hold_id, claims, note)
+        try:
+            if call.uncertain:
+                self._undo_first(hold_id, call)
+            answer = self.through.queue(hold_id, claims, now_s, note)
+        except StoreUnavailable as error:
+            self._ask_budgets(hold_id, call, error)
+            answer = self._alone.queue(hold_id, _limited(claims), now_s)
+            call.alone = self._alone
+        except Exception:
+            self._calls.pop(hold_id, None)
+            raise
+        if isinstance(answer, Held | Short):
+            return self._answered(hold_id, call, answer)
+        return _GuardedTicket(self, hold_id, call, answer, now_s)
+
+    def sent(self, hold_id: str) -> bool:
+        """Note that the request goes out now; without the store, in the journal."""
+        call = self._calls.get(hold_id)
+        if call is not None and call.alone is not None:
+            self._note_sent(hold_id, call)
+            return True
+        try:
+            stands = self.through.sent(hold_id)
+        except StoreUnavailable:
+            if call is not None:
+                self._note_sent(hold_id, call)
+            return True
+        if not stands:
+            self._calls.pop(hold_id, None)
+        return stands
+
+    def settle(self, hold_id: str, amounts: Sequence[int], row: bytes = b"") -> Settled | None:
+        """Charge a hold and end it, now or when the store is back; also one that the store has lost."""
+        call = self._calls.get(hold_id)
+        if call is None or call.states is None:
+            try:
+                return self.through.settle(hold_id, amounts, row)
+            except StoreUnavailable:
+                return None
+        check(call.claims, amounts)
+        if call.alone is not None:
+            self._post_later(hold_id, call.claims, amounts, row)
+            ended = call.alone.settle(hold_id, amounts)
+            self._calls.pop(hold_id, None)
+            return None if ended is None else _reckoned(call, amounts)
+        settled: Settled | None
+        try:
+            settled = self.through.settle(hold_id, amounts, row)
+            if settled is None:
+                settled = self.through.post(hold_id, call.claims, amounts, row)
+        except StoreUnavailable:
+            self._post_later(hold_id, call.claims, amounts, row)
+            return None if self._calls.pop(hold_id, None) is None else _reckoned(call, amounts)
+        self._ended(hold_id, call)
+        return settled
+
+    def release(self, hold_id: str) -> bool:
+        """Give a hold back, now or when the store is there again."""
+        call = self._calls.get(hold_id)
+        if call is None:
+            try:
+                return self.through.release(hold_id)
+            except StoreUnavailable:
+                return False
+        released = call.states is not None
+        later = call.uncertain
+        if call.alone is not None:
+            released = call.alone.release(hold_id)
+        elif not (later and self.breaker.open):
+            try:
+                released = self.through.release(hold_id)
+                later = False
+            except StoreUnavailable as error:
+                later = later or released or not isinstance(error, NotAsked)
+        if later:
+            self._undo_later(hold_id, call)
+            self._calls.pop(hold_id, None)
+        else:
+            self._ended(hold_id, call)
+        return released
+
+    def adjust(self, hold_id: str, amounts: Sequence[int]) -> Held | Short:
+        """Change what a hold holds; without the store, less always, and more as the budgets say."""
+        call = self._calls.get(hold_id)
+        if call is None or call.states is None:
+            return self.through.adjust(hold_id, amounts)
+        check(call.claims, amounts)
+        claims = [claim._replace(amount=amount) for claim, amount in zip(call.claims, amounts, strict=True)]
+        if call.alone is not None:
+            answer = call.alone.adjust(hold_id, amounts)
+        else:
+            try:
+                answer = self.through.adjust(hold_id, amounts)
+            except StoreUnavailable as error:
+                grown = [claim for claim, old in zip(claims, call.claims, strict=True) if claim.amount > old.amount]
+                if not grown:
+                    return Held(call.states, ())  # the settle will tell
+                self._must_allow(grown, error)
+                answer = self._alone.hold(hold_id, _limited(claims), self._now_s())
+                if isinstance(answer, Held):
+                    call.alone, call.uncertain = self._alone, True
+        if isinstance(answer, Held):
+            call.claims, call.states = claims, answer.states
+        return answer
+
+    def post(self, entry_id: str, claims: Sequence[Claim], amounts: Sequence[int], row: bytes = b"") -> Settled | None:
+        """Charge what was spent, now or when the store is back."""
+        check(claims, amounts)
+        try:
+            settled = self.through.post(entry_id, claims, amounts, row)
+        except StoreUnavailable:
+            self._post_later(entry_id, claims, amounts, row)
+            states = [State(amount, 0, claim.limit) for claim, amount in zip(claims, amounts, strict=True)]
+            settled = Settled(tuple(states), tuple(amounts))
+        self._calls.pop(entry_id, None)
+        return settled
+
+    def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> None:
+        """Charge entries out of holds, now or when the store is back."""
+        try:
+            self.through.draw(hold_ids, entries)
+        except StoreUnavailable:
+            for entry in entries:
+                self.journal.put(Draw(entry.id, tuple(hold_ids), entry.charges, entry.row))
+            self._wake()
+
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Write rows that charge nothing, now or when the store is back."""
+        try:
+            self.through.write(entries)
+        except StoreUnavailable:
+            for entry in entries:
+                self.journal.put(Write(entry.id, entry.row))
+            self._wake()
+
+    def recover(self) -> int:
+        """End the holds of processes that are gone, by what their journals say where they lie here."""
+        count = self.through.recover()
+        self.journal.replay_dead(self.through)
+        return count
+
+    # -- what need not be done at once
+
+    def settle_soon(self, hold_id: str, amounts: Sequence[int], row: bytes = b"") -> None:
+        """Settle on the writer's thread. Never waits: for event loops, finalizers and signal handlers."""
+        self._soon.append(lambda: self.settle(hold_id, amounts, row))
+        self._bell.put(True)
+
+    def release_soon(self, hold_id: str) -> None:
+        """Release on the writer's thread; never waits."""
+        self._soon.append(lambda: self.release(hold_id))
+        self._bell.put(True)
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Do what waits to be done. False: the time was over first."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            done = self._work(max(0.0, deadline_s - time.monotonic()))
+            left_s = deadline_s - time.monotonic()
+            if done or left_s <= 0:
+                return done
+            time.sleep(min(0.02, left_s))
+
+    def close(self) -> None:
+        """Do what waits, leave the rest in the journal, and close the store."""
+        if self._closed:
+            return
+        self._closed = True
+        if not self.flush(_EXIT_S):
+            self._leave_rest()
+        self._bell.put(False)
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_EXIT_S)
+        self.through.close()
+        self.journal.close()
+
+    # -- inside
+
+    def _begin(self, hold_id: str, claims: Sequence[Claim], note: Note | None) -> _Call:
+        """Note a call before its hold is made: an interrupt right after the making must find it."""
+        self._start()
+        before = self._calls.get(hold_id)
+        if before is not None and before.states is not None:
+            raise ValueError(f"hold id {hold_id!r} is in use; choose a fresh one for each call")
+        call = _Call(claims, note)
+        if before is not None:
+            call.uncertain = before.uncertain
+        elif hold_id in self.journal:
+            call.uncertain = isinstance(self.journal.get(hold_id), Undo)
+        self._calls[hold_id] = call
+        return call
+
+    def _undo_first(self, hold_id: str, call: _Call) -> None:
+        """What an earlier try with the same id may have left must go before the next, not after it."""
+        with self._writing:
+            self.through.release(hold_id)
+            self.journal.forget(hold_id)
+        call.uncertain = False
+
+    def _answered(self, hold_id: str, call: _Call, answer: Held | Short) -> Held | Short:
+        if isinstance(answer, Held):
+            call.states = answer.states
+        elif call.uncertain:
+            self._undo_later(hold_id, call)
+            self._calls.pop(hold_id, None)
+        else:
+            self._calls.pop(hold_id, None)
+        return answer
+
+    def _ended(self, hold_id: str, call: _Call) -> None:
+        self._calls.pop(hold_id, None)
+        if call.in_journal:
+            self.journal.forget(hold_id)
+
+    def _ask_budgets(self, hold_id: str, call: _Call, error: StoreUnavailable) -> None:
+        """Return if the call may pass without the store."""
+        if not isinstance(error, NotAsked):
+            call.uncertain = True
+        try:
+            self._must_allow(call.claims, error)
+        except StoreUnavailable:
+            if not call.uncertain:
+                self._calls.pop(hold_id, None)  # there is nothing to release
+            raise
+
+    def _must_allow(self, claims: Sequence[Claim], error: StoreUnavailable) -> None:
+        for claim in claims:
+            if claim.enforce and claim.budget.on_store_error == "closed":
+                raise StoreUnavailable(
+                    f"budget {claim.budget.name!r} ({claim.scope}) lets no call pass while its store is gone: {error}. "
+                    "Bring the store back, or give the budget on_store_error='local' or 'open'."
+                ) from error
+        if self.journal.full:
+            raise StoreUnavailable(
+                f"the store is gone, and the journal in {self.journal.directory} is full of what it must be told: "
+                f"{error}. Bring the store back."
+            ) from error
+
+    def _note_sent(self, hold_id: str, call: _Call) -> None:
+        row = call.note() if call.note is not None else b""
+        call.in_journal = True
+        self.journal.put(posting(hold_id, call.claims, [claim.amount for claim in call.claims], row, final=False))
+
+    def _post_later(self, entry_id: str, claims: Sequence[Claim], amounts: Sequence[int], row: bytes) -> None:
+        self.journal.put(posting(entry_id, claims, amounts, row))
+        self._wake()
+
+    def _undo_later(self, hold_id: str, call: _Call) -> None:
+        self.journal.put(Undo(hold_id, len(call.claims)))
+        self._wake()
+
+    def _now_s(self) -> float:
+        return self._alone.time_s()
+
+    # -- the writer
+
+    def _wake(self) -> None:
+        self._bell.put(True)
+
+    def _start(self) -> None:
+        if self._thread is None and not self._closed:
+            with self._starting:
+                if self._thread is None:
+                    thread = threading.Thread(
+                        target=_write, args=(weakref.ref(self), self._bell), name="tokenmeter-store", daemon=True
+                    )
+                    thread.start()
+                    self._thread = thread
+
+    def _work(self, timeout_s: float = -1.0) -> bool:
+        """Do what waits. True if nothing is left."""
+        if not self._writing.acquire(timeout=timeout_s):
+            return False
+        try:
+            self._do_jobs(timeout_s)
+            return self._replay() and not self._soon
+        finally:
+            self._writing.release()
+
+    def _do_jobs(self, timeout_s: float = -1.0) -> None:
+        until_s = time.monotonic() + timeout_s
+        while self._soon and (timeout_s < 0 or time.monotonic() < until_s):
+            try:
+                self._soon[0]()
+            except Exception as fault:  # noqa: BLE001 - one job must not stop the others
+                swallow(fault, "telling the store what was spent")
+            self._soon.popleft()  # only now: each of them can be done twice
+
+    def _leave_rest(self) -> None:
+        """Let nothing more go to the store, and all that waits to the journal."""
+        self.breaker.shut = True
+        self._do_jobs()
+
+    def _replay(self) -> bool:
+        if self.breaker.wait_s:
+            return not self.journal.waiting()
+        try:
+            self.journal.replay_own(self.through)
+            self.journal.replay_dead(self.through)
+        except StoreUnavailable:
+            return not self.journal.waiting()
+        if not any(call.alone is self._alone for call in list(self._calls.values())) and not self.journal.waiting():
+            self._alone = MemoryStore()  # the outage is over: the next one has a local limit of its own
+        return True
+
+    def _next_s(self) -> float:
+        """When the writer has something to do, if nobody calls it before."""
+        if self.journal.waiting():
+            return max(0.05, self.breaker.wait_s)
+        return _TICK_S
+
+    def _after_fork(self) -> None:
+        """In a forked child: the holds, the thread and what waits are the parent's."""
+        self._start_afresh()
+        self._calls.clear()
+        self._alone = MemoryStore()
+        self.breaker.start_afresh()
+
+
+class _GuardedTicket:
+    """A place in the queue of a store that may go meanwhile."""
+
+    __slots__ = ("_call", "_done", "_guard", "_hold_id", "_now_s", "_ticket")
+
+    def __init__(self, guard: GuardedStore, hold_id: str, call: _Call, ticket: Ticket, now_s: float) -> None:
+        self._guard = guard
+        self._hold_id = hold_id
+        self._call = call
+        self._ticket = ticket
+        self._now_s = now_s
+        self._done = False
+
+    def wait(self, timeout_s: float) -> Held | Short:
+        """Wait on this thread."""
+        self._done = True
+        try:
+            answer = self._ticket.wait(timeout_s)
+        except StoreUnavailable as error:
+            answer = self._without(error)
+        return self._guard._answered(self._hold_id, self._call, answer)
+
+    async def wait_async(self, timeout_s: float) -> Held | Short:
+        """Wait as a task of asyncio."""
+        self._done = True
+        try:
+            answer = await self._ticket.wait_async(timeout_s)
+        except StoreUnavailable as error:
+            answer = self._without(error)
+        return self._guard._answered(self._hold_id, self._call, answer)
+
+    def _without(self, error: StoreUnavailable) -> Held | Short:
+        guard, call = self._guard, self._call
+        guard._ask_budgets(self._hold_id, call, error)
+        call.alone = guard._alone
+        return call.alone.hold(self._hold_id, _limited(call.claims), self._now_s)
+
+    def __del__(self) -> None:
+        if not self._done:
+            self._guard._calls.pop(self._hold_id, None)
+
+
+def _limited(claims: Sequence[Claim]) -> list[Claim]:
+    """The claims with the limits that are in force without the store."""
+    found = []
+    for claim in claims:
+        if claim.budget.per == "call":
+            found.append(claim)
+        elif claim.enforce and claim.budget.on_store_error == "local":
+            found.append(claim._replace(limit=claim.budget.local_limit_amount or 0))
+        else:
+            found.append(claim._replace(limit=MAX_AMOUNT))
+    return found
+
+
+def _reckoned(call: _Call, amounts: Sequence[int]) -> Settled:
+    states = []
+    for claim, state, amount in zip(call.claims, call.states or (), amounts, strict=True):
+        held = 0 if claim.budget.per == "call" else max(0, state.held - claim.amount)
+        states.append(State(state.posted + amount, held, claim.limit))
+    return Settled(tuple(states), tuple(amounts))
+
+
+def _write(ref: weakref.ref[GuardedStore], bell: SimpleQueue[bool]) -> None:
+    """The writer's thread: it ends with its store."""
+    next_s = 0.0
+    while True:
+        with contextlib.suppress(Empty):
+            if not bell.get(timeout=next_s):
+                return
+        store = ref()
+        if store is None:
+            return
+        try:
+            store._work()
+            next_s = store._next_s()
+        except Exception as fault:  # noqa: BLE001 - the thread must live
+            swallow(fault, "telling the store what was spent")
+            next_s = 1.0
+        del store
+
+
+_stores: weakref.WeakSet[GuardedStore] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    for store in list(_stores):
+        if not store._closed and not store.flush(_EXIT_S):
+            store._leave_rest()
+
+
+def _after_fork() -> None:
+    for store in list(_stores):
+        store._after_fork()
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,564 @@
+"""What a process still has to tell the store, in a file of its own that survives it.
+
+A line is one `os.write` to a file opened for appending: it is in the kernel's hands, and survives ``kill -9``;
+``fsync=True`` makes it survive a power cut as well. The file belongs to its process as long as that has the lock
+beside it (``flock``, which the kernel lets go of at death). Each line is told to the store by verbs that are exactly
+once by their id, so that a crash between the telling and the crossing out does no harm.
+
+    ID.lock        locked while the process lives; empty if a line is missing
+    ID.3.journal   the lines; a younger one replaces an older one of the same id
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import sys
+import threading
+import uuid
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+
+import msgspec
+
+from tokenmeter.budgets.budget import Budget, Per
+from tokenmeter.budgets.limit import Unit
+from tokenmeter.budgets.policy import Claim
+from tokenmeter.budgets.store import Entry, Store
+from tokenmeter.errors import ConfigError, StoreUnavailable
+
+if sys.platform != "win32":
+    from fcntl import LOCK_EX, LOCK_NB, flock
+
+logger = logging.getLogger("tokenmeter")
+
+MAX_BYTES = 64 << 20
+_COMPACT_BYTES = 1 << 20
+_DRAWN_AT_ONCE = 256
+_WHOLE = b"whole\n"
+
+
+# -- the lines ---------------------------------------------------------------------------------------------------
+
+
+class Account(msgspec.Struct, frozen=True, array_like=True):
+    """A claim without its amount."""
+
+    key: str
+    limit: int
+    budget: str
+    scope: str
+    unit: Unit
+    per: Per
+    resets_at: float | None
+    enforce: bool
+
+
+class Post(msgspec.Struct, frozen=True, array_like=True, tag="post"):
+    """To be posted. Not ``final``: the call is under way, and this is what it is charged should its process die."""
+
+    id: str
+    accounts: tuple[Account, ...]
+    amounts: tuple[int, ...]
+    row: bytes = b""
+    final: bool = True
+
+
+class Draw(msgspec.Struct, frozen=True, array_like=True, tag="draw"):
+    """To be drawn from leases; ``final`` as in `Post`."""
+
+    id: str
+    holds: tuple[str, ...]
+    charges: tuple[tuple[str, int], ...]
+    row: bytes = b""
+    final: bool = True
+
+
+class Undo(msgspec.Struct, frozen=True, array_like=True, tag="undo"):
+    """A hold of so many claims to be given back."""
+
+    id: str
+    claims: int
+
+
+class Write(msgspec.Struct, frozen=True, array_like=True, tag="write"):
+    """A row that charges nothing."""
+
+    id: str
+    row: bytes
+
+
+class Lease(msgspec.Struct, frozen=True, array_like=True, tag="lease"):
+    """A lease that stands: ended when its process is gone and all that was drawn from it is told."""
+
+    id: str
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
+    """Told to the store, or never to be told."""
+
+    ids: tuple[str, ...]
+
+
+Record = Post | Draw | Undo | Write | Lease
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Record | Done).decode
+
+
+def posting(
+    entry_id: str, claims: Sequence[Claim], amounts: Sequence[int], row: bytes = b"", *, final: bool = True
+) -> Post:
+    """The line that posts amounts to these claims' books."""
+    return Post(entry_id, tuple([_account(claim) for claim in claims]), tuple(amounts), row, final)
+
+
+def _account(claim: Claim) -> Account:
+    budget, key, scope, _, limit, resets_at, enforce = claim
+    return Account(key, limit, budget.name, scope, budget.unit, budget.per, resets_at, enforce)
+
+
+def _claim(account: Account, amount: int) -> Claim:
+    budget = _budget(account.budget, account.unit, account.per)
+    return Claim(budget, account.key, account.scope, amount, account.limit, account.resets_at, account.enforce)
+
+
+@lru_cache(maxsize=1024)
+def _budget(name: str, unit: Unit, per: Per) -> Budget:
+    return Budget("$1" if unit == "usd" else f"1 {unit}", per=per, name=name)
+
+
+# -- the file ----------------------------------------------------------------------------------------------------
+
+
+class Journal:
+    """The lines of this process that wait to be told, in memory and in a file.
+
+    ``directory``: by default ``$XDG_STATE_HOME/tokenmeter`` or ``~/.local/state/tokenmeter``. ``owner``: a word for
+    people who look at the files. ``store``: which books the lines are for; those of another store lie elsewhere.
+    ``max_bytes`` bounds what waits. ``fsync``: wait for the disk at each line.
+
+    Files are made at the first line. Any thread may write, and a finalizer or a signal handler that interrupted
+    another writing on the same thread too. A directory that was given and can't be made raises ``ConfigError``;
+    where the default one can't, lines are kept in memory alone, and the log says so once.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] | None = None,
+        owner: str | None = None,
+        *,
+        store: str = "",
+        max_bytes: int = MAX_BYTES,
+        fsync: bool = False,
+    ) -> None:
+        given = directory is not None
+        root = Path(directory) if directory is not None else default_directory()
+        if store:
+            root /= hashlib.sha256(store.encode()).hexdigest()[:16]
+        self.directory = root
+        self._word = re.sub(r"[^A-Za-z0-9_-]", "_", owner or "process")[:64]
+        self._max_bytes = max_bytes
+        self._fsync = fsync
+        self._told: set[str] = set()  # what the log said already
+        self._start_afresh()
+        if given:
+            try:
+                root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(
+                    f"the journal's directory {str(root)!r} can't be made: {error.strerror}; give another"
+                ) from None
+        _journals.add(self)
+
+    def _start_afresh(self) -> None:
+        self.owner = f"{self._word}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        self._lock = threading.RLock()
+        self._live: dict[str, tuple[Record, int]] = {}
+        self._live_bytes = 0
+        self._file: int | None = None
+        self._lock_file: int | None = None
+        self._file_bytes = 0
+        self._segment = 0
+        self._torn = False
+        self._broken = False  # no file can be had
+        self._busy = False  # crossing out or moving to a fresh file; what comes meanwhile is written once more
+        self._late: list[bytes] = []
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __contains__(self, record_id: str) -> bool:
+        return record_id in self._live
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits that nothing new should be begun."""
+        return self._live_bytes > self._max_bytes * 0.9
+
+    def get(self, record_id: str) -> Record | None:
+        """The line of that id, if it waits."""
+        found = self._live.get(record_id)
+        return None if found is None else found[0]
+
+    def waiting(self) -> list[Record]:
+        """The lines that wait to be told, the oldest first; not those of calls that are under way."""
+        return [record for record, _ in list(self._live.values()) if not isinstance(record, Lease) and _final(record)]
+
+    def put(self, record: Record) -> bool:
+        """Write a line; it replaces one of the same id. False: it is not in the file, and the log said why."""
+        line = _encode(record) + b"\n"
+        size = len(line)
+        with self._lock:
+            before = self._live.get(record.id)
+            if before is None and self._live_bytes + size > self._max_bytes:
+                self._tell_once(
+                    "full",
+                    "tokenmeter's journal %s is full (%d bytes): what calls spend from now on is lost until the "
+                    "store is back",
+                    self._max_bytes,
+                )
+                self._not_whole()
+                return False
+            self._live[record.id] = record, size
+            self._live_bytes += size - (before[1] if before is not None else 0)
+            if self._busy:
+                self._late.append(line)
+            written = self._append(line)
+            if not written:
+                self._not_whole()
+            return written
+
+    def drop(self, records: Iterable[Record]) -> None:
+        """Cross lines out, but for those that were replaced meanwhile."""
+        with self._lock:
+            gone = []
+            for record in records:
+                found = self._live.get(record.id)
+                if found is not None and found[0] is record:
+                    del self._live[record.id]
+                    self._live_bytes -= found[1]
+                    gone.append(record.id)
+            if gone:
+                self._cross_out(gone)
+
+    def forget(self, record_id: str) -> None:
+        """Cross a line out by its id."""
+        found = self._live.get(record_id)
+        if found is not None:
+            self.drop((found[0],))
+
+    def replay(self, store: Store) -> int:
+        """Tell the store what waits here, and what dead processes left; how many lines."""
+        return self.replay_own(store) + self.replay_dead(store)
+
+    def replay_own(self, store: Store) -> int:
+        """Tell the store what waits here. Raises `StoreUnavailable` where it stops."""
+        count = 0
+        for work, records in _steps(self.waiting()):
+            if isinstance(records[0], Undo) and self.get(records[0].id) is not records[0]:
+                continue  # its id is in use again
+            self._tell(work, store, records)
+            self.drop(records)
+            count += len(records)
+        return count
+
+    def replay_dead(self, store: Store) -> int:
+        """Tell the store what processes of this machine left that are gone, and end their leases."""
+        count = 0
+        for left in self._left_behind():
+            with left:
+                records = left.records()
+                calls = [record for record in records if not isinstance(record, Lease)]
+                leases = [record for record in records if isinstance(record, Lease) and left.whole]
+                for work, some in [*_steps(calls), *_steps(leases)]:
+                    self._tell(work, store, some)
+                    count += len(some)
+                left.remove()
+        return count
+
+    def has_dead(self) -> bool:
+        """Whether there may be something that other processes left."""
+        try:
+            return any(path.stem != self.owner for path in self.directory.glob("*.lock"))
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Let go of the file; one with lines in it is left to whoever comes next."""
+        with self._lock:
+            self._let_go(remove=not self._live)
+            self._broken = True
+
+    # -- inside
+
+    def _tell(self, work: Callable[[Store], object], store: Store, records: Sequence[Record]) -> None:
+        try:
+            work(store)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - a line that the store can't take must not stand before all others
+            if len(records) > 1:
+                for each, alone in _steps(records, at_once=1):
+                    self._tell(each, store, alone)
+                return
+            logger.error("tokenmeter: the store won't take a line of the journal %s: %s", self.directory, error)
+            with contextlib.suppress(OSError):
+                path = self.directory / f"{self.owner}.rejected"
+                with path.open("ab") as file:
+                    file.writelines(_encode(record) + b"\n" for record in records)
+
+    def _append(self, line: bytes) -> bool:
+        try:
+            if self._file is None:
+                if self._broken:
+                    return False
+                self._open()
+            if self._file is None:
+                return False
+            if self._torn:
+                line = b"\n" + line
+            written = os.write(self._file, line)
+            self._file_bytes += written
+            self._torn = written < len(line)
+            if self._torn:
+                raise OSError(28, "no space left")
+            if self._fsync:
+                os.fsync(self._file)
+        except OSError as error:
+            self._tell_once("broken", "tokenmeter's journal %s can't be written: %s", error.strerror or error)
+            return False
+        return True
+
+    def _open(self) -> None:
+        if sys.platform == "win32":
+            self._broken = True
+            raise OSError(38, "this system has no flock")
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock_file = _locked(self.directory / f"{self.owner}.lock", create=True)
+            self._file = self._fresh()
+            with contextlib.suppress(OSError):
+                os.write(self._lock_file, _WHOLE)
+        except OSError:
+            self._broken = True
+            raise
+
+    def _not_whole(self) -> None:
+        """A line is missing: no heir may take the rest for all that was spent. Works on a full disk too."""
+        if self._lock_file is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._lock_file, 0)
+
+    def _fresh(self) -> int:
+        self._segment += 1
+        self._file_bytes = 0
+        self._torn = False
+        return os.open(self._path(self._segment), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+
+    def _path(self, segment: int) -> Path:
+        return self.directory / f"{self.owner}.{segment}.journal"
+
+    def _cross_out(self, gone: Sequence[str]) -> None:
+        if self._file is None or self._busy:
+            return
+        self._busy = True
+        try:
+            if not self._live:
+                os.ftruncate(self._file, 0)
+                self._file_bytes = 0
+            elif self._file_bytes > _COMPACT_BYTES + 2 * self._live_bytes:
+                self._move()
+            else:
+                self._append(_encode(Done(tuple(gone))) + b"\n")
+        except OSError as error:
+            self._tell_once("broken", "tokenmeter's journal %s can't be written: %s", error.strerror or error)
+        finally:
+            self._busy = False
+            while self._late:
+                self._append(self._late.pop(0))
+
+    def _move(self) -> None:
+        """Go on in a fresh file that has only what waits."""
+        old, segment = self._file, self._segment
+        fresh = self._fresh()
+        data = b"".join([_encode(record) + b"\n" for record, _ in list(self._live.values())])
+        try:
+            written = os.write(fresh, data)
+            while written < len(data):
+                written += os.write(fresh, data[written:])
+        except OSError:
+            os.close(fresh)
+            self._path(self._segment).unlink(missing_ok=True)
+            raise
+        self._file, self._file_bytes = fresh, len(data)
+        if old is not None:
+            os.close(old)
+        self._path(segment).unlink(missing_ok=True)
+
+    def _let_go(self, *, remove: bool) -> None:
+        file, lock = self._file, self._lock_file
+        self._file = self._lock_file = None
+        if file is not None:
+            os.close(file)
+            if remove:
+                with contextlib.suppress(OSError):
+                    self._path(self._segment).unlink(missing_ok=True)
+        if lock is not None:
+            if remove:
+                with contextlib.suppress(OSError):
+                    (self.directory / f"{self.owner}.lock").unlink(missing_ok=True)
+            os.close(lock)
+
+    def _left_behind(self) -> Iterator[_Left]:
+        try:
+            paths = sorted(self.directory.glob("*.lock")) if sys.platform != "win32" else []
+        except OSError:
+            return
+        for path in paths:
+            if path.stem == self.owner:
+                continue
+            with contextlib.suppress(OSError):  # locked: its process lives; gone: another was faster
+                yield _Left(path, _locked(path, create=False))
+
+    def _tell_once(self, what: str, text: str, detail: object) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            logger.error(text, self.directory, detail)
+
+    def _after_fork(self) -> None:
+        """In a forked child: the file and its lines are the parent's."""
+        for file in (self._file, self._lock_file):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    os.close(file)
+        self._start_afresh()
+
+
+class _Left:
+    """What a dead process left; locked meanwhile."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self._path = path
+        self._lock = lock
+        self.whole = os.pread(lock, len(_WHOLE), 0) == _WHOLE
+        owner = path.stem
+        numbered = [(_number(each), each) for each in path.parent.glob(f"{owner}.*.journal")]
+        self._files = [each for number, each in sorted(numbered) if number is not None]
+
+    def __enter__(self) -> _Left:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        os.close(self._lock)
+
+    def records(self) -> list[Record]:
+        """What stands in the files in the end. A line that was torn by the crash is passed over."""
+        live: dict[str, Record] = {}
+        for path in self._files:
+            for line in path.read_bytes().split(b"\n"):
+                if not line:
+                    continue
+                try:
+                    record = _decode(line)
+                except (msgspec.DecodeError, UnicodeDecodeError):
+                    continue
+                if isinstance(record, Done):
+                    for each in record.ids:
+                        live.pop(each, None)
+                else:
+                    live[record.id] = record
+        return list(live.values())
+
+    def remove(self) -> None:
+        """All is told: the lock last, so that no file is ever without one."""
+        for path in [*self._files, self._path]:
+            path.unlink(missing_ok=True)
+
+
+def default_directory() -> Path:
+    """Where journals lie when nobody says: ``$XDG_STATE_HOME/tokenmeter``, or ``~/.local/state/tokenmeter``."""
+    state = os.environ.get("XDG_STATE_HOME")
+    if state and Path(state).is_absolute():
+        return Path(state) / "tokenmeter"
+    return Path(os.path.expanduser("~")) / ".local" / "state" / "tokenmeter"  # noqa: PTH111 - never raises
+
+
+def _locked(path: Path, *, create: bool) -> int:
+    """The lock file, locked and still at its path. Raises ``OSError`` where another has it."""
+    while True:
+        file = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
+        try:
+            flock(file, LOCK_EX | LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_ino == os.fstat(file).st_ino:
+                    return file
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)  # whoever cleaned up took it away between the two steps
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.name.split(".")[-2])
+    except ValueError:
+        return None
+
+
+def _final(record: Record) -> bool:
+    return not isinstance(record, Post | Draw) or record.final
+
+
+def _steps(
+    records: Iterable[Record], at_once: int = _DRAWN_AT_ONCE
+) -> Iterator[tuple[Callable[[Store], object], list[Record]]]:
+    """What to do, and the lines that are told by it; draws many at once."""
+    draws: list[Draw] = []
+    for record in records:
+        if isinstance(record, Draw):
+            draws.append(record)
+            if len(draws) == at_once:
+                yield partial(_draw, draws), [*draws]
+                draws = []
+            continue
+        if draws:
+            yield partial(_draw, draws), [*draws]
+            draws = []
+        yield partial(_do, record), [record]
+    if draws:
+        yield partial(_draw, draws), [*draws]
+
+
+def _draw(draws: Sequence[Draw], store: Store) -> None:
+    holds = dict.fromkeys(hold for draw in draws for hold in draw.holds)
+    store.draw(list(holds), [Entry(draw.id, draw.charges, draw.row) for draw in draws])
+
+
+def _do(record: Record, store: Store) -> None:
+    if isinstance(record, Post):
+        claims = [_claim(account, amount) for account, amount in zip(record.accounts, record.amounts, strict=True)]
+        store.post(record.id, claims, record.amounts, record.row)
+    elif isinstance(record, Undo):
+        if not store.release(record.id):
+            store.settle(record.id, (0,) * record.claims)  # it was charged by estimate meanwhile
+    elif isinstance(record, Write):
+        store.write([Entry(record.id, (), record.row)])
+    elif isinstance(record, Lease):
+        store.settle(record.id, (0,))
+
+
+_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for journal in list(_journals):
+        journal._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

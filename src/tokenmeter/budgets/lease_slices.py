@@ -1,0 +1,378 @@
+"""What this process has leased: how much it asks the store for, and what it gives back.
+
+A slice is at most an eighth of what its book has left, so that slices shrink with the book. One is worth having for
+a few calls at least; what a call needs beyond that is its own affair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import uuid
+from collections.abc import Callable, Sequence
+
+from tokenmeter.budgets.journal import Draw, Journal, Lease
+from tokenmeter.budgets.lease_sums import FIRST_CALLS, LeaseSums, Slice
+from tokenmeter.budgets.policy import Claim
+from tokenmeter.budgets.store import Entry, Held, Short, State, Store
+from tokenmeter.errors import StoreUnavailable
+from tokenmeter.faults import swallow
+
+IDLE_S = 0.25  # unused so long, a slice goes back
+SHARE = 8  # a slice is at most this part of what is left
+MOST_CALLS = 4096
+FEWEST_CALLS = 4  # a slice for fewer is not worth having
+PATIENCE_S = 0.05  # how long a call waits for another that speaks with the store about the same slice
+_GONE_AFTER_S = 5.0  # an empty slice that nobody used so long is ended
+_MAX_SLICES = 1024
+_MAX_SEEN = 4096
+_DRAWN_AT_ONCE = 256
+
+
+class Slices:
+    """The slices of a process, and its errands to the store about them.
+
+    ``store`` raises `StoreUnavailable` where it can't be reached; ``out`` tells whether it did the last time.
+    Whoever speaks with the store about a slice has its ``io`` meanwhile.
+    """
+
+    def __init__(self, store: Store, journal: Journal, sums: LeaseSums, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._journal = journal
+        self._sums = sums
+        self._clock = clock
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """At first, and in a forked child."""
+        self._name = f"lease:{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        self._numbers = itertools.count(1)
+        self._seen: dict[str, tuple[float, State]] = {}  # books without a slice: last used, and how they stood
+        self.waiting: dict[object, tuple[str, ...]] = {}  # who waits in the store's queue, and for which books
+        self.out = False
+        self.now_s = 0.0  # what the last caller said
+
+    # -- before a call
+
+    def waited_for(self, claims: Sequence[Claim]) -> bool:
+        """Whether somebody of this process waits for one of these books."""
+        if not self.waiting:
+            return False
+        keys = {key for keys in list(self.waiting.values()) for key in keys}
+        return any(claim.key in keys for claim in claims)
+
+    def provide(self, claims: Sequence[Claim]) -> bool:
+        """Take or enlarge the slices that these claims lack. False: better ask the store for this call alone."""
+        if self.out or self.waited_for(claims):
+            return False
+        lacking = []
+        for claim in claims:
+            if claim.budget.per == "call":
+                if claim.enforce and claim.amount > claim.limit:
+                    return False
+                continue
+            part = self._of(claim)
+            if part is None or self._sums.free(part) < claim.amount:
+                if self._room(claim) < FEWEST_CALLS * claim.amount:
+                    return False
+                lacking.append(claim)
+        return bool(lacking) and all(self._provide(claim) for claim in lacking)
+
+    def stretch(self, lease_id: str, by: int) -> None:
+        """Try to have that much free in a slice."""
+        part = self._sums.by_id[lease_id]
+        if part.io.acquire(timeout=PATIENCE_S):
+            try:
+                self._enlarge(part, by - self._sums.free(part))
+            finally:
+                part.io.release()
+
+    def give_back(self, claims: Sequence[Claim]) -> bool:
+        """Give back what is free in the slices of these books. Whether there was something."""
+        gave = False
+        for claim in claims:
+            part = self._sums.by_book.get(claim.key)
+            if part is not None and self._sums.free(part) > 0 and part.io.acquire(timeout=PATIENCE_S):
+                try:
+                    gave = self._lessen(part) or gave
+                finally:
+                    part.io.release()
+        return gave
+
+    def learn(self, claims: Sequence[Claim], answer: Held | Short) -> None:
+        """Note how the books stand, and that they are used."""
+        self.out = False
+        at_s = self._clock()
+        if len(self._seen) >= _MAX_SEEN:
+            self._seen.clear()
+        if isinstance(answer, Held):
+            states = answer.states
+        else:
+            states = tuple([_told(*each) for each in zip(claims, answer.available, answer.if_settled, strict=True)])
+        for claim, state in zip(claims, states, strict=True):
+            part = self._sums.by_book.get(claim.key)
+            if part is not None:
+                part.state, part.told_s = state, at_s
+            elif claim.budget.per != "call":
+                self._seen[claim.key] = at_s, state
+
+    # -- from time to time
+
+    def look(self) -> None:
+        """See how the books stand that have something free here, and that were not spoken of lately."""
+        at_s = self._clock()
+        stale = [
+            part
+            for part, (size, under_way, undrawn) in self._sums.all()
+            if size - under_way - undrawn > 0 and at_s - part.told_s > IDLE_S and at_s - part.used_s <= IDLE_S
+        ]
+        if not stale:
+            return
+        try:
+            states = self._store.read([part.claim.key for part in stale])
+        except StoreUnavailable:
+            self.out = True
+            return
+        for part, state in zip(stale, states, strict=True):
+            part.state, part.told_s = state, at_s
+
+    def mind(self) -> None:
+        """Enlarge what runs low, give back what is not used."""
+        for part in list(self._sums.by_id.values()):
+            if part.io.acquire(blocking=False):
+                try:
+                    if part.id in self._sums.sums:
+                        self._mind(part)
+                finally:
+                    part.io.release()
+
+    def end(self) -> None:
+        """Give back all that no call is under way on."""
+        for part in list(self._sums.by_id.values()):
+            if part.io.acquire(timeout=PATIENCE_S):
+                try:
+                    if part.id in self._sums.sums:
+                        self._lessen(part)
+                        if not part.doubt:
+                            self._finish(part)
+                finally:
+                    part.io.release()
+
+    # -- what was spent
+
+    def draw(self) -> bool:
+        """Tell the store what was spent: the oldest of it. False: it can't be reached now."""
+        draws, leases = self._next_draws()
+        if not draws:
+            return True
+        parts = [self._sums.by_id[lease_id] for lease_id in sorted(leases)]
+        with contextlib.ExitStack() as stack:
+            for part in parts:
+                if not part.io.acquire(timeout=PATIENCE_S):
+                    return False
+                stack.callback(part.io.release)
+            try:
+                self._tell(leases, draws)
+            except StoreUnavailable:
+                self.out = True
+                for part in parts:
+                    part.doubt = True  # it may be done
+                return False
+            self.out = False
+            self._sums.drawn(draws)
+        self._journal.drop([line for draw in draws if (line := self._journal.get(draw.id)) is not None])
+        return True
+
+    def _next_draws(self) -> tuple[list[Draw], list[str]]:
+        """The oldest draws, and the leases to draw them from: one for each book."""
+        draws: list[Draw] = []
+        leases: dict[str, str] = {}
+        for draw in list(self._sums.undrawn.values()):
+            pairs = [(key, lease_id) for lease_id, (key, _) in zip(draw.holds, draw.charges, strict=True)]
+            if len(draws) == _DRAWN_AT_ONCE or any(leases.get(key, lease_id) != lease_id for key, lease_id in pairs):
+                break
+            leases.update(pairs)
+            draws.append(draw)
+        return draws, list(leases.values())
+
+    def _tell(self, leases: Sequence[str], draws: Sequence[Draw]) -> None:
+        try:
+            self._store.draw(leases, [Entry(draw.id, draw.charges, draw.row) for draw in draws])
+        except StoreUnavailable:
+            raise
+        except Exception as fault:  # noqa: BLE001 - what the store won't take must not stand before all others
+            if len(draws) == 1:
+                swallow(fault, "drawing from a lease")
+                return
+            for draw in draws:
+                self._tell(leases, [draw])
+
+    # -- one slice; with its ``io`` held where it says so
+
+    def _of(self, claim: Claim) -> Slice | None:
+        part = self._sums.by_book.get(claim.key)
+        return part if part is not None and part.claim.limit == claim.limit else None
+
+    def _room(self, claim: Claim) -> int:
+        """How much may be free in a slice of the book, by what is known; nothing for one that is seldom used."""
+        part = self._of(claim)
+        if part is not None:
+            state, free = part.state, max(0, self._sums.free(part))
+        else:
+            seen = self._seen.get(claim.key)
+            if seen is None or self._clock() - seen[0] > IDLE_S or len(self._sums.by_id) >= _MAX_SLICES:
+                return 0
+            state, free = seen[1], 0
+        if not claim.enforce and state.posted >= state.limit:
+            return claim.amount * MOST_CALLS  # every call is warned of, and none is refused
+        return (state.left + free) // SHARE
+
+    def _worth(self, part: Slice, claim: Claim) -> int:
+        """How much should be free: the sooner the last was used up, the more."""
+        at_s = self._clock()
+        if at_s - part.grown_s < IDLE_S:
+            part.calls = min(MOST_CALLS, part.calls * 2)
+        elif at_s - part.grown_s > 8 * IDLE_S:
+            part.calls = max(FIRST_CALLS, part.calls // 2)
+        part.grown_s = at_s
+        return claim.amount * part.calls
+
+    def _provide(self, claim: Claim) -> bool:
+        part = self._of(claim)
+        if part is None:
+            old = self._sums.by_book.get(claim.key)
+            if old is not None:
+                self._sums.retire(old)  # the policy was changed
+            seen = self._seen.get(claim.key)
+            state = seen[1] if seen is not None else State(0, 0, claim.limit)
+            part = self._sums.open(Slice(f"{self._name}:{next(self._numbers)}", claim, state, self._clock()))
+        if not part.io.acquire(timeout=PATIENCE_S):
+            return False
+        try:
+            free = self._sums.free(part)
+            if free >= claim.amount:
+                return True
+            wanted = max(claim.amount, min(self._room(claim), self._worth(part, claim)))
+            return not part.ending and self._enlarge(part, wanted - max(0, free))
+        finally:
+            part.io.release()
+
+    def _mind(self, part: Slice) -> None:
+        """With ``part.io``."""
+        asked, part.asked = part.asked, False
+        size, under_way, undrawn = self._sums.sums[part.id]
+        free = size - under_way - undrawn
+        idle_s = self._clock() - part.used_s
+        claim = part.claim
+        if part.ending or (not (size or under_way or undrawn) and idle_s > _GONE_AFTER_S):
+            if part.doubt or free > 0:
+                self._lessen(part)
+            if not part.doubt:
+                self._finish(part)
+        elif free < 0:
+            self._enlarge(part, -free)
+        elif part.doubt or (free and (idle_s > IDLE_S or self.waited_for((claim,)))):
+            self._lessen(part)
+        elif asked and not self.out:
+            wanted = min(self._room(claim), self._worth(part, claim))
+            if wanted - free >= FEWEST_CALLS * claim.amount:
+                self._enlarge(part, wanted - free)
+            else:
+                part.low = 0
+        elif free and claim.enforce:
+            left = part.state.left
+            most = (left + free) // SHARE if left >= claim.amount else 0  # others may wait for it
+            if free > 2 * most:
+                self._lessen(part, most)
+
+    def _enlarge(self, part: Slice, by: int) -> bool:
+        """Ask the store for more. With ``part.io``."""
+        if by <= 0:
+            return False
+        doubted, part.doubt = part.doubt, True
+        try:
+            answer = self._ask(part, by)
+        except LookupError:
+            self._lost(part)
+            return False
+        except StoreUnavailable:
+            self.out = True
+            if not part.sent:
+                self._sums.retire(part)  # the store may have it or not: it is released later
+            return False
+        self.out = False
+        part.told_s = self._clock()
+        if isinstance(answer, Short):
+            part.doubt = doubted
+            part.state = answer.state
+            part.low = 0
+            return False
+        part.state = answer.states[0]
+        self._sums.resize(part, by)
+        part.doubt = False
+        part.low = min(by, part.state.left) // 2
+        return True
+
+    def _ask(self, part: Slice, by: int) -> Held | Short:
+        if part.made:
+            answer = self._store.adjust(part.id, [self._sums.sums[part.id][0] + by])
+        else:
+            self._journal.put(Lease(part.id))
+            answer = self._store.hold(part.id, [part.claim._replace(amount=by)], self.now_s)
+            part.made = isinstance(answer, Held)
+        if isinstance(answer, Held) and not part.sent:
+            # Before any call is sent on it: should this process die then, the slice must be charged.
+            part.sent = self._store.sent(part.id)
+            if not part.sent:
+                raise LookupError(part.id)
+        return answer
+
+    def _lessen(self, part: Slice, to_free: int = 0) -> bool:
+        """Give back what is free above that. True if there was something. With ``part.io``."""
+        excess = self._sums.free(part) - to_free
+        if excess > 0:
+            excess = -self._sums.resize(part, -excess)  # first here, then there
+        if excess <= 0 and not part.doubt:
+            return False
+        part.doubt = True
+        if part.made:
+            try:
+                answer = self._store.adjust(part.id, [self._sums.sums[part.id][0]])
+            except LookupError:
+                self._lost(part)
+                return False
+            except StoreUnavailable:
+                self.out = True
+                return False
+            self.out = False
+            if isinstance(answer, Held):
+                part.state, part.told_s = answer.states[0], self._clock()
+        part.doubt = False
+        part.low = 0
+        return excess > 0
+
+    def _lost(self, part: Slice) -> None:
+        """The store has no such hold any more: this process was taken for dead, and the slice charged whole."""
+        self._sums.retire(part)
+        self._sums.resize(part, -(1 << 62))
+        part.doubt = False
+
+    def _finish(self, part: Slice) -> None:
+        """End a slice if nothing that was taken from it is under way any more. With ``part.io``."""
+        if not self._sums.retire(part):
+            return
+        try:
+            # One that is gone was charged by estimate; all that was spent from it is drawn.
+            if not self._store.release(part.id):
+                self._store.settle(part.id, (0,))
+        except StoreUnavailable:
+            self.out = True
+            return
+        self._journal.forget(part.id)
+        self._sums.forget(part)
+
+
+def _told(claim: Claim, available: int, if_settled: int) -> State:
+    limit = max(claim.limit, if_settled)
+    return State(limit - if_settled, max(0, if_settled - available), limit)

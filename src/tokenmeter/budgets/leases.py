@@ -1,0 +1,388 @@
+"""Leases: most calls are admitted without asking the store.
+
+A process that uses a book often takes a slice of it in advance: an ordinary hold in the store, whose id starts with
+``lease:`` and which counts as sent. Its calls are admitted from the slice, and what they spend is drawn from it a few
+dozen at a time. Slices shrink with the book, and near the limit each call has a hold of its own in the store. What is
+not used goes back: after a quarter of a second without use, as soon as the book has nothing left for others, and
+before a call is refused.
+
+A process that dies leaves its slices charged whole, by the store's recovery. What it sent and what it settled stands
+in its journal; whoever finds that on the same machine draws it, and gives the rest of the slices back.
+
+    lease_sums    what is free in the slices and what calls take, in memory
+    lease_slices  what is asked of the store and given back
+    leases        the store that puts them together, and its thread
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from queue import Empty, SimpleQueue
+
+from tokenmeter.budgets.breaker import Through
+from tokenmeter.budgets.guarded import GuardedStore
+from tokenmeter.budgets.journal import Draw, Journal
+from tokenmeter.budgets.lease_slices import IDLE_S, PATIENCE_S, Slices
+from tokenmeter.budgets.lease_sums import Call, LeaseSums
+from tokenmeter.budgets.memory_books import check
+from tokenmeter.budgets.policy import Claim
+from tokenmeter.budgets.store import Book, Entry, Held, Note, Settled, Short, State, Store, Ticket
+from tokenmeter.faults import swallow
+
+TICK_S = 0.05  # how long what was spent waits to be drawn
+DRAW_AT = 64  # or so many calls
+_SLEEP_S = 15.0
+_EXIT_S = 2.0
+
+
+class LeasedStore(Through):
+    """A store most of whose calls are admitted from slices of the books that this process took in advance.
+
+    ``inner`` is best a `GuardedStore` with the same journal. ``clock`` is monotonic, in seconds.
+    """
+
+    def __init__(self, inner: Store, journal: Journal, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(inner)
+        self.instant = False
+        self.journal = journal
+        self._clock = clock
+        self._sums = LeaseSums()
+        self._slices = Slices(inner.through if isinstance(inner, GuardedStore) else inner, journal, self._sums, clock)
+        self._start_afresh()
+        _stores.add(self)
+
+    def _start_afresh(self) -> None:
+        self._bell: SimpleQueue[bool] = SimpleQueue()
+        self._asleep = True
+        self._rung = False
+        self._starting = threading.Lock()
+        self._drawing = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    # -- the verbs of a call
+
+    def try_hold(self, hold_id: str, claims: Sequence[Claim], note: Note | None = None) -> Held | None:
+        """Hold all claims from leases, without waiting for anything; None if that can't be done."""
+        slices, sums = self._slices, self._sums
+        if slices.out or (slices.waiting and slices.waited_for(claims)):
+            return None
+        answer = sums.take(hold_id, claims, note, self._clock())
+        if sums.low:
+            sums.low = False
+            self._wake()
+        return answer
+
+    def hold(self, hold_id: str, claims: Sequence[Claim], now_s: float, note: Note | None = None) -> Held | Short:
+        """Hold all claims from leases, or all of them in the store."""
+        answer = self.try_hold(hold_id, claims, note)
+        if answer is not None:
+            return answer
+        slices = self._slices
+        slices.now_s = now_s
+        if not self._closed and slices.provide(claims):
+            self._start()
+            answer = self.try_hold(hold_id, claims, note)
+            if answer is not None:
+                return answer
+        found = self.inner.hold(hold_id, claims, now_s, note)
+        if isinstance(found, Short) and slices.give_back(claims):
+            found = self.inner.hold(hold_id, claims, now_s, note)
+        slices.learn(claims, found)
+        return found
+
+    def queue(
+        self, hold_id: str, claims: Sequence[Claim], now_s: float, note: Note | None = None
+    ) -> Held | Short | Ticket:
+        """Like ``hold``; what was leased and is free goes back before anybody waits for it."""
+        answer = self.try_hold(hold_id, claims, note)
+        if answer is not None:
+            return answer
+        self._slices.give_back(claims)
+        found = self.inner.queue(hold_id, claims, now_s, note)
+        if isinstance(found, Held | Short):
+            self._slices.learn(claims, found)
+            return found
+        return _LeasedTicket(self, found, tuple([claim.key for claim in claims]))
+
+    def sent(self, hold_id: str) -> bool:
+        """Note that the request goes out now; for a leased call, in the journal."""
+        call = self._sums.calls.get(hold_id)
+        if call is None:
+            return self.inner.sent(hold_id)
+        call.in_journal = True
+        amounts = [claim.amount for claim in call.claims]
+        self.journal.put(_line(hold_id, call, amounts, call.note() if call.note is not None else b""))
+        return True
+
+    def settle(self, hold_id: str, amounts: Sequence[int], row: bytes = b"") -> Settled | None:
+        """Charge a hold and end it; a leased one is drawn within a twentieth of a second."""
+        sums = self._sums
+        call = sums.calls.get(hold_id)
+        if call is None:
+            return self.inner.settle(hold_id, amounts, row)
+        check(call.claims, amounts)
+        draw = _line(hold_id, call, amounts, row)
+        self.journal.put(draw)
+        settled = sums.settle(call, draw, amounts)
+        if self._asleep or self._slices.waiting or (len(sums.undrawn) >= DRAW_AT and not self._rung):
+            self._wake()
+        return settled
+
+    def release(self, hold_id: str) -> bool:
+        """Give a hold back."""
+        call = self._sums.calls.get(hold_id)
+        if call is None:
+            return self.inner.release(hold_id)
+        if call.in_journal:
+            self.journal.forget(hold_id)
+        released = self._sums.release(hold_id)
+        if self._asleep or self._slices.waiting:
+            self._wake()
+        return released
+
+    def adjust(self, hold_id: str, amounts: Sequence[int]) -> Held | Short:
+        """Change what a hold holds; a leased one within its leases, which are enlarged if they can be."""
+        sums = self._sums
+        call = sums.calls.get(hold_id)
+        if call is None:
+            return self.inner.adjust(hold_id, amounts)
+        check(call.claims, amounts)
+        claims = [claim._replace(amount=amount) for claim, amount in zip(call.claims, amounts, strict=True)]
+        answer = sums.adjust(hold_id, claims)
+        if answer is None:
+            for claim, old, lease_id in zip(claims, call.claims, call.leases, strict=True):
+                if lease_id is not None and claim.amount > old.amount:
+                    self._slices.stretch(lease_id, claim.amount - old.amount)
+            answer = sums.adjust(hold_id, claims)
+        return answer if answer is not None else self._short(call.claims, claims)
+
+    def post(self, entry_id: str, claims: Sequence[Claim], amounts: Sequence[int], row: bytes = b"") -> Settled | None:
+        """Charge what was spent, once."""
+        if entry_id in self._sums.calls:
+            return self.settle(entry_id, amounts, row)
+        if entry_id in self._sums.undrawn:
+            return None
+        return self.inner.post(entry_id, claims, amounts, row)
+
+    def settle_soon(self, hold_id: str, amounts: Sequence[int], row: bytes = b"") -> None:
+        """Settle without waiting for anything: for event loops, finalizers and signal handlers."""
+        if hold_id not in self._sums.calls and isinstance(self.inner, GuardedStore):
+            self.inner.settle_soon(hold_id, amounts, row)
+        else:
+            self.settle(hold_id, amounts, row)
+
+    def release_soon(self, hold_id: str) -> None:
+        """Release without waiting for anything."""
+        if hold_id not in self._sums.calls and isinstance(self.inner, GuardedStore):
+            self.inner.release_soon(hold_id)
+        else:
+            self.release(hold_id)
+
+    # -- the other verbs
+
+    def read(self, keys: Iterable[str]) -> tuple[State, ...]:
+        """As the store, when it knows what was spent here."""
+        self._draw_all()
+        return self.inner.read(keys)
+
+    def books(self) -> list[Book]:
+        """As the store, when it knows what was spent here."""
+        self._draw_all()
+        return self.inner.books()
+
+    def entries(self, after: str = "") -> Iterator[tuple[str, Entry]]:
+        """As the store, when it knows what was spent here."""
+        self._draw_all()
+        return self.inner.entries(after)
+
+    def recover(self) -> int:
+        """As the store; then what the journals of dead processes say."""
+        count = self.inner.recover()
+        if not isinstance(self.inner, GuardedStore):
+            self.journal.replay_dead(self.inner)
+        return count
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Tell the store all that was spent. False: the time was over first; the rest stands in the journal."""
+        deadline_s = time.monotonic() + timeout_s
+        while not self._draw_all() and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        left_s = max(0.0, deadline_s - time.monotonic())
+        flushed = self.inner.flush(left_s) if isinstance(self.inner, GuardedStore) else True
+        return flushed and not self._sums.undrawn
+
+    def close(self) -> None:
+        """Draw what was spent, give the slices back, and close the store."""
+        if self._closed:
+            return
+        self._end()
+        self._bell.put(False)
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_EXIT_S)
+        self.inner.close()
+        self.journal.close()
+
+    # -- inside
+
+    def _short(self, old: Sequence[Claim], claims: Sequence[Claim]) -> Short:
+        """What keeps a hold from being enlarged."""
+        keys = [claim.key for claim in claims if claim.budget.per != "call"]
+        told = dict(zip(keys, self.inner.read(keys), strict=True))
+        states: list[State] = []
+        for before, claim in zip(old, claims, strict=True):
+            posted, held, limit = told.get(claim.key, State(0, before.amount, claim.limit))
+            states.append(State(posted, max(0, held - before.amount), limit))
+        grown = [n for n, claim in enumerate(claims) if claim.enforce and claim.amount > old[n].amount] or [0]
+        spent_out = [n for n in grown if claims[n].amount > states[n].limit - states[n].posted]
+        held_back = [n for n in grown if claims[n].amount > states[n].left] or grown  # or others came in between
+        first = (spent_out or held_back)[0]
+        available = tuple([state.left for state in states])
+        if_settled = tuple([state.limit - state.posted for state in states])
+        return Short(tuple(claims), claims[first], states[first], bool(spent_out), available, if_settled)
+
+    def _draw_all(self, but: int = 0) -> bool:
+        """Tell the store what was spent, until no more calls than that are left.
+
+        False: it can't be reached, or another does it.
+        """
+        while len(self._sums.undrawn) > but:
+            if not self._drawing.acquire(timeout=PATIENCE_S):
+                return False
+            try:
+                if not self._slices.draw():
+                    return False
+            finally:
+                self._drawing.release()
+        return True
+
+    def _tend(self) -> float:
+        """What the thread does: draw, enlarge in advance, give back. How long to sleep then."""
+        undrawn = self._sums.undrawn
+        if undrawn and self._draw_all(but=len(undrawn) - 1):
+            self._draw_all(but=DRAW_AT - 1)  # not to the last: they come as fast as they go
+        self._slices.look()
+        self._slices.mind()
+        slices = self._sums.all()
+        if self._sums.undrawn or any(size or part.doubt or part.ending for part, (size, _, _) in slices):
+            return TICK_S
+        return IDLE_S if slices else _SLEEP_S
+
+    def _wake(self) -> None:
+        self._asleep = False
+        self._rung = True
+        self._bell.put(True)
+
+    def _start(self) -> None:
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    thread = threading.Thread(
+                        target=_tend, args=(weakref.ref(self), self._bell), name="tokenmeter-leases", daemon=True
+                    )
+                    thread.start()
+                    self._thread = thread
+
+    def _end(self) -> None:
+        """Draw and give back all that can be."""
+        self._closed = True
+        self.flush(_EXIT_S)
+        self._slices.end()
+
+    def _after_fork(self) -> None:
+        """In a forked child: slices, calls and what was spent are the parent's."""
+        self._sums.start_afresh()
+        self._slices.start_afresh()
+        self._start_afresh()
+
+
+class _LeasedTicket:
+    """A place in the queue of the store; meanwhile no call of this process is admitted from leases of its books."""
+
+    __slots__ = ("__weakref__", "_key", "_ticket", "_waiting")
+
+    def __init__(self, store: LeasedStore, ticket: Ticket, keys: tuple[str, ...]) -> None:
+        self._ticket = ticket
+        self._key = object()
+        self._waiting = store._slices.waiting
+        self._waiting[self._key] = keys
+        store._wake()
+
+    def wait(self, timeout_s: float) -> Held | Short:
+        """Wait on this thread."""
+        try:
+            return self._ticket.wait(timeout_s)
+        finally:
+            self._waiting.pop(self._key, None)
+
+    async def wait_async(self, timeout_s: float) -> Held | Short:
+        """Wait as a task of asyncio."""
+        try:
+            return await self._ticket.wait_async(timeout_s)
+        finally:
+            self._waiting.pop(self._key, None)
+
+    def __del__(self) -> None:
+        self._waiting.pop(self._key, None)
+
+
+def _line(hold_id: str, call: Call, amounts: Sequence[int], row: bytes) -> Draw:
+    """The journal's line for a leased call; this process tells it itself, as long as it lives."""
+    holds: list[str] = []
+    charges: list[tuple[str, int]] = []
+    for claim, lease_id, amount in zip(call.claims, call.leases, amounts, strict=True):
+        if lease_id is not None:
+            holds.append(lease_id)
+            charges.append((claim.key, amount))
+    return Draw(hold_id, tuple(holds), tuple(charges), row, False)
+
+
+def _tend(ref: weakref.ref[LeasedStore], bell: SimpleQueue[bool]) -> None:
+    """The thread of a store: it ends with it."""
+    next_s = TICK_S
+    while True:
+        with contextlib.suppress(Empty):
+            if not bell.get(timeout=next_s):
+                return
+            while True:
+                bell.get_nowait()
+        store = ref()
+        if store is None or store._closed:
+            return
+        store._asleep = store._rung = False
+        try:
+            next_s = store._tend()
+        except Exception as fault:  # noqa: BLE001 - the thread must live
+            swallow(fault, "tending leases")
+            next_s = 1.0
+        if next_s > TICK_S:
+            store._asleep = True
+            if store._sums.undrawn:
+                next_s = TICK_S
+        del store
+
+
+_stores: weakref.WeakSet[LeasedStore] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    for store in list(_stores):
+        if not store._closed:
+            store._end()
+
+
+def _after_fork() -> None:
+    for store in list(_stores):
+        store._after_fork()
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,243 @@
+"""Claims, labels and answers as they go to Redis and come back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import lru_cache
+from itertools import repeat
+from typing import Any
+
+from tokenmeter.budgets.budget import Budget
+from tokenmeter.budgets.limit import MAX_AMOUNT
+from tokenmeter.budgets.policy import Claim
+from tokenmeter.budgets.store import Book, Entry, Grant, Held, Pause, Settled, Short, State
+from tokenmeter.errors import ConfigError
+
+_MAX_ID = 200
+_MAX_CLAIMS_KNOWN = 4096
+_DAY_MS = 86_400_000
+_BUDGET_FIELDS = tuple(field.name for field in fields(Budget) if field.init)
+
+
+def raw(text: str) -> bytes:
+    """Any text, also such that is no good Unicode."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def unraw(text: bytes) -> str:
+    """What `raw` was given."""
+    return text.decode("utf-8", "surrogatepass")
+
+
+def bulk(word: bytes) -> bytes:
+    """One argument as it is sent."""
+    return b"$%d\r\n%b\r\n" % (len(word), word)
+
+
+def number(amount: int) -> bytes:
+    """An argument that is a number."""
+    word = b"%d" % amount
+    return b"$%d\r\n%b\r\n" % (len(word), word)
+
+
+def check_id(hold_id: str) -> None:
+    """Ids are short."""
+    if len(hold_id) > _MAX_ID:
+        raise ValueError(f"an id has at most {_MAX_ID} characters, not {len(hold_id)}")
+
+
+def check_amounts(count: int, amounts: Sequence[int]) -> None:
+    """One amount a claim, none below zero."""
+    if len(amounts) != count:
+        raise ValueError(f"{count} claims need as many amounts, not {len(amounts)}")
+    for amount in amounts:
+        if not 0 <= amount <= MAX_AMOUNT:
+            raise ValueError(f"amounts are zero or more, and less than 2^63: {tuple(amounts)}")
+
+
+def check_claims(claims: Sequence[Claim]) -> None:
+    """No two books alike, and amounts that make sense."""
+    keys = set()
+    for claim in claims:
+        if not 0 <= claim.amount <= MAX_AMOUNT:
+            raise ValueError(f"a claim asks for zero or more, and less than 2^63, not {claim.amount}")
+        if claim.budget.per != "call":
+            if claim.key in keys:
+                raise ValueError("two claims of one call have the same key")
+            keys.add(claim.key)
+
+
+# -- claims, as six fields: key, amount, limit, flags, end, label
+
+
+class Claims:
+    """Writes claims; what is the same each time is written once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int, int, bool], tuple[Budget, str, float | None, bytes, bytes]] = {}
+
+    def __call__(self, claims: Sequence[Claim]) -> list[bytes]:
+        """The claims, ready to be sent."""
+        known = self._known
+        found: list[bytes] = []
+        for claim in claims:
+            budget, key, scope, amount, limit, resets_at, enforce = claim
+            parts = known.get((key, id(budget), limit, enforce))
+            if parts is None or parts[0] is not budget or parts[1] != scope or parts[2] != resets_at:
+                parts = self._learn(claim)
+            found += (parts[3], number(amount), parts[4])
+        return found
+
+    def _learn(self, claim: Claim) -> tuple[Budget, str, float | None, bytes, bytes]:
+        budget = claim.budget
+        if len(self._known) >= _MAX_CLAIMS_KNOWN:
+            self._known.clear()
+        flags = (b"e" if claim.enforce else b"w") + (b"a" if budget.per == "call" else b"-")
+        ends = b""
+        if claim.resets_at is not None:
+            ends = b"%d" % (int(claim.resets_at * 1000) + _DAY_MS)
+        elif budget.per == "run" or "run" in budget.scope:
+            ends = b"run"
+        label = {name: getattr(budget, name) for name in _BUDGET_FIELDS}
+        label |= {"unit": budget.unit, "for": claim.scope, "resets_at": claim.resets_at}
+        tail = bulk(b"%d" % claim.limit) + bulk(flags) + bulk(ends) + bulk(json.dumps(label, default=str).encode())
+        parts = (budget, claim.scope, claim.resets_at, bulk(raw(claim.key)), tail)
+        self._known[claim.key, id(budget), claim.limit, claim.enforce] = parts
+        return parts
+
+
+def claims_of(words: Sequence[bytes]) -> tuple[Claim, ...]:
+    """The claims of a hold of another process, as it stands in Redis."""
+    found = []
+    for at in range(1, len(words), 6):
+        key, amount, limit, flags, _, label = words[at : at + 6]
+        budget, scope, resets_at = _label(label)
+        found.append(Claim(budget, unraw(key), scope, int(amount), int(limit), resets_at, flags[:1] == b"e"))
+    return tuple(found)
+
+
+@lru_cache(maxsize=1024)
+def _label(text: bytes) -> tuple[Budget, str, float | None]:
+    found: dict[str, Any] = json.loads(text)
+    known = {name: found[name] for name in _BUDGET_FIELDS if name in found}
+    try:
+        budget = Budget(**known)
+    except ConfigError:  # of a version that knows other words
+        budget = Budget(known["limit"], name=known["name"])
+    return budget, found["for"], found["resets_at"]
+
+
+def book(key: bytes, state: bytes, label: bytes) -> Book:
+    """A book as it is shown."""
+    posted, held, limit, leased = map(int, state.split())
+    shown = State(posted, held, limit)
+    if label:
+        found = json.loads(label)
+        return Book(unraw(key), found["name"], found["for"], found["unit"], found["resets_at"], shown, leased)
+    named, _, rest = unraw(key).partition("|")
+    unit, _, name = named.partition(" ")
+    return Book(unraw(key), name, rest.partition("|")[0], unit, None, shown, leased)
+
+
+# -- answers
+
+
+def _states(words: Sequence[bytes]) -> list[State]:
+    numbers = iter(map(int, words))
+    return list(map(State, numbers, numbers, numbers))
+
+
+def held(claims: Sequence[Claim], answer: bytes, more: Sequence[int] | None = None) -> Held:
+    """The answer of hold and adjust: the books as they were, without the caller's hold."""
+    states = []
+    warned: tuple[Claim, ...] = ()
+    for claim, (posted, under_way, limit) in zip(claims, _states(answer.split()[1:]), strict=True):
+        after = under_way + claim.amount
+        if posted + after > limit and not claim.enforce:
+            warned += (claim,)
+        states.append(State(posted, after, limit))
+    return Held(tuple(states), warned)
+
+
+def short(
+    claims: Sequence[Claim],
+    states: Sequence[State],
+    before: Sequence[int] | None = None,
+    behind: frozenset[str] = frozenset(),
+) -> Short:
+    """Why claims can't be held. ``before``: what the caller holds already; ``behind``: books with a line."""
+    spent_out = held_back = None
+    available, if_settled = [], []
+    owns = before if before is not None else repeat(-1)
+    for claim, state, own in zip(claims, states, owns, strict=False):
+        room = state.limit - state.posted
+        waits = claim.key in behind and claim.enforce and claim.budget.per != "call"
+        available.append(0 if waits else state.left)
+        if_settled.append(room)
+        if not claim.enforce or claim.amount <= own:
+            continue
+        if claim.amount > room:
+            spent_out = spent_out or (claim, state)
+        elif waits or claim.amount > room - state.held:
+            held_back = held_back or (claim, state)
+    found = spent_out or held_back or (claims[0], states[0])
+    return Short(tuple(claims), *found, spent_out is not None, tuple(available), tuple(if_settled))
+
+
+def short_of(claims: Sequence[Claim], answer: bytes, behind: frozenset[str] = frozenset()) -> Short:
+    """A hold's answer that is short."""
+    return short(claims, _states(answer.split()[2:]), None, behind)
+
+
+def short_of_more(claims: Sequence[Claim], answer: bytes) -> Short:
+    """The same of an adjust, where each book is told without what the caller holds of it."""
+    words = answer.split()[2:]
+    before = [int(word) for word in words[::4]]
+    numbers = map(int, words)
+    states = [State(posted, under_way, limit) for _, posted, under_way, limit in zip(*[numbers] * 4, strict=True)]
+    return short(claims, states, before)
+
+
+def short_of_grown(claims: Sequence[Claim], answer: bytes, before: Sequence[int], behind: frozenset[str]) -> Short:
+    """The same, from a hold's answer."""
+    states = [
+        state if claim.budget.per == "call" else state._replace(held=state.held - own)
+        for claim, state, own in zip(claims, _states(answer.split()[2:]), before, strict=True)
+    ]
+    return short(claims, states, before, behind)
+
+
+def settled(answer: bytes) -> Settled:
+    """The answer of settle and post."""
+    words = answer.split()[1:]
+    count = len(words) // 4
+    return Settled(tuple(_states(words[: 3 * count])), tuple(map(int, words[3 * count :])))
+
+
+def read(answer: bytes) -> tuple[State, ...]:
+    """The answer of read."""
+    return tuple(_states(answer.split()[1:]))
+
+
+def entry(values: Sequence[bytes]) -> Entry:
+    """A line of the ledger."""
+    found = dict(zip(values[::2], values[1::2], strict=True))
+    charges = tuple((key, int(amount)) for key, amount in json.loads(unraw(found[b"charges"])))
+    return Entry(unraw(found[b"id"]), charges, found[b"row"])
+
+
+def plain(value: Grant | Pause) -> bytes:
+    """A grant or a pause."""
+    return json.dumps(value._asdict()).encode()
+
+
+def grant(text: bytes) -> Grant:
+    """What `plain` was given."""
+    return Grant(**json.loads(text))
+
+
+def pause(text: bytes) -> Pause:
+    """What `plain` was given."""
+    return Pause(**json.loads(text))

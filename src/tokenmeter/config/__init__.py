@@ -1,0 +1,14 @@
+"""``tokenmeter.toml``: budgets, loops, prices, the store and telemetry in a file.
+
+load    a file read and checked, each error with its file, line and remedy
+tables  how one table is read: which keys it knows, and of which kind
+lines   on which line each key stands
+watch   looks whether the file has changed
+"""
+
+from __future__ import annotations
+
+from tokenmeter.config.load import Config, find_config, load_config
+from tokenmeter.config.watch import Watched
+
+__all__ = ["Config", "Watched", "find_config", "load_config"]
