@@ -1,11 +1,13 @@
 """tokenmeter meters LLM calls: who spent what, held to a budget before the request goes out."""
 
 from tokenmeter.budgets import Budget
+from tokenmeter.budgets.thresholds import Crossing
 from tokenmeter.errors import (
     BudgetExceeded,
     ConfigError,
     DepthExceeded,
     LoopDetected,
+    Paused,
     Refused,
     StoreUnavailable,
     TokenmeterError,
@@ -24,10 +26,12 @@ __all__ = [
     "BudgetExceeded",
     "CallRecord",
     "ConfigError",
+    "Crossing",
     "DepthExceeded",
     "LoopDetected",
     "LoopPolicy",
     "Meter",
+    "Paused",
     "Price",
     "Recorder",
     "Refused",

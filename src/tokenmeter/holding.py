@@ -1,18 +1,170 @@
-"""What to do about a budget that can't pay: a smaller output cap, or a refusal that says all about it. Pure."""
+"""The hold of a call: its worst case on every budget that applies, and what to do about a budget that can't pay it.
+
+Pure: what the store shall do is yielded, as in the story that this is a part of.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
+from tokenmeter import wire
 from tokenmeter.attribution import Scope
 from tokenmeter.budgets.budget import Budget
-from tokenmeter.budgets.policy import Claim
-from tokenmeter.budgets.store import Short
-from tokenmeter.errors import BudgetExceeded
+from tokenmeter.budgets.downgrade import blocking as _blocking
+from tokenmeter.budgets.downgrade import next_model
+from tokenmeter.budgets.policy import Claim, Facts, Need
+from tokenmeter.budgets.store import Held, Short
+from tokenmeter.effects import Effect, Hold, Queue
+from tokenmeter.errors import BudgetExceeded, UnpricedModel
 from tokenmeter.money import usd
+from tokenmeter.notes import Call, House
+from tokenmeter.pricing import Price, Rate
+from tokenmeter.wire import Ask
+
+
+def hold(house: House, call: Call) -> Generator[Effect, Any, None]:
+    """Reserve the worst case on all budgets that apply, or on none.
+
+    Where only other calls' holds stand in the way, wait for them. Where the budget can't pay the call as it is, make
+    it smaller if that is allowed: a cheaper model, then a lower output cap. Else refuse.
+    """
+    call.rate = rate_of(house, call, call.model, call.ask.price_context)
+    if not house.policy.budgets:
+        return
+    facts = facts_of(call)
+    _must_be_priced(house, call, facts)
+    _claim(house, call, facts)
+    if not call.claims:
+        return
+    verdict: Held | Short = yield Hold(call.id, call.claims, call.note)
+    may_wait = True
+    while isinstance(verdict, Short):
+        blocking = verdict.claim.budget
+        if not verdict.spent_out and may_wait and blocking.wait_s > 0:
+            verdict = yield Queue(call.id, call.claims, call.note, blocking.wait_s)
+            may_wait = isinstance(verdict, Short) and verdict.spent_out
+            continue
+        if not (_downgraded(house, call, verdict) or _lowered(call, verdict)):
+            raise exceeded(verdict, call.scope, call.model)
+        facts["model"] = call.model
+        _claim(house, call, facts)
+        verdict = yield Hold(call.id, call.claims, call.note)
+    call.held = verdict
+
+
+def _must_be_priced(house: House, call: Call, facts: Facts) -> None:
+    if call.rate is None and house.unpriced == "refuse" and house.policy.applies_money(facts):
+        raise UnpricedModel(
+            f"model {call.model!r} of {call.route.provider!r} has no known price, and a money budget applies. "
+            "Give its price (Meter(prices={…})), or choose Meter(unpriced='allow') to meter its tokens only.",
+            model=call.model,
+            provider=call.route.provider,
+            agent=call.scope.agent,
+        )
+
+
+def _claim(house: House, call: Call, facts: Facts) -> None:
+    """Reckon the worst case of the call as it stands, and what it asks of each budget."""
+    bound(house, call)
+    need = _need(call, call.output_bound)
+    call.worst_nanos = need.usd_nanos
+    call.claims = house.policy.claims(facts, need, call.request.at_s)
+
+
+def _downgraded(house: House, call: Call, short: Short) -> bool:
+    """Whether a budget that stands in the way names a cheaper model, which the call asks for from now on."""
+    if not call.request.rewritable or not wire.can_change_model(call.route):
+        return False
+    cheaper = next_model(_blocking(short), call.model, call.tried_models)
+    if cheaper is None:
+        return False
+    rate = rate_of(house, call, cheaper, call.ask.price_context)
+    call.tried_models = (*call.tried_models, call.model or "")
+    if rate is None and house.unpriced == "refuse":
+        return False
+    call.model, call.rate, call.input_bound = cheaper, rate, 0
+    return True
+
+
+def _lowered(call: Call, short: Short) -> bool:
+    """Whether the budgets can still pay a smaller output, to which the call is held from now on."""
+    affordable = _affordable(call, short)
+    if affordable is None or affordable.output_tokens >= call.output_bound:
+        return False
+    call.output_bound = affordable.output_tokens
+    call.output_cap = affordable.cap
+    return True
+
+
+def bound(house: House, call: Call) -> None:
+    """The most tokens that can go in and come out."""
+    if call.input_bound:
+        return
+    ask, rate = call.ask, call.rate
+    call.input_bound = house.bounds.bound(ask, call.route, rate.context_window if rate is not None else None)
+    call.tool_calls = house.bounds.tool_calls(ask, call.route)
+    cap = ask.max_output_tokens
+    if cap is None:
+        cap = house.prices.max_output_tokens(call.route.price_provider, call.model, rate)
+    call.output_bound = cap * max(1, ask.choices)
+
+
+def _need(call: Call, output: int) -> Need:
+    nanos = None
+    if call.rate is not None:
+        nanos = call.rate.worst_nanos(call.input_bound, output, media=_has_media(call.ask), tool_calls=call.tool_calls)
+    return Need(nanos, call.input_bound + output, 1)
+
+
+def _has_media(ask: Ask) -> bool:
+    return bool(ask.images or ask.media_bytes or ask.remote_media)
+
+
+def _affordable(call: Call, short: Short) -> Affordable | None:
+    """The output that the budgets can still pay, if the request may be given a cap."""
+    ask, rate = call.ask, call.rate
+    if not (ask.can_cap and call.request.rewritable):
+        return None
+
+    def output_for(nanos: int) -> int:
+        if rate is None:
+            return -1
+        return rate.output_tokens_for(nanos, call.input_bound, media=_has_media(ask), tool_calls=call.tool_calls)
+
+    return reduced(
+        short,
+        call.claims,
+        output_for=output_for,
+        input_tokens=call.input_bound,
+        choices=max(1, ask.choices),
+        callers_cap=ask.max_output_tokens,
+    )
+
+
+def rate_of(house: House, call: Call, model: str | None, context: Mapping[str, str]) -> Rate | None:
+    rate = house.prices.rate(call.route.price_provider, model, at=call.request.at_s, context=context)
+    if rate is None and isinstance(house.unpriced, Price):
+        rate = house.unpriced.rate(model or "", call.route.price_provider, source="fallback")
+    return rate
+
+
+def facts_of(call: Call) -> dict[str, str | None]:
+    scope = call.scope
+    facts: dict[str, str | None] = {
+        "agent": scope.agent,
+        "user": scope.user,
+        "team": scope.team,
+        "run": scope.run,
+        "model": call.model,
+        "provider": call.route.provider,
+    }
+    for name, value in scope.tags.items():
+        facts["tag:" + name] = value
+    return facts
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,27 +5,30 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from tokenmeter.attribution import AgentScope
-from tokenmeter.budgets import Budget, Need, Policy, open_store
-from tokenmeter.call import House, UsageOption
+from tokenmeter.attribution import AgentScope, Scope
+from tokenmeter.budgets import Budget, Need, Policy, Store
+from tokenmeter.budgets.assembly import assemble
+from tokenmeter.budgets.pauses import Pauses, paused
+from tokenmeter.budgets.thresholds import Crossing
 from tokenmeter.clients.instruments import Instruments
 from tokenmeter.clients.later import Later
 from tokenmeter.clients.metering import Clock, Metering
-from tokenmeter.errors import ConfigError
+from tokenmeter.errors import ConfigError, Paused
 from tokenmeter.faults import swallow
 from tokenmeter.ledger import MemoryLedger, Spend
 from tokenmeter.ledger.memory import ANY
 from tokenmeter.loops import LoopPolicy
 from tokenmeter.money import usd
+from tokenmeter.notes import House, UsageOption
 from tokenmeter.pricing import InputBound, Price, PriceBook, parse_prices
 from tokenmeter.record import Recorder
 from tokenmeter.telemetry import Metrics, Spans
@@ -56,13 +59,21 @@ class Remaining:
     resets_at: float | None
 
 
+def _a_store(store: object) -> Store:
+    for verb in ("hold", "queue", "settle", "release", "read"):
+        if not callable(getattr(store, verb, None)):
+            raise ConfigError(f"store {store!r} is no store: it has no {verb}(); give an address or a Store")
+    return cast("Store", store)
+
+
 class Meter:
     """Meters LLM calls: attributes them, holds them to budgets before they go out, and records what they cost.
 
     Args:
         budgets: what may be spent; see `Budget`.
         loops: how deep agents may be nested; the default stops at 10.
-        store: where the budgets are kept: ``memory://``, this process.
+        store: where the budgets are kept: ``memory://``, this process; ``sqlite:///FILE``, the processes of one
+            machine; ``redis://HOST:PORT/0``, a fleet. Or a `Store` of one's own, which the meter then doesn't close.
         prices: negotiated prices, and prices of models that genai-prices doesn't know: a mapping from
             ``"model"`` or ``"provider/model"`` to `Price`, or the path of a TOML or JSON file.
         unpriced: what to do with a model that has no known price when a money budget applies: ``"refuse"`` it,
@@ -75,6 +86,8 @@ class Meter:
         user_key: when given, spans carry ``user.hash``, an HMAC of the user under this key, not ``user.id``.
         propagate_baggage: let W3C baggage reach model providers. Off: their requests carry none.
         recorders: objects whose ``record(row)`` gets the `CallRecord` of each call.
+        on_threshold: called with a `Crossing` when what is spent crosses one of a budget's thresholds: by the process
+            whose call crossed it, once a window. It is logged as well.
         clock: tells the time; for tests.
 
     Raises:
@@ -86,7 +99,7 @@ class Meter:
         budgets: Sequence[Budget] = (),
         *,
         loops: LoopPolicy | None = None,
-        store: str = "memory://",
+        store: str | Store = "memory://",
         prices: Mapping[str, Price | Mapping[str, object]] | str | os.PathLike[str] | None = None,
         unpriced: Literal["refuse", "allow"] | Price = "refuse",
         ask_stream_usage: bool = True,
@@ -97,6 +110,7 @@ class Meter:
         user_key: bytes | None = None,
         propagate_baggage: bool = False,
         recorders: Sequence[Recorder] = (),
+        on_threshold: Callable[[Crossing], object] | None = None,
         clock: Clock | None = None,
     ) -> None:
         for budget in budgets:
@@ -112,7 +126,11 @@ class Meter:
         if not isinstance(unpriced, Price) and unpriced not in ("refuse", "allow"):
             raise ConfigError(f"unpriced is {unpriced!r}; choose 'refuse', 'allow' or a Price")
         self._policy = Policy(budgets)
-        self._store = open_store(store)
+        if on_threshold is not None and not callable(on_threshold):
+            raise ConfigError(f"on_threshold is {on_threshold!r}; give a function of one Crossing")
+        self._owns_store = isinstance(store, str)
+        self._store = assemble(store) if isinstance(store, str) else _a_store(store)
+        self._pauses = Pauses(self._store)
         self._prices = PriceBook(parse_prices(prices) if prices is not None else None)
         self._bounds = InputBound()
         self._clock: Clock = clock or SystemClock()
@@ -127,6 +145,8 @@ class Meter:
             loops=loops or LoopPolicy(),
             unpriced=unpriced,
             usage_option=UsageOption(ask_stream_usage),
+            stops=self._stops,
+            rows_last=self._store.keeps_rows,
         )
         spans = Spans(tracer_provider, VERSION, user_key=user_key, propagate_baggage=propagate_baggage)
         self._instruments = Instruments(
@@ -139,7 +159,9 @@ class Meter:
                 recorders=tuple(recorders),
                 clock=self._clock,
                 propagate_baggage=propagate_baggage,
+                on_threshold=on_threshold,
                 later=self._later,
+                try_hold=getattr(self._store, "try_hold", None),
             )
         )
         self._warmed = False
@@ -237,7 +259,8 @@ class Meter:
         found = []
         for claim, state in zip(claims, self._store.read([claim.key for claim in claims]), strict=True):
             unit = claim.budget.unit
-            amounts = (claim.limit, state.posted, state.held, max(0, claim.limit - state.posted - state.held))
+            most = max(claim.limit, state.limit)
+            amounts = (most, state.posted, state.held, max(0, most - state.posted - state.held))
             limit, spent, held, left = (usd(a) if unit == "usd" else a for a in amounts)
             found.append(
                 Remaining(claim.budget.name or "", claim.scope, unit, limit, spent, held, left, claim.resets_at)
@@ -249,12 +272,18 @@ class Meter:
     def flush(self) -> None:
         """Finish what is still to be done for calls that ended, and write the metrics that are queued."""
         self._metrics.flush()
+        flush = getattr(self._store, "flush", None)
+        if flush is not None:
+            flush()
 
     def close(self) -> None:
         """Undo every patch and write what is queued. Calls that are under way are still settled."""
         self._instruments.close()
         self._later.close()
         self._metrics.close()
+        self._pauses.close()
+        if self._owns_store:
+            self._store.close()
 
     def __enter__(self) -> Meter:
         return self
@@ -263,6 +292,13 @@ class Meter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _stops(self, scope: Scope) -> Paused | None:
+        """The pause that stops a call of this scope, as the refusal that it is."""
+        pause = self._pauses.stops(scope.agent, scope.user, scope.team)
+        if pause is None:
+            return None
+        return paused(pause, agent=scope.agent, user=scope.user, team=scope.team, run=scope.run)
 
     def _warm_up(self) -> None:
         """Load the prices beside the caller's path: they take a third of a second."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
+import msgspec
 from msgspec import Struct
 
 from tokenmeter.usage import Usage
@@ -19,6 +20,7 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     abandoned, cut or truncated, or a request that was given up while it was under way); ``refused`` (nothing
     was sent). ``cost_nanos`` is in 1e-9 US dollars, ``None`` when the model has no known price. ``estimated``
     marks usage and cost that were computed here because the provider's own figures never arrived.
+    ``downgraded_from`` is the model that the caller named where a budget chose a cheaper one, which ``model`` is.
     """
 
     id: str
@@ -49,6 +51,7 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     host: str
     port: int | None
     time_to_first_chunk_s: float | None = None
+    downgraded_from: str | None = None
 
 
 class Recorder(Protocol):
@@ -57,3 +60,10 @@ class Recorder(Protocol):
     def record(self, row: CallRecord) -> None:
         """Take one row. Must be quick; what it raises is logged and swallowed."""
         ...
+
+
+encode = msgspec.json.Encoder(enc_hook=dict).encode
+"""The bytes of a row, as a store that lasts keeps it: JSON."""
+
+decode = msgspec.json.Decoder(CallRecord).decode
+"""The row of such bytes."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tokenmeter.budgets import Budget
+from tokenmeter.budgets import Budget, Policy
 from tokenmeter.errors import ConfigError
 
 
@@ -99,3 +99,117 @@ def test_a_zero_wait_and_every_choice_are_fine() -> None:
         assert Budget("$5", per=per).per == per
     for scope in ("agent", "user", "team", "run", "model", "provider", "tag:x", ("team", "agent"), None, ()):
         Budget("$5", scope=scope)
+
+
+# -- without the store, cheaper models, holds, thresholds --------------------------------------------------------
+
+FULL = Budget(
+    "$5",
+    per="day",
+    scope="agent",
+    on_exceed="downgrade",
+    downgrade={"gpt-5": "gpt-5-mini", "gpt-*": "gpt-5-nano"},
+    hold="expected",
+    extend_streams=True,
+    on_store_error="local",
+    local_limit=" $0.50 ",
+    thresholds=[25, 99.9, 150],
+)
+
+
+def test_the_defaults_are_the_safe_ones() -> None:
+    budget = Budget("$5")
+    assert (budget.downgrade, budget.hold, budget.extend_streams) == ((), "worst", False)
+    assert (budget.on_store_error, budget.local_limit, budget.local_limit_amount) == ("closed", None, None)
+    assert budget.thresholds == (50, 80, 100)
+
+
+def test_what_is_given_is_kept_as_plain_values() -> None:
+    assert FULL.downgrade == (("gpt-5", "gpt-5-mini"), ("gpt-*", "gpt-5-nano"))
+    assert (FULL.local_limit, FULL.local_limit_amount) == ("$0.50", 500_000_000)
+    assert FULL.thresholds == (25, 99.9, 150)
+    assert FULL.name == "$5 per day per agent"
+
+
+def test_a_budget_with_all_of_it_is_a_value() -> None:
+    again = replace(FULL)
+    assert again.named
+    assert again == FULL
+    assert hash(again) == hash(FULL)
+    assert pickle.loads(pickle.dumps(FULL)) == FULL
+    assert copy.deepcopy(FULL) == FULL
+    assert replace(FULL, local_limit="$1").local_limit_amount == 1_000_000_000
+    assert replace(FULL, on_exceed="warn", downgrade=()) != FULL
+    assert eval(repr(FULL).replace(", unit='usd', limit_amount=5000000000, local_limit_amount=500000000", "")) == FULL
+
+
+def test_two_alike_are_told_apart_and_keep_all_of_it() -> None:
+    first, second = Policy([FULL, FULL]).budgets
+    assert second.name == "$5 per day per agent #2"
+    assert replace(second, name=first.name) == first == FULL
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"on_store_error": "opn"}, ["on_store_error='opn'", "closed, open, local", "did you mean 'open'"]),
+        ({"on_store_error": None}, ["on_store_error=None", "choose from"]),
+        ({"on_store_error": "local"}, ["on_store_error='local'", "add a local_limit such as '$2'"]),
+        ({"local_limit": "$2"}, ["local_limit='$2'", "on_store_error='closed'", "write on_store_error='local'"]),
+        ({"on_store_error": "open", "local_limit": "$2"}, ["local_limit='$2'", "on_store_error='open'"]),
+        ({"on_store_error": "local", "local_limit": "2"}, ["local_limit '2'", "says no unit", '"$5"']),
+        ({"on_store_error": "local", "local_limit": 2}, ["local_limit 2", "int, not text"]),
+        ({"on_store_error": "local", "local_limit": "$-1"}, ["local_limit '$-1'", "never negative"]),
+        ({"on_store_error": "local", "local_limit": "2 calls"}, ["'2 calls'", "in calls", "'$5'", "like '$2'"]),
+        ({"on_store_error": "local", "local_limit": "$5.01"}, ["'$5.01'", "more than the limit '$5'"]),
+        ({"on_exceed": "downgrade"}, ["on_exceed='downgrade'", "add downgrade such as"]),
+        ({"on_exceed": "downgrade", "downgrade": {}}, ["on_exceed='downgrade'", "add downgrade"]),
+        ({"downgrade": {"a": "b"}}, ["downgrade={'a': 'b'}", "on_exceed='refuse'", "write on_exceed='downgrade'"]),
+        ({"on_exceed": "downgrade", "downgrade": "b"}, ["downgrade='b'", "no mapping", '{"gpt-5": "gpt-5-mini"}']),
+        ({"on_exceed": "downgrade", "downgrade": 5}, ["downgrade=5", "no mapping"]),
+        ({"on_exceed": "downgrade", "downgrade": {"a": 5}}, ["'a'", "5", "no model"]),
+        ({"on_exceed": "downgrade", "downgrade": {"a": ["b"]}}, ["'a'", "['b']", "no model"]),
+        ({"on_exceed": "downgrade", "downgrade": {"": "b"}}, ["''", "no model"]),
+        ({"on_exceed": "downgrade", "downgrade": {"a": " "}}, ["' '", "no model"]),
+        ({"on_exceed": "downgrade", "downgrade": {"a": "b-*"}}, ["'b-*'", "is a pattern", "name the one model"]),
+        ({"on_exceed": "downgrade", "downgrade": {"a": "a"}}, ["'a'", "same model", "cheaper one"]),
+        ({"on_exceed": "downgrade", "downgrade": [("a", "b"), ("a", "c")]}, ["'a' twice"]),
+        ({"on_exceed": "downgrade", "downgrade": {"a": "b", "b": "c", "c": "a"}}, ["circle: b → c → a → b"]),
+        ({"on_exceed": "downgrade", "downgrade": {"g*": "claude", "c*": "gpt"}}, ["circle: claude → gpt → claude"]),
+        ({"hold": "expect"}, ["hold='expect'", "worst, expected", "did you mean 'expected'"]),
+        ({"extend_streams": 1}, ["extend_streams=1", "True nor False"]),
+        ({"thresholds": 80}, ["thresholds=80", "int", "(50, 80, 100)"]),
+        ({"thresholds": "80"}, ["thresholds='80'", "str"]),
+        ({"thresholds": None}, ["thresholds=None", "() for none"]),
+        ({"thresholds": {50: 80}}, ["thresholds={50: 80}", "dict"]),
+        ({"thresholds": [0, 50]}, ["[0, 50]: 0 is", "above 0 and up to 1000"]),
+        ({"thresholds": [50, 1000.5]}, ["1000.5 is", "up to 1000"]),
+        ({"thresholds": [float("nan")]}, ["nan is"]),
+        ({"thresholds": [True]}, ["True is"]),
+        ({"thresholds": ["50"]}, ["'50' is"]),
+        ({"thresholds": [80, 50]}, ["50 does not come after 80", "rising order"]),
+        ({"thresholds": [50, 50.0]}, ["50.0 does not come after 50"]),
+    ],
+)
+def test_nonsense_in_these_is_named_with_the_remedy(options: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Budget("$5", **options)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"hold": "expected"}, {"extend_streams": True}])
+def test_a_limit_in_calls_has_no_smaller_hold(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"{next(iter(options))}=.*in calls.*leave it out"):
+        Budget("5 calls", **options)
+    Budget("5k tokens", **options)
+
+
+def test_what_is_fine() -> None:
+    assert Budget("$5", thresholds=()).thresholds == ()
+    assert Budget("$5", thresholds=(0.5, 1000)).thresholds == (0.5, 1000)
+    assert Budget("$5", on_store_error="open").local_limit_amount is None
+    assert Budget("9 calls", on_store_error="local", local_limit="0 calls").local_limit_amount == 0
+    assert Budget("9k tokens", on_store_error="local", local_limit="9,000 tokens").local_limit_amount == 9_000
+    chain = {"a": "b", "b": "c", "c*": "c"}
+    assert Budget("$5", on_exceed="downgrade", downgrade=chain).downgrade == tuple(chain.items())

@@ -47,6 +47,31 @@ def test_amounts_are_in_the_unit_of_the_budget() -> None:
     assert [claim.amount for claim in policy.claims(FACTS, Need(None, 200), NOON_S)] == [0, 200, 1]
 
 
+def test_a_budget_may_want_less_held_than_the_worst_case() -> None:
+    policy = Policy(
+        [
+            Budget("$5"),
+            Budget("$5", hold="expected"),
+            Budget("1k tokens", extend_streams=True),
+            Budget("$5", hold="expected", extend_streams=True),
+            Budget("10 calls"),
+        ]
+    )
+    claims = policy.claims(FACTS, NEED, NOON_S)
+
+    def amounts(expected: Need | None, first: Need | None = None) -> list[int]:
+        return [claim.amount for claim in policy.sized(claims, expected, first)]
+
+    assert amounts(None) == [1_500, 1_500, 200, 1_500, 1]
+    assert amounts(Need(400, 90)) == [1_500, 400, 200, 400, 1]
+    assert amounts(Need(400, 90), Need(70, 20)) == [1_500, 400, 20, 70, 1]
+    assert amounts(None, Need(70, 20)) == [1_500, 1_500, 20, 70, 1]
+    assert amounts(Need(9_000, 900), Need(None, 900)) == [1_500, 1_500, 200, 1_500, 1]
+    assert policy.sized(claims, None)[0] is claims[0]
+    assert (policy.expects, policy.extends) == (True, True)
+    assert (Policy([Budget("$5")]).expects, Policy([Budget("$5")]).extends) == (False, False)
+
+
 def test_warn_is_not_enforced_and_clamp_is() -> None:
     assert not one(Budget("$5", on_exceed="warn")).enforce
     assert one(Budget("$5", on_exceed="clamp")).enforce

@@ -19,6 +19,7 @@ SYNC_NAMES = {
     "async_send": "sync_send",
     "async_method": "sync_method",
     "wait_async": "wait",
+    "aside": "here",
     "aread": "read",
     "aclose": "close",
     "__aiter__": "__iter__",

@@ -129,7 +129,7 @@ FRESH = """
             found.append("refused")
 
     with ScriptedProvider() as provider, httpx2.Client(verify=False, timeout=60) as client:
-        meter = tokenmeter.Meter([tokenmeter.Budget("10 calls")])
+        meter = tokenmeter.Meter([tokenmeter.Budget("10 calls", thresholds=())])
         start = threading.Barrier(50)
         args = client, provider.openai_url + "/chat/completions", start
         threads = [threading.Thread(target=call, args=args) for _ in range(50)]

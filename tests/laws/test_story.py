@@ -17,21 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tokenmeter import Budget, LoopPolicy, Price, Refused, StoreUnavailable, Usage, wire
 from tokenmeter.attribution import NOBODY, Scope
 from tokenmeter.budgets import Held, MemoryStore, Policy, Short
-from tokenmeter.call import (
-    Answer,
-    Effect,
-    Hold,
-    House,
-    Open,
-    Queue,
-    Record,
-    Relay,
-    Release,
-    Request,
-    Send,
-    Settle,
-    story,
-)
+from tokenmeter.call import story
+from tokenmeter.effects import Effect, Hold, Open, Queue, Record, Relay, Release, Send, Settle
+from tokenmeter.notes import Answer, House, Request
 from tokenmeter.pricing import InputBound, PriceBook
 from tokenmeter.record import CallRecord
 from tokenmeter.wire import Reading

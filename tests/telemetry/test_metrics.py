@@ -260,6 +260,7 @@ def test_flush(metering: MeterProvider, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(Metrics, "_start", lambda self: None)
     meter = Meter(meter_provider=metering)
     posted(meter, times=3)
+    meter._later.flush()
     assert len(meter._metrics._queue) == 3
     meter.flush()
     assert len(meter._metrics._queue) == 0
@@ -273,6 +274,7 @@ def test_the_queue_is_bounded_and_says_what_it_dropped(
     monkeypatch.setattr(metrics_module, "MAX_QUEUED", 4)
     with Meter(meter_provider=metering) as meter:
         posted(meter, times=10)
+        meter._later.flush()
         assert len(meter._metrics._queue) == 4
         metrics = metrics_of(reader)
         [duration] = points_of(metrics["gen_ai.client.operation.duration"]).values()
@@ -425,6 +427,7 @@ child = os.fork()
 if child == 0:
     try:
         post(meter, 4)
+        meter._later.flush()
         from tokenmeter.telemetry import metrics
         alive = meter._metrics._thread.is_alive()
         post(meter, metrics.WAKE_AT)

@@ -21,6 +21,11 @@ from tokenmeter.testing import Billed, CapturedCalls, FakeClock, Reply, Request,
 budget = Budget("$5", per="day", scope="agent")
 Budget("200k tokens", per="month", scope=["user", "tag:project"], match={"model": "gpt-*"}, tz="Europe/Berlin")
 Budget("10 calls", match={"agent": ["mail-*", "chat-*"]}, on_exceed="clamp", wait_s=0, min_output_tokens=64, name="x")
+Budget("$5", on_exceed="downgrade", downgrade={"gpt-5": "gpt-5-mini"}, hold="expected", extend_streams=True)
+Budget("$5", on_store_error="local", local_limit="$1", thresholds=[50, 99.9])
+assert_type(budget.downgrade, tuple[tuple[str, str], ...])
+assert_type(budget.local_limit_amount, int | None)
+assert_type(budget.thresholds, tuple[int | float, ...])
 assert_type(budget.unit, Literal["usd", "tokens", "calls"])
 assert_type(budget.limit_amount, int)
 assert_type(budget.scope, tuple[str, ...])
@@ -116,6 +121,7 @@ plain(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 meter.agent()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 meter.agent("triage", project=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 Budget("$5", per="dya")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+Budget("$5", hold="best")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 Budget(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 Budget("$5", "day")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 Price(input=1.25, output="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

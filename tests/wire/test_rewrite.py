@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tokenmeter import wire
@@ -131,3 +132,157 @@ def test_rewriting_changes_nothing_else(fields: dict[str, Any], cap: int) -> Non
     fields.pop("stream_options", None)
     asked = json.loads(wire.with_usage_asked(route, json.dumps(fields).encode()))
     assert asked == {**fields, "stream_options": {"include_usage": True}}
+
+
+# -- another model -----------------------------------------------------------------------------------------------
+
+
+def of(host: str, path: str) -> wire.Route:
+    route = wire.recognise("POST", host, path)
+    assert route is not None
+    return route
+
+
+CHAT = ("api.openai.com", "/v1/chat/completions")
+
+
+@pytest.mark.parametrize(
+    ("host", "path"),
+    [
+        CHAT,
+        ("api.openai.com", "/v1/completions"),
+        ("api.openai.com", "/v1/responses"),
+        ("api.openai.com", "/v1/embeddings"),
+        ("api.openai.com", "/v1/images/generations"),
+        ("x.openai.azure.com", "/openai/v1/chat/completions"),
+        ("localhost", "/v1/chat/completions"),
+        ("api.anthropic.com", "/v1/messages"),
+        ("api.cohere.com", "/v2/chat"),
+        ("api.cohere.com", "/v2/embed"),
+        ("api.cohere.com", "/v2/rerank"),
+        ("localhost", "/api/chat"),
+        ("localhost", "/api/generate"),
+        ("localhost", "/api/embed"),
+    ],
+)
+def test_the_model_in_the_body_is_changed_and_read_back(host: str, path: str) -> None:
+    route = of(host, path)
+    assert wire.can_change_model(route)
+    after = wire.with_model(route, b'{"model": "big", "messages": []}', "small")
+    assert after == b'{"model": "small", "messages": []}'
+    assert wire.read_request(route, after, "application/json").model == "small"
+
+
+@pytest.mark.parametrize(
+    ("host", "path"),
+    [
+        ("x.openai.azure.com", "/openai/deployments/d/chat/completions"),
+        ("x.openai.azure.com", "/openai/deployments/d/embeddings"),
+        ("generativelanguage.googleapis.com", "/v1beta/models/gemini-2.5-pro:generateContent"),
+        ("generativelanguage.googleapis.com", "/v1beta/models/gemini-2.5-pro:streamGenerateContent"),
+        ("us-east5-aiplatform.googleapis.com", "/v1/projects/p/locations/l/publishers/anthropic/models/c:rawPredict"),
+        (BEDROCK, "/model/anthropic.claude-x/converse"),
+        (BEDROCK, "/model/anthropic.claude-x/invoke"),
+        ("x.cloud.databricks.com", "/serving-endpoints/m/invocations"),
+    ],
+)
+def test_a_model_in_the_path_is_not_changed(host: str, path: str) -> None:
+    route = of(host, path)
+    assert not wire.can_change_model(route)
+    assert wire.with_model(route, b'{"model": "big"}', "small") is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"{}",
+        b"[]",
+        b'"model"',
+        b'["model", "big"]',
+        b"\xff",
+        b'{"model": "big"',
+        b'{"messages": [{"model": "big"}]}',
+        b'\xef\xbb\xbf{"model": "big"}',
+        b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nbig\r\n--x--',
+    ],
+)
+def test_a_body_without_a_model_that_can_be_read_is_not_changed(body: bytes) -> None:
+    assert wire.with_model(of(*CHAT), body, "small") is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'{"model":"big"}', b'{"model":"s\xc3\xa9\\"\\\\"}'),
+        (b' \r\n{ "model"\t:\n"big" , "n" : 1.50e+0 }\n', b' \r\n{ "model"\t:\n"s\xc3\xa9\\"\\\\" , "n" : 1.50e+0 }\n'),
+        (b'{"model":"a","x":1,"model":"b"}', b'{"model":"s\xc3\xa9\\"\\\\","x":1,"model":"s\xc3\xa9\\"\\\\"}'),
+        (b'{"mod\\u0065l":"big"}', b'{"mod\\u0065l":"s\xc3\xa9\\"\\\\"}'),
+        (b'{"model":null,"tools":[]}', b'{"model":"s\xc3\xa9\\"\\\\","tools":[]}'),
+        (b'{"model":{"a":["}",{"b":"]"}]},"x":0}', b'{"model":"s\xc3\xa9\\"\\\\","x":0}'),
+        (
+            b'{"x":{"model":"in"},"y":["{\\"model\\":\\"t\\"}",{"model":[]}],"a\\\\":"\\\\","model":"big"}',
+            b'{"x":{"model":"in"},"y":["{\\"model\\":\\"t\\"}",{"model":[]}],"a\\\\":"\\\\","model":"s\xc3\xa9\\"\\\\"}',
+        ),
+        (b'{"models":"m","Model":"m","model ":"m","model":"m"}', None),
+    ],
+)
+def test_every_other_byte_stays(before: bytes, after: bytes | None) -> None:
+    found = wire.with_model(of(*CHAT), before, 'sé"\\')
+    assert found == (after or b'{"models":"m","Model":"m","model ":"m","model":"s\xc3\xa9\\"\\\\"}')
+
+
+def test_a_name_that_is_no_unicode_changes_nothing() -> None:
+    assert wire.with_model(of(*CHAT), b'{"model":"m"}', "\ud800") is None
+
+
+MARK = "the model stands here"
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**12), 10**12)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["model", "", 'mo"del']) | st.text(), inner)
+    ),
+    max_leaves=10,
+)
+
+
+@given(
+    before=st.dictionaries(st.text(max_size=8), VALUES, max_size=4),
+    after=st.dictionaries(st.text(max_size=8), VALUES, max_size=4),
+    old=VALUES,
+    new=st.text(),
+    indent=st.none() | st.integers(0, 3) | st.sampled_from(["\t", "\r\n"]),
+    plain=st.booleans(),
+    separators=st.sampled_from([(",", ":"), (" , ", " : "), (",\n", ":\t")]),
+)
+def test_the_model_alone_is_changed(
+    before: dict[str, Any],
+    after: dict[str, Any],
+    old: Any,
+    new: str,
+    indent: int | str | None,
+    plain: bool,
+    separators: tuple[str, str],
+) -> None:
+    fields = {**before, "model": old, **{key: value for key, value in after.items() if key != "model"}}
+    text = json.dumps(fields, indent=indent, ensure_ascii=plain, separators=separators)
+    body = text.encode()
+    found = wire.with_model(of(*CHAT), body, new)
+    assert found is not None
+    assert json.loads(found) == {**fields, "model": new}
+    assert list(json.loads(found)) == list(fields)
+    marked = json.dumps({**fields, "model": MARK}, indent=indent, ensure_ascii=plain, separators=separators)
+    assume(marked.count(MARK) == 1)
+    assert found == marked.encode().replace(f'"{MARK}"'.encode(), msgspec.json.encode(new))
+
+
+@given(body=st.binary(max_size=40) | st.text('{}[]":,\\model \n0e', max_size=40).map(str.encode))
+def test_nothing_that_is_sent_makes_it_raise(body: bytes) -> None:
+    found = wire.with_model(of(*CHAT), body, "small")
+    if found is not None:
+        assert json.loads(found) == {**json.loads(body), "model": "small"}

@@ -52,6 +52,8 @@ class Policy:
 
     def __init__(self, budgets: Sequence[Budget]) -> None:
         self.budgets: tuple[Budget, ...] = _told_apart(budgets)
+        self.expects = any(budget.hold == "expected" for budget in self.budgets)
+        self.extends = any(budget.extend_streams for budget in self.budgets)
         books: set[str] = set()
         self._lines = tuple(_Line(budget, _unique(_book(budget), books)) for budget in self.budgets)
         self._money = tuple(
@@ -90,6 +92,23 @@ class Policy:
     def amounts(claims: Sequence[Claim], need: Need) -> tuple[int, ...]:
         """What a call takes of each claim, in that budget's unit; without a price, nothing of money."""
         return tuple([need[_UNIT[claim.budget.unit]] or 0 for claim in claims])
+
+    @staticmethod
+    def sized(claims: Sequence[Claim], expected: Need | None, first: Need | None = None) -> tuple[Claim, ...]:
+        """Claims of the worst case with the smaller amounts that their budgets want held, if any.
+
+        ``expected`` is for budgets that hold what is expected; ``first``, given for a stream, is for those that
+        extend streams. No amount grows by it.
+        """
+        found = []
+        for claim in claims:
+            budget = claim.budget
+            need = expected if budget.hold == "expected" else None
+            if first is not None and budget.extend_streams:
+                need = first
+            amount = need[_UNIT[budget.unit]] if need is not None else None
+            found.append(claim if amount is None or amount >= claim.amount else claim._replace(amount=amount))
+        return tuple(found)
 
 
 _UNIT = {"usd": 0, "tokens": 1, "calls": 2}  # the places in Need

@@ -112,8 +112,8 @@ def _crossing(claim: Claim, state: State, percent: int | float) -> Crossing:
     budget = claim.budget
     unit = budget.unit
     text = (
-        f"budget {budget.name!r} ({claim.scope}) has spent {format_limit(unit, state.posted)}, "
-        f"which is {percent:g} % or more of its limit {format_limit(unit, state.limit)}"
+        f"budget {budget.name!r} ({claim.scope}) has reached {percent:g} % of its limit "
+        f"{format_limit(unit, state.limit)}: spent {format_limit(unit, state.posted)}"
     )
     if claim.resets_at is not None:
         text += f"; resets at {datetime.fromtimestamp(claim.resets_at, UTC).isoformat()}"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenmeter.call import Relay, Story
 from tokenmeter.clients.ports import AsyncPort, SyncPort
+from tokenmeter.effects import Relay, Story
 
 
 def drive(story: Story, port: SyncPort) -> Any:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tokenmeter.budgets import Store
-from tokenmeter.call import Call, House
+from tokenmeter.budgets import Held, Store
+from tokenmeter.budgets.thresholds import Crossing
 from tokenmeter.clients.later import Later
+from tokenmeter.effects import Record
 from tokenmeter.faults import swallow
 from tokenmeter.ledger import MemoryLedger
-from tokenmeter.record import CallRecord, Recorder
+from tokenmeter.notes import Call, House
+from tokenmeter.record import Recorder
 from tokenmeter.telemetry import Metrics, Spans
 from tokenmeter.telemetry.spans import Recording
+
+logger = logging.getLogger("tokenmeter")
+
+WARN_AT_PERCENT = 80
 
 
 class Clock(Protocol):
@@ -36,7 +43,9 @@ class Metering:
     recorders: Sequence[Recorder]
     clock: Clock
     propagate_baggage: bool = False
+    on_threshold: Callable[[Crossing], object] | None = None
     later: Later = field(default_factory=Later)
+    try_hold: Callable[..., Held | None] | None = None  # of a store that can often hold at once
     # The streams that are under way. What is in here is no garbage, whatever the caller drops: a story that were
     # collected together with its response could not be told to its end.
     streams: set[object] = field(default_factory=set)
@@ -55,12 +64,20 @@ class Metering:
             return True
         return recording is not None and (recording.inference is not None or recording.span.is_recording())
 
-    def record(self, recording: Recording | None, call: Call, row: CallRecord) -> None:
-        """End the span, queue the metrics, write the row."""
+    def record(self, recording: Recording | None, told: Record) -> None:
+        """End the span, queue the metrics, add the row up, and tell who listens."""
+        row = told.row
         self.ledger.record(row)
+        for crossing in told.crossings:
+            logger.log(logging.INFO if crossing.percent < WARN_AT_PERCENT else logging.WARNING, "%s", crossing.message)
+            if self.on_threshold is not None:
+                try:
+                    self.on_threshold(crossing)
+                except Exception as fault:
+                    swallow(fault, "calling on_threshold")
         if recording is not None:
             try:
-                self.spans.close(recording, call, row)
+                self.spans.close(recording, told)
             except Exception as fault:
                 swallow(fault, "ending a span")
         try:

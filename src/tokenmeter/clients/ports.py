@@ -16,14 +16,16 @@ from typing import Any
 from msgspec.structs import replace
 
 from tokenmeter import wire
-from tokenmeter.budgets import Held, Short, Ticket
-from tokenmeter.call import Answer, Call, Effect, Hold, Open, Queue, Record, Relay, Release, Send, Settle, Story
+from tokenmeter.budgets import Entry, Held, Short, Ticket
+from tokenmeter.clients.aside import aside, here
 from tokenmeter.clients.decoding import Decoded, Decoder, Undecodable, decoder_for
 from tokenmeter.clients.library import Library
 from tokenmeter.clients.metering import Metering
 from tokenmeter.clients.relay import Passage
+from tokenmeter.effects import Effect, Hold, Open, Queue, Record, Relay, Release, Send, Sent, Settle, Story, Write
 from tokenmeter.errors import Refused, StoreUnavailable
 from tokenmeter.faults import swallow
+from tokenmeter.notes import Answer, Call
 from tokenmeter.telemetry import spans
 from tokenmeter.wire import Reading
 
@@ -47,6 +49,7 @@ class Port:
         "_duration_s",
         "_held",
         "_hides",
+        "_instant",
         "_kwargs",
         "_recording",
         "_sent",
@@ -69,6 +72,7 @@ class Port:
         kwargs: Mapping[str, Any],
     ) -> None:
         self.metering = metering
+        self._instant = metering.store.instant
         self.library = library
         self.request = request
         self.response: Any = None
@@ -89,25 +93,43 @@ class Port:
         metering = self.metering
         if isinstance(effect, Open):
             self._recording = metering.open(effect.call)
-        elif isinstance(effect, Hold):
-            now_s = metering.clock.now_s()
-            self._expect(effect)
-            verdict = metering.store.hold(effect.hold_id, effect.claims, now_s)
-            if isinstance(verdict, Short) and metering.later.flush():
-                verdict = metering.store.hold(effect.hold_id, effect.claims, now_s)
-            return self._noted(verdict)
         elif isinstance(effect, Settle):
             self._held = effect.hold_id, effect.amounts
-            metering.store.settle(effect.hold_id, effect.amounts)
+            settled = metering.store.settle(effect.hold_id, effect.amounts, effect.row)
             self._held = None
+            return settled
         elif isinstance(effect, Release):
             self._held = effect.hold_id, None
             metering.store.release(effect.hold_id)
             self._held = None
+        elif isinstance(effect, Write):
+            metering.store.write([Entry(effect.row_id, (), effect.row)])
         elif isinstance(effect, Record):
-            metering.record(self._recording, effect.call, effect.row)
+            metering.record(self._recording, effect)
             self._recording = None
         return None
+
+    def held_at_once(self, effect: Hold) -> Held | None:
+        """Hold without waiting for anything, if the store can."""
+        try_hold = self.metering.try_hold
+        if try_hold is None:
+            return None
+        self._expect(effect)
+        return try_hold(effect.hold_id, effect.claims, effect.note)
+
+    def held(self, effect: Hold) -> Held | Short:
+        """Hold; where there is no room, once more when what ended calls spent is settled."""
+        metering = self.metering
+        store, now_s = metering.store, metering.clock.now_s()
+        self._expect(effect)
+        verdict = store.hold(effect.hold_id, effect.claims, now_s, effect.note)
+        if isinstance(verdict, Short) and metering.later.flush():
+            verdict = store.hold(effect.hold_id, effect.claims, now_s, effect.note)
+        return self._noted(verdict)
+
+    def undoing(self, effect: Hold | Queue) -> Callable[[], object]:
+        """What undoes a hold that nobody waits for any more."""
+        return partial(self.metering.store.release, effect.hold_id)
 
     def queued(self, effect: Queue) -> Held | Short | tuple[Ticket, float]:
         """Stand in line for the budgets; a ticket comes with the seconds that are left to wait."""
@@ -119,7 +141,7 @@ class Port:
                 gc.collect()
         at_s = metering.clock.now_s()
         self._expect(effect)
-        found = metering.store.queue(effect.hold_id, effect.claims, at_s)
+        found = metering.store.queue(effect.hold_id, effect.claims, at_s, effect.note)
         if isinstance(found, Held | Short):
             return self._noted(found)
         return found, max(0.0, self._deadline_s - now_s)
@@ -178,20 +200,23 @@ class Port:
         self._duration_s = duration_s
         return Answer(status=status, streams=True)
 
-    def _whole(self, effect: Relay, story: Story, response: Any) -> None:
-        """A body that is here already: its caller need not wait for the rest of the story if nobody watches."""
-        body = response.content
-        call = effect.call
+    def _rest(self, effect: Relay, story: Story, response: Any) -> Callable[[], None] | None:
+        """What is still to be told of a call whose body is here as a whole; None where that is done later.
+
+        The caller need not wait for it if nobody watches.
+        """
+        body, call = response.content, effect.call
         if self._hides:
             reader = wire.reader(call.route, response.headers.get("content-type"), stream=True, hide_usage=True)
             shown = reader.feed(body)
             tail, reading = reader.finish()
             response._content = shown + tail
-            self.resume(story, partial(self._answer, call, response, reading))
-        elif self.metering.watched(self._recording) or len(body) > _LARGE_BYTES:
-            self.resume(story, partial(self._answer, call, response, None))
-        else:
-            self.metering.later.put(partial(self.resume, story, partial(self._answer, call, response, None)))
+            return partial(self.resume, story, partial(self._answer, call, response, reading))
+        rest = partial(self.resume, story, partial(self._answer, call, response, None))
+        if self.metering.watched(self._recording) or len(body) > _LARGE_BYTES:
+            return rest
+        self.metering.later.put(rest)
+        return None
 
     def _answer(self, call: Call, response: Any, reading: Reading | None) -> Answer:
         """What a body says that is here as a whole."""
@@ -223,7 +248,7 @@ class Port:
             self.metering.streams,
             reader,
             decoder,
-            lambda answer: self.resume(story, lambda: answer),
+            lambda answer: self._over(story, answer),
             status=response.status_code,
             start_s=self._start_s,
             rewrites=hide_usage,
@@ -235,6 +260,14 @@ class Port:
         if hide_usage and coding:
             response._decoder = self.library.identity_decoder()
         self.response = None  # forgotten here, so that no cycle keeps alive a response that its caller drops
+
+    def _over(self, story: Story, answer: Answer) -> None:
+        """A body has passed by. An event loop doesn't wait for books that may take time, unless a span does."""
+        waits = isinstance(self, SyncPort) or (self._recording is not None and not self._recording.ours)
+        if waits or self._instant:
+            self.resume(story, lambda: answer)
+        else:
+            self.metering.later.put(partial(self.resume, story, lambda: answer))
 
     def resume(self, story: Story, answer: Callable[[], Answer]) -> None:
         """Tell the rest of a story whose body is over. Never waits, so it may run in a finalizer."""
@@ -273,10 +306,13 @@ class Port:
         held, self._held = self._held, None
         try:
             if held is not None:
-                if self._sent and held[1] is not None:
-                    self.metering.store.settle(held[0], held[1])
+                store, (hold_id, amounts) = self.metering.store, held
+                spent = amounts is not None and self._sent
+                end = partial(store.settle, hold_id, amounts or ()) if spent else partial(store.release, hold_id)
+                if self._instant or isinstance(self, SyncPort):
+                    end()
                 else:
-                    self.metering.store.release(held[0])
+                    self.metering.later.put(partial(_tidily, end))
             if self._recording is not None and self._recording.ours:
                 self._recording.span.end()
         except Exception as second:
@@ -298,11 +334,17 @@ class SyncPort(Port):
         """Do one effect and return what came of it."""
         if isinstance(effect, Send):
             return self._send(effect)
+        if isinstance(effect, Hold):
+            if self._instant:
+                return self.held(effect)
+            return self.held_at_once(effect) or here(partial(self.held, effect), self.undoing(effect))
         if isinstance(effect, Queue):
-            found = self.queued(effect)
+            found = self.queued(effect) if self._instant else here(partial(self.queued, effect), self.undoing(effect))
             if isinstance(found, Held | Short):
                 return found
             return self._noted(found[0].wait(found[1]))
+        if isinstance(effect, Sent):
+            return here(partial(self.metering.store.sent, effect.hold_id))
         return self.instant(effect)
 
     def _send(self, effect: Send) -> Answer:
@@ -329,7 +371,9 @@ class SyncPort(Port):
         """Hand the response to the caller, and tell the rest of the story when its body has passed by."""
         response = self.response
         if hasattr(response, "_content"):
-            self._whole(effect, story, response)
+            rest = self._rest(effect, story, response)
+            if rest is not None:
+                rest() if self._instant else here(rest)
             return response
         self._relayed(effect, story, self._hides)
         if not self._stream:
@@ -361,11 +405,21 @@ class AsyncPort(Port):
         """Do one effect and return what came of it."""
         if isinstance(effect, Send):
             return await self._send(effect)
+        if isinstance(effect, Hold):
+            if self._instant:
+                return self.held(effect)
+            return self.held_at_once(effect) or await aside(partial(self.held, effect), self.undoing(effect))
         if isinstance(effect, Queue):
-            found = self.queued(effect)
+            found = (
+                self.queued(effect)
+                if self._instant
+                else await aside(partial(self.queued, effect), self.undoing(effect))
+            )
             if isinstance(found, Held | Short):
                 return found
             return self._noted(await found[0].wait_async(found[1]))
+        if isinstance(effect, Sent):
+            return await aside(partial(self.metering.store.sent, effect.hold_id))
         return self.instant(effect)
 
     async def _send(self, effect: Send) -> Answer:
@@ -392,7 +446,9 @@ class AsyncPort(Port):
         """Hand the response to the caller, and tell the rest of the story when its body has passed by."""
         response = self.response
         if hasattr(response, "_content"):
-            self._whole(effect, story, response)
+            rest = self._rest(effect, story, response)
+            if rest is not None:
+                rest() if self._instant else await aside(rest)
             return response
         self._relayed(effect, story, self._hides)
         if not self._stream:
@@ -413,6 +469,13 @@ class AsyncPort(Port):
                 await response.aread()
             return response
         return await self._wrapped(self.request, stream=self._stream, **self._kwargs)
+
+
+def _tidily(end: Callable[[], object]) -> None:
+    try:
+        end()
+    except Exception as fault:
+        swallow(fault, "cleaning up after a call")
 
 
 def _carry_headers(outgoing: Any, request: Any) -> None:

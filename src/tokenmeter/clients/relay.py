@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
-from tokenmeter.call import Answer
 from tokenmeter.clients.decoding import Decoder, Undecodable
 from tokenmeter.faults import swallow
+from tokenmeter.notes import Answer
 from tokenmeter.wire import Reader, Reading
 
 Resume = Callable[[Answer], None]

@@ -12,13 +12,14 @@ from typing import Any
 import msgspec
 
 from tokenmeter import attribution, wire
-from tokenmeter.call import Request, story
+from tokenmeter.call import story
 from tokenmeter.clients.drive import drive, drive_async
 from tokenmeter.clients.library import CARRIED, Library
 from tokenmeter.clients.metering import Metering
 from tokenmeter.clients.ports import INSIDE, AsyncPort, SyncPort
 from tokenmeter.errors import Refused, StoreUnavailable
 from tokenmeter.faults import swallow
+from tokenmeter.notes import Request
 from tokenmeter.wire import Route
 
 # Set while an SDK's own method runs whose outer seam brings a refusal to the caller.

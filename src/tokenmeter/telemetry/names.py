@@ -47,9 +47,17 @@ BUDGET_REMAINING = "tokenmeter.budget.remaining"
 BUDGET_HELD_USD = "tokenmeter.budget.held_usd"
 BUDGET_WARNED = "tokenmeter.budget.warned"
 BUDGET_OUTPUT_CAP = "tokenmeter.budget.output_cap"
+BUDGET_DOWNGRADED_FROM = "tokenmeter.budget.downgraded_from"
 REFUSAL_REASON = "tokenmeter.refusal.reason"
 REFUSAL_BUDGET = "tokenmeter.refusal.budget"
 REFUSAL_SCOPE = "tokenmeter.refusal.scope"
+
+THRESHOLD_EVENT = "tokenmeter.budget.threshold"
+EVENT_BUDGET = "tokenmeter.budget.name"
+EVENT_SCOPE = "tokenmeter.budget.scope"
+EVENT_PERCENT = "tokenmeter.budget.percent"
+EVENT_SPENT = "tokenmeter.budget.spent"
+EVENT_LIMIT = "tokenmeter.budget.limit"
 
 TOKEN_USAGE_METRIC = "gen_ai.client.token.usage"  # noqa: S105 - the name of a metric
 TOKEN_USAGE_BOUNDARIES = [4**power for power in range(14)]  # 1, 4, 16 … 67108864

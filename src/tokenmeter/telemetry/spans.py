@@ -22,8 +22,10 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 from opentelemetry.util.types import AttributeValue
 
-from tokenmeter.call import Call
 from tokenmeter.errors import BudgetExceeded
+from tokenmeter.budgets.thresholds import Crossing
+from tokenmeter.effects import Record
+from tokenmeter.notes import Call
 from tokenmeter.record import CallRecord
 from tokenmeter.telemetry import names as n
 
@@ -95,13 +97,15 @@ class Spans:
             inside = otel_context.set_value(_OURS, mine, otel_context.set_value(key, mine, inside))
         return Recording(span, ours=True, context=inside)
 
-    def close(self, recording: Recording, call: Call, row: CallRecord) -> None:
+    def close(self, recording: Recording, told: Record) -> None:
         """Write what became of the call, and end the span if it is ours."""
-        span = recording.span
+        span, call, row = recording.span, told.call, told.row
         if recording.inference is not None:
             _publish(recording.inference, row, self._attributes(call, row))
         elif span.is_recording():
             span.set_attributes(self._attributes(call, row))
+            for crossing in told.crossings:
+                span.add_event(n.THRESHOLD_EVENT, _crossing(crossing))
             if row.error_type is not None and recording.ours:
                 span.set_status(Status(StatusCode.ERROR, _description(call)))
         if recording.ours:
@@ -216,12 +220,25 @@ def _budgets(out: dict[str, AttributeValue], call: Call, row: CallRecord) -> Non
             out[n.BUDGET_HELD_USD] = call.worst_nanos / 1e9
     if row.warned:
         out[n.BUDGET_WARNED] = list(row.warned)
+    if row.downgraded_from is not None:
+        out[n.BUDGET_DOWNGRADED_FROM] = row.downgraded_from
+        out[n.REQUEST_MODEL] = row.model or ""
     refusal = call.refusal
     if refusal is not None:
         out[n.REFUSAL_REASON] = refusal.reason
         if isinstance(refusal, BudgetExceeded):
             out[n.REFUSAL_BUDGET] = refusal.budget
             out[n.REFUSAL_SCOPE] = refusal.scope
+
+
+def _crossing(crossing: Crossing) -> dict[str, AttributeValue]:
+    return {
+        n.EVENT_BUDGET: crossing.budget,
+        n.EVENT_SCOPE: crossing.scope,
+        n.EVENT_PERCENT: float(crossing.percent),
+        n.EVENT_SPENT: float(crossing.spent),
+        n.EVENT_LIMIT: float(crossing.limit),
+    }
 
 
 def _left(posted: int, held: int, limit: int) -> float:

@@ -1,0 +1,134 @@
+"""What a call comes to: the provider's figures, or an estimate that says so; and its row. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from tokenmeter.budgets.policy import Need, Policy
+from tokenmeter.holding import bound
+from tokenmeter.notes import Answer, Call, House
+from tokenmeter.pricing import Rate
+from tokenmeter.record import CallRecord, Status, encode
+from tokenmeter.usage import Usage
+from tokenmeter.wire import Reading
+
+
+class Charge(Struct, frozen=True):
+    """What a call is charged. ``usage`` None: nothing, because nothing was billed."""
+
+    status: Status
+    usage: Usage | None = None
+    cost_nanos: int | None = None
+    rate: Rate | None = None
+    error_type: str | None = None
+
+
+def charge(house: House, call: Call, answer: Answer) -> Charge:
+    """What went out is charged, by the provider's figures or by estimate; what did not is not."""
+    if answer.failure is not None and answer.reading is None:
+        error = type(answer.failure).__name__
+        return Charge("error", error_type=error) if answer.unsent else _estimate(house, call, None, error)
+    if answer.status is not None and not 200 <= answer.status < 300:
+        return Charge("error", error_type=str(answer.status))
+    reading = answer.reading
+    if reading is None:
+        return _estimate(house, call, None, None)
+    error_type = type(answer.failure).__name__ if answer.failure is not None else reading.failed
+    if reading.usage is None:
+        if reading.failed and not reading.output_bytes:
+            return Charge("error", error_type=reading.failed)
+        return _estimate(house, call, reading, error_type)
+    if not (reading.complete or reading.finish_reasons):
+        return _estimate(house, call, reading, error_type)  # the counters stopped half-way
+    rate = _settled_rate(house, call, reading)
+    cost = None if rate is None else rate.cost_nanos(reading.usage.counts)
+    return Charge("error" if reading.failed else "ok", reading.usage, cost, rate, error_type)
+
+
+def _estimate(house: House, call: Call, reading: Reading | None, error_type: str | None) -> Charge:
+    """The usage that never came: what was seen of it, else what the bytes that went by are worth at the most."""
+    bound(house, call)
+    model = call.model
+    seen: Mapping[str, int] = reading.usage.counts if reading is not None and reading.usage is not None else {}
+    counts = dict(seen)
+    counts.setdefault("input_tokens", min(call.input_bound, house.bounds.estimate_input(call.ask, call.route)))
+    if reading is None:
+        typical = house.bounds.typical_output(call.route.provider, model)
+        output = call.output_bound if typical is None else min(typical, call.output_bound)
+    else:
+        by_bytes = house.bounds.estimate_output(call.route, model, reading.output_bytes)
+        output = max(counts.get("output_tokens", 0), min(by_bytes, call.output_bound))
+    counts["output_tokens"] = output
+    usage = Usage(counts, estimated=True)
+    rate = _settled_rate(house, call, reading)
+    cost = None if rate is None else rate.cost_nanos(counts)
+    finished = reading is not None and reading.complete and not reading.failed
+    return Charge("ok" if finished else "incomplete", usage, cost, rate, error_type)
+
+
+def _settled_rate(house: House, call: Call, reading: Reading | None) -> Rate | None:
+    """The price of what was served: the model and the tier that the response names. An override stays in force."""
+    held = call.rate
+    if reading is None or (held is not None and held.source == "override"):
+        return held
+    context = call.ask.price_context
+    if reading.price_context:
+        context = {**context, **reading.price_context} if context else reading.price_context
+    elif reading.model is None or reading.model == call.model:
+        return held
+    at = call.request.at_s
+    served = house.prices.rate(call.route.price_provider, reading.model or call.model, at=at, context=context)
+    if served is None and reading.price_context:
+        served = house.prices.rate(call.route.price_provider, call.model, at=at, context=context)
+    return served or held
+
+
+def amounts_of(call: Call, outcome: Charge) -> tuple[int, ...]:
+    """What a charge takes of each claim of the call."""
+    usage = outcome.usage
+    tokens = 0 if usage is None else (usage.input_tokens or 0) + (usage.output_tokens or 0)
+    return Policy.amounts(call.claims, Need(outcome.cost_nanos, tokens, 1))
+
+
+def row_of(call: Call, charge: Charge, answer: Answer) -> CallRecord:
+    scope, reading, request = call.scope, answer.reading, call.request
+    return CallRecord(
+        id=call.id,
+        at_s=request.at_s,
+        duration_s=answer.duration_s,
+        agent=scope.agent,
+        user=scope.user,
+        team=scope.team,
+        run=scope.run,
+        path=scope.path,
+        tags=scope.tags,
+        provider=call.route.provider,
+        operation=call.route.operation,
+        model=call.model,
+        response_model=reading.model if reading is not None else None,
+        response_id=reading.response_id if reading is not None else None,
+        stream=call.ask.stream,
+        status=charge.status,
+        error_type=charge.error_type,
+        http_status=answer.status,
+        finish_reasons=reading.finish_reasons if reading is not None else (),
+        usage=charge.usage,
+        cost_nanos=charge.cost_nanos,
+        price_source=charge.rate.source if charge.rate is not None else None,
+        estimated=charge.usage is not None and charge.usage.estimated,
+        output_cap=call.output_cap,
+        warned=tuple([claim.budget.name for claim in call.held.warned]) if call.held is not None else (),
+        host=request.host,
+        port=request.port,
+        time_to_first_chunk_s=answer.time_to_first_chunk_s,
+        downgraded_from=call.tried_models[0] if call.tried_models else None,
+    )
+
+
+def note_of(house: House, call: Call) -> bytes:
+    """The row of a call whose process dies while it is out: its worst case, marked."""
+    counts = {"input_tokens": call.input_bound, "output_tokens": call.output_bound}
+    usage = Usage(counts, estimated=True)
+    return encode(row_of(call, Charge("incomplete", usage, call.worst_nanos, call.rate, "ProcessDied"), Answer()))

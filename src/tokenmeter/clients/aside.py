@@ -1,0 +1,94 @@
+"""Work that may wait for a disk or a network, done beside an event loop instead of on it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any, TypeVar
+
+from tokenmeter.faults import swallow
+
+_T = TypeVar("_T")
+
+MAX_THREADS = 16
+
+
+def here(work: Callable[[], _T], undo: Callable[[], object] | None = None) -> _T:
+    """Do it on this thread."""
+    return work()
+
+
+async def aside(work: Callable[[], _T], undo: Callable[[], object] | None = None) -> _T:
+    """Do it on a thread, unless another event loop than asyncio's runs here.
+
+    When the task is cancelled meanwhile, the work goes on to its end; then ``undo`` is done.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:  # another event loop
+        return work()
+    errand = _Errand(work, undo)
+    try:
+        return await asyncio.shield(loop.run_in_executor(_pool.get(), copy_context().run, errand.run))
+    except asyncio.CancelledError:
+        errand.abandon()
+        raise
+
+
+class _Errand:
+    """Work whose caller may go away."""
+
+    def __init__(self, work: Callable[[], Any], undo: Callable[[], object] | None) -> None:
+        self._work = work
+        self._undo = undo
+        self._lock = threading.Lock()
+        self._done = False
+        self._abandoned = False
+
+    def run(self) -> Any:
+        try:
+            return self._work()
+        finally:
+            with self._lock:
+                self._done = True
+                abandoned = self._abandoned
+            if abandoned:
+                self._undone()
+
+    def abandon(self) -> None:
+        """Nobody will hear what came of it. What is done already, the caller's own clean-up undoes."""
+        with self._lock:
+            self._abandoned = not self._done
+
+    def _undone(self) -> None:
+        if self._undo is not None:
+            try:
+                self._undo()
+            except Exception as fault:
+                swallow(fault, "undoing what a cancelled call asked for")
+
+
+class _Pool:
+    """The threads, of this process."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._threads: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    def get(self) -> ThreadPoolExecutor:
+        threads = self._threads
+        if threads is None or self._pid != os.getpid():
+            with self._lock:
+                threads = self._threads
+                if threads is None or self._pid != os.getpid():
+                    threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="tokenmeter-aside")
+                    self._pid, self._threads = os.getpid(), threads
+        return threads
+
+
+_pool = _Pool()

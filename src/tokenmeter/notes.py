@@ -1,0 +1,115 @@
+"""What the story of a call knows: the request, the rooms it walks through, and the notes it takes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from msgspec import Struct
+
+from tokenmeter.attribution import Scope
+from tokenmeter.budgets.policy import Claim, Policy
+from tokenmeter.budgets.store import Held, Note
+from tokenmeter.budgets.thresholds import Thresholds
+from tokenmeter.errors import Paused, Refused
+from tokenmeter.loops import LoopPolicy
+from tokenmeter.pricing import InputBound, Price, PriceBook, Rate
+from tokenmeter.wire import Ask, Reading, Route
+
+
+def _nobody_is_paused(scope: Scope) -> Paused | None:
+    return None
+
+
+def _no_note() -> bytes:
+    return b""
+
+
+class Request(Struct, frozen=True):
+    """A request that was recognised as a model call, as its client is about to send it."""
+
+    route: Route
+    body: bytes | None  # None: it can't be read without disturbing it
+    headers: Mapping[str, str]  # looked up without regard to case
+    scope: Scope
+    at_s: float
+    host: str
+    port: int | None
+    id: str = ""  # of the call, unlike any other; "": one is drawn
+
+    @property
+    def rewritable(self) -> bool:
+        """Whether its body may be replaced: it is neither compressed nor signed."""
+        headers = self.headers
+        return "content-encoding" not in headers and not headers.get("authorization", "").startswith("AWS4-")
+
+
+class UsageOption:
+    """Remembers the hosts that reject ``stream_options``, and those that are known to take it."""
+
+    __slots__ = ("_known", "enabled")
+
+    MAX_HOSTS = 1_024
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+        self._known: dict[tuple[str, int | None], bool] = {}
+
+    def allowed(self, host: str, port: int | None) -> bool:
+        return self.enabled and self._known.get((host, port), True)
+
+    def remember(self, host: str, port: int | None, takes_it: bool) -> None:
+        if len(self._known) >= self.MAX_HOSTS:
+            self._known.clear()
+        self._known[host, port] = takes_it
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The rooms that the story walks through."""
+
+    prices: PriceBook
+    bounds: InputBound
+    policy: Policy
+    loops: LoopPolicy
+    unpriced: Literal["refuse", "allow"] | Price = "refuse"
+    usage_option: UsageOption = field(default_factory=UsageOption)
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    stops: Callable[[Scope], Paused | None] = _nobody_is_paused
+    rows_last: bool = False  # the store keeps rows, and must know which requests went out
+
+
+class Call(Struct):
+    """The notes on one call, filled in as the story goes on."""
+
+    id: str
+    request: Request
+    route: Route
+    ask: Ask
+    scope: Scope
+    model: str | None
+    rate: Rate | None = None
+    input_bound: int = 0
+    output_bound: int = 0  # over all choices
+    tool_calls: int = 0  # paid calls of server-side tools to allow for
+    worst_nanos: int | None = None
+    claims: tuple[Claim, ...] = ()
+    held: Held | None = None
+    output_cap: int | None = None  # the cap that was written into the request here
+    refusal: Refused | None = None
+    tried_models: tuple[str, ...] = ()  # the models that no budget could pay, the caller's own first
+    note: Note = _no_note  # the row to keep should this process die while the request is out
+
+
+class Answer(Struct, frozen=True):
+    """What came back. Exactly one of ``reading``, ``streams`` and ``failure`` says how far it got."""
+
+    status: int | None = None
+    reading: Reading | None = None  # the body was there as a whole, or has passed by
+    streams: bool = False  # the body is still to come
+    failure: BaseException | None = None  # the request, or the body on its way, failed with this
+    unsent: bool = False  # the failure came before the request left
+    rejected: bool = False  # the provider refused the usage option that was added
+    time_to_first_chunk_s: float | None = None
+    duration_s: float = 0.0
