@@ -25,7 +25,7 @@ from typing import Any
 from tokenmeter import wire
 from tokenmeter.attribution import MAX_VALUE_CHARS
 from tokenmeter.budgets.thresholds import Crossing
-from tokenmeter.charging import Charge, amounts_of, charge, note_of, row_of
+from tokenmeter.charging import Charge, amounts_of, charge, learn, note_of, row_of
 from tokenmeter.effects import Effect, Open, Record, Relay, Release, Send, Sent, Settle, Story, Write
 from tokenmeter.errors import Refused
 from tokenmeter.holding import hold
@@ -166,3 +166,5 @@ def _settle(house: House, call: Call, answer: Answer) -> Generator[Effect, Any, 
         raise broken
     if usage is not None and not usage.estimated and answer.reading is not None:
         house.bounds.learn(call.route, call.ask, call.input_bound, answer.reading)
+    if call.expected is not None and usage is not None:
+        learn(house, call, call.expected, outcome)

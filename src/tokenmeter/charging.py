@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from tokenmeter.budgets.policy import Need, Policy
-from tokenmeter.holding import bound
+from tokenmeter.holding import bound, kind_of, need_of
 from tokenmeter.notes import Answer, Call, House
 from tokenmeter.pricing import Rate
+from tokenmeter.pricing.expected import Expected
 from tokenmeter.record import CallRecord, Status, encode
 from tokenmeter.usage import Usage
 from tokenmeter.wire import Reading
@@ -132,3 +133,18 @@ def note_of(house: House, call: Call) -> bytes:
     counts = {"input_tokens": call.input_bound, "output_tokens": call.output_bound}
     usage = Usage(counts, estimated=True)
     return encode(row_of(call, Charge("incomplete", usage, call.worst_nanos, call.rate, "ProcessDied"), Answer()))
+
+
+def learn(house: House, call: Call, expected: Expected, outcome: Charge) -> None:
+    """Tell what came of an expectation."""
+    usage = outcome.usage
+    if usage is None:
+        return
+    kind, input_tokens, output_tokens = kind_of(call), usage.input_tokens or 0, usage.output_tokens or 0
+    held = need_of(call, expected.input_tokens, expected.output_tokens)
+    if held.usd_nanos is not None and outcome.cost_nanos is not None:
+        house.expected.settled(kind, expected, held.usd_nanos, outcome.cost_nanos)
+    else:
+        house.expected.settled(kind, expected, held.tokens, input_tokens + output_tokens)
+    if not usage.estimated:
+        house.expected.learn(kind, call.input_bound, input_tokens, output_tokens)

@@ -16,6 +16,7 @@ from tokenmeter.attribution import Scope
 from tokenmeter.budgets.budget import Budget
 from tokenmeter.budgets.downgrade import blocking as _blocking
 from tokenmeter.budgets.downgrade import next_model
+from tokenmeter.budgets.extension import begin
 from tokenmeter.budgets.policy import Claim, Facts, Need
 from tokenmeter.budgets.store import Held, Short
 from tokenmeter.effects import Effect, Hold, Queue
@@ -24,6 +25,9 @@ from tokenmeter.money import usd
 from tokenmeter.notes import Call, House
 from tokenmeter.pricing import Price, Rate
 from tokenmeter.wire import Ask
+
+FIRST_TOKENS = 256
+"""The output that is held first for a stream whose hold grows, over all choices."""
 
 
 def hold(house: House, call: Call) -> Generator[Effect, Any, None]:
@@ -70,9 +74,30 @@ def _must_be_priced(house: House, call: Call, facts: Facts) -> None:
 def _claim(house: House, call: Call, facts: Facts) -> None:
     """Reckon the worst case of the call as it stands, and what it asks of each budget."""
     bound(house, call)
-    need = _need(call, call.output_bound)
+    need = need_of(call, call.input_bound, call.output_bound)
     call.worst_nanos = need.usd_nanos
-    call.claims = house.policy.claims(facts, need, call.request.at_s)
+    policy = house.policy
+    call.claims = policy.claims(facts, need, call.request.at_s)
+    if policy.expects or policy.extends:
+        _make_smaller(house, call)
+
+
+def _make_smaller(house: House, call: Call) -> None:
+    """Hold what the call will probably use, or the beginning of a stream, on the budgets that want that."""
+    policy, worst = house.policy, call.claims
+    expected = first = None
+    if policy.expects:
+        call.expected = found = house.expected.expect(kind_of(call), call.input_bound, call.output_bound)
+        expected = need_of(call, found.input_tokens, found.output_tokens) if found.learned else None
+    first_tokens = min(FIRST_TOKENS, call.output_bound)
+    if policy.extends and call.ask.stream:
+        first = need_of(call, call.input_bound, first_tokens)
+    call.claims = policy.sized(worst, expected, first)
+    if first is not None:
+        amounts = [claim.amount for claim in call.claims]
+        pairs = zip(worst, amounts, strict=True)
+        last = [claim.amount if claim.budget.extend_streams else amount for claim, amount in pairs]
+        call.stage = begin(amounts, first_tokens, last, call.output_bound)
 
 
 def _downgraded(house: House, call: Call, short: Short) -> bool:
@@ -113,11 +138,17 @@ def bound(house: House, call: Call) -> None:
     call.output_bound = cap * max(1, ask.choices)
 
 
-def _need(call: Call, output: int) -> Need:
-    nanos = None
-    if call.rate is not None:
-        nanos = call.rate.worst_nanos(call.input_bound, output, media=_has_media(call.ask), tool_calls=call.tool_calls)
-    return Need(nanos, call.input_bound + output, 1)
+def need_of(call: Call, input_tokens: int, output_tokens: int) -> Need:
+    """What so many tokens may cost at the most."""
+    nanos, rate = None, call.rate
+    if rate is not None:
+        nanos = rate.worst_nanos(input_tokens, output_tokens, media=_has_media(call.ask), tool_calls=call.tool_calls)
+    return Need(nanos, input_tokens + output_tokens, 1)
+
+
+def kind_of(call: Call) -> tuple[str | None, str | None, str]:
+    """What tells calls apart that are expected to cost alike."""
+    return call.scope.agent, call.model, call.route.provider
 
 
 def _has_media(ask: Ask) -> bool:

@@ -29,7 +29,7 @@ from tokenmeter.ledger.memory import ANY
 from tokenmeter.loops import LoopPolicy
 from tokenmeter.money import usd
 from tokenmeter.notes import House, UsageOption
-from tokenmeter.pricing import InputBound, Price, PriceBook, parse_prices
+from tokenmeter.pricing import ExpectedCost, InputBound, Overshoot, Price, PriceBook, parse_prices
 from tokenmeter.record import Recorder
 from tokenmeter.telemetry import Metrics, Spans
 from tokenmeter.version import VERSION
@@ -133,6 +133,7 @@ class Meter:
         self._pauses = Pauses(self._store)
         self._prices = PriceBook(parse_prices(prices) if prices is not None else None)
         self._bounds = InputBound()
+        self._expected = ExpectedCost()
         self._clock: Clock = clock or SystemClock()
         self._ledger = MemoryLedger()
         self._later = Later()
@@ -145,6 +146,7 @@ class Meter:
             loops=loops or LoopPolicy(),
             unpriced=unpriced,
             usage_option=UsageOption(ask_stream_usage),
+            expected=self._expected,
             stops=self._stops,
             rows_last=self._store.keeps_rows,
         )
@@ -232,6 +234,11 @@ class Meter:
         """What the calls cost that no agent, user or team can be named for."""
         self._later.flush()
         return self._ledger.spend(agent=None, user=None, team=None)
+
+    def overshoot(self) -> Overshoot:
+        """How far the calls of this process went beyond what was expected of them, under ``hold="expected"``."""
+        self._later.flush()
+        return self._expected.overshoot
 
     def remaining(
         self,

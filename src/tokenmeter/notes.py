@@ -9,12 +9,14 @@ from typing import Literal
 from msgspec import Struct
 
 from tokenmeter.attribution import Scope
+from tokenmeter.budgets.extension import Extension
 from tokenmeter.budgets.policy import Claim, Policy
 from tokenmeter.budgets.store import Held, Note
 from tokenmeter.budgets.thresholds import Thresholds
 from tokenmeter.errors import Paused, Refused
 from tokenmeter.loops import LoopPolicy
-from tokenmeter.pricing import InputBound, Price, PriceBook, Rate
+from tokenmeter.pricing import ExpectedCost, InputBound, Price, PriceBook, Rate
+from tokenmeter.pricing.expected import Expected
 from tokenmeter.wire import Ask, Reading, Route
 
 
@@ -76,6 +78,7 @@ class House:
     unpriced: Literal["refuse", "allow"] | Price = "refuse"
     usage_option: UsageOption = field(default_factory=UsageOption)
     thresholds: Thresholds = field(default_factory=Thresholds)
+    expected: ExpectedCost = field(default_factory=ExpectedCost)
     stops: Callable[[Scope], Paused | None] = _nobody_is_paused
     rows_last: bool = False  # the store keeps rows, and must know which requests went out
 
@@ -94,7 +97,9 @@ class Call(Struct):
     output_bound: int = 0  # over all choices
     tool_calls: int = 0  # paid calls of server-side tools to allow for
     worst_nanos: int | None = None
+    expected: Expected | None = None  # what it will probably use, where a budget holds that
     claims: tuple[Claim, ...] = ()
+    stage: Extension | None = None  # of a stream whose hold grows
     held: Held | None = None
     output_cap: int | None = None  # the cap that was written into the request here
     refusal: Refused | None = None

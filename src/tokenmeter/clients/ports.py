@@ -19,6 +19,7 @@ from tokenmeter import wire
 from tokenmeter.budgets import Entry, Held, Short, Ticket
 from tokenmeter.clients.aside import aside, here
 from tokenmeter.clients.decoding import Decoded, Decoder, Undecodable, decoder_for
+from tokenmeter.clients.growth import Growth
 from tokenmeter.clients.library import Library
 from tokenmeter.clients.metering import Metering
 from tokenmeter.clients.relay import Passage
@@ -230,7 +231,8 @@ class Port:
     def _relayed(self, effect: Relay, story: Story, hide_usage: bool) -> None:
         """Have the body of the caller's response read as it passes by."""
         response = self.response
-        route, ask = effect.call.route, effect.call.ask
+        call = effect.call
+        route, ask = call.route, call.ask
         reader = wire.reader(route, response.headers.get("content-type"), stream=ask.stream, hide_usage=hide_usage)
         coding = response.headers.get("content-encoding")
         decoder: Decoder | None
@@ -252,6 +254,7 @@ class Port:
             status=response.status_code,
             start_s=self._start_s,
             rewrites=hide_usage,
+            growth=Growth(self.metering, call, call.stage) if call.stage is not None else None,
         )
         if self._recording is not None:
             spans.before_the_end(self._recording, passage.peek)

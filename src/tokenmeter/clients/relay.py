@@ -10,9 +10,13 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
+from tokenmeter.clients.aside import aside, here
 from tokenmeter.clients.decoding import Decoder, Undecodable
+from tokenmeter.clients.growth import Growth
+from tokenmeter.errors import Refused
 from tokenmeter.faults import swallow
 from tokenmeter.notes import Answer
 from tokenmeter.wire import Reader, Reading
@@ -28,6 +32,7 @@ class Passage:
     __slots__ = (
         "_decoder",
         "_first_s",
+        "_growth",
         "_last_event",
         "_open",
         "_reader",
@@ -48,6 +53,7 @@ class Passage:
         status: int,
         start_s: float,
         rewrites: bool,
+        growth: Growth | None = None,
     ) -> None:
         self._open = streams
         streams.add(self)
@@ -57,6 +63,7 @@ class Passage:
         self._status = status
         self._start_s = start_s  # on the monotonic clock
         self._first_s: float | None = None
+        self._growth = growth
         self._rewrites = rewrites  # the caller sees what the reader returns, not the bytes as they came
 
     def feed(self, chunk: bytes) -> bytes:
@@ -84,6 +91,19 @@ class Passage:
             swallow(fault, "reading a body")
             self._reader = _Blind()
             return self._reader.feed(plain)
+
+    @property
+    def grows(self) -> bool:
+        """Whether the hold is enlarged as the body flows."""
+        return self._growth is not None
+
+    def growing(self) -> Callable[[], None] | None:
+        """What is to be done before the piece that was read last may pass: a larger hold. None: nothing."""
+        growth = self._growth
+        if growth is None or self._resume is None:
+            return None
+        stage = growth.due(self._reader.peek)
+        return None if stage is None else partial(growth.grow, stage)
 
     def end(self, failure: BaseException | None = None) -> bytes:
         """The body is over, or given up. Returns bytes that were withheld from the caller."""
@@ -161,13 +181,20 @@ class SyncRelay:
         return found
 
     def __iter__(self) -> Iterator[bytes]:
-        feed = self._passage.feed
+        feed, growing = self._passage.feed, self._passage.growing if self._passage.grows else None
         try:
             for chunk in self._inner:
-                if out := feed(chunk):
+                out = feed(chunk)
+                if growing is not None and (grow := growing()) is not None:
+                    here(grow)
+                if out:
                     yield out
             if out := self._passage.end():
                 yield out
+        except Refused as error:
+            self._passage.end(error)
+            self._inner.close()
+            raise
         except BaseException as error:
             self._passage.end(_as_failure(error))
             raise
@@ -197,13 +224,20 @@ class AsyncRelay:
         return found
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        feed = self._passage.feed
+        feed, growing = self._passage.feed, self._passage.growing if self._passage.grows else None
         try:
             async for chunk in self._inner:
-                if out := feed(chunk):
+                out = feed(chunk)
+                if growing is not None and (grow := growing()) is not None:
+                    await aside(grow)
+                if out:
                     yield out
             if out := self._passage.end():
                 yield out
+        except Refused as error:
+            self._passage.end(error)
+            await self._inner.aclose()
+            raise
         except BaseException as error:
             self._passage.end(_as_failure(error))
             raise

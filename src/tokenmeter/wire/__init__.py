@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenmeter.wire.asks import read_request
 from tokenmeter.wire.bedrock import read_headers
 from tokenmeter.wire.readers import read_body, reader
-from tokenmeter.wire.rewrite import with_output_cap, with_usage_asked
+from tokenmeter.wire.rewrite import can_change_model, with_model, with_output_cap, with_usage_asked
 from tokenmeter.wire.routes import recognise
 from tokenmeter.wire.types import Ask, Reader, Reading, Route
 
@@ -14,11 +14,13 @@ __all__ = [
     "Reader",
     "Reading",
     "Route",
+    "can_change_model",
     "read_body",
     "read_headers",
     "read_request",
     "reader",
     "recognise",
+    "with_model",
     "with_output_cap",
     "with_usage_asked",
 ]

@@ -1,11 +1,12 @@
-"""Bodies that are sent on a little changed: a lower output cap, or the wish for usage in a stream.
+"""Bodies that are sent on a little changed: a lower output cap, another model, or the wish for usage in a stream.
 
 Only what is named changes; every other field keeps its very bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +15,7 @@ from tokenmeter.wire.tally import UNREADABLE
 from tokenmeter.wire.types import Route
 
 _as_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_as_text = msgspec.json.Decoder(str).decode
 _encode = msgspec.json.encode
 
 # where the output cap stands in what Bedrock passes on to a model, by the beginning of the model's name
@@ -124,6 +126,80 @@ def with_output_cap(route: Route, body: bytes, cap: int) -> bytes:
     if route.protocol == "openai.chat" and "max_tokens" in fields and path != ("max_tokens",):
         fields["max_tokens"] = cap  # the caller gave both: neither may stay higher
     return _with(fields, path, cap) or body
+
+
+def can_change_model(route: Route) -> bool:
+    """Whether the model stands in the body of such a request; in the path it can't be changed from here."""
+    return route.model is None and route.protocol.partition(".")[0] in _MODEL_IN_BODY
+
+
+_MODEL_IN_BODY: Final = frozenset({"openai", "anthropic", "cohere", "ollama"})
+
+
+def with_model(route: Route, body: bytes, model: str) -> bytes | None:
+    """``body`` with another model, every other byte as it was; None where its model can't be changed.
+
+    That is where the path names the model (Azure's deployments, Bedrock, Gemini, Vertex), where the body names none,
+    and where the body can't be read. A body that names it twice is changed twice: servers differ in which they take.
+    """
+    if not can_change_model(route):
+        return None
+    try:
+        if "model" not in _as_fields(body):
+            return None
+        new = _encode(model)
+        parts: list[bytes] = []
+        done = 0
+        for start, end in _values_of("model", body):
+            parts += (body[done:start], new)
+            done = end
+    except UNREADABLE:
+        return None
+    return b"".join((*parts, body[done:]))
+
+
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_SCALAR = re.compile(rb"[-+.0-9A-Za-z]++")
+_NEXT = re.compile(rb'[^"{}\[\]]*+(["{}\[\]])')
+_BEGIN = re.compile(rb"\s*+\{\s*+")
+_AFTER = re.compile(rb"[\s:,]*+")
+_QUOTE, _OPEN = b'"', (b"{", b"[")
+
+
+def _values_of(name: str, body: bytes) -> Iterator[tuple[int, int]]:
+    """Where the values of a key stand in a JSON object that is known to be valid; not those of objects inside it."""
+    at = _skip(_BEGIN, body, 0)
+    while body[at : at + 1] == _QUOTE:
+        start = _skip(_STRING, body, at)
+        key, start = body[at:start], _skip(_AFTER, body, start)
+        end = _end_of_value(body, start)
+        if _as_text(key) == name:
+            yield start, end
+        at = _skip(_AFTER, body, end)
+
+
+def _end_of_value(body: bytes, start: int) -> int:
+    first = body[start : start + 1]
+    if first == _QUOTE:
+        return _skip(_STRING, body, start)
+    if first not in _OPEN:
+        return _skip(_SCALAR, body, start)
+    at, depth = start + 1, 1
+    while depth:
+        at = _skip(_NEXT, body, at)
+        sign = body[at - 1 : at]
+        if sign == _QUOTE:
+            at = _skip(_STRING, body, at - 1)
+        else:
+            depth += 1 if sign in _OPEN else -1
+    return at
+
+
+def _skip(pattern: re.Pattern[bytes], body: bytes, at: int) -> int:
+    found = pattern.match(body, at)
+    if found is None:
+        raise ValueError(f"no {pattern.pattern!r} at byte {at}")
+    return found.end()
 
 
 def with_usage_asked(route: Route, body: bytes) -> bytes:
