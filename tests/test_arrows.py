@@ -17,6 +17,7 @@ GROUPS: list[list[str]] = [
     ["tokenmeter.testing"],
     ["tokenmeter"],
     ["tokenmeter.meter"],
+    ["tokenmeter.config"],
     ["tokenmeter.clients"],
     [
         "tokenmeter.budgets.memory",

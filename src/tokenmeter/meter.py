@@ -6,17 +6,17 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from types import TracebackType
-from typing import Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from tokenmeter.attribution import AgentScope, Scope
-from tokenmeter.budgets import Budget, Need, Policy, Store
-from tokenmeter.budgets.assembly import assemble
+from tokenmeter.budgets import Budget, MemoryStore, Need, Policy, Store
+from tokenmeter.budgets.grants import Grants
 from tokenmeter.budgets.pauses import Pauses, paused
 from tokenmeter.budgets.thresholds import Crossing
 from tokenmeter.clients.instruments import Instruments
@@ -34,7 +34,17 @@ from tokenmeter.record import Recorder
 from tokenmeter.telemetry import Metrics, Spans
 from tokenmeter.version import VERSION
 
+if TYPE_CHECKING:
+    from tokenmeter.config import Watched
+
 C = TypeVar("C")
+
+
+# The arguments that a configuration has under the same names.
+_FROM_FILE = (
+    "budgets", "loops", "store", "prices", "unpriced", "ask_stream_usage", "metric_labels", "max_label_values",
+    "user_key", "propagate_baggage",
+)  # fmt: skip
 
 
 class SystemClock:
@@ -57,6 +67,14 @@ class Remaining:
     held: Decimal | int
     left: Decimal | int
     resets_at: float | None
+
+
+def _store_at(address: str) -> Store:
+    if address == "memory://":
+        return MemoryStore()
+    from tokenmeter.budgets.assembly import assemble
+
+    return assemble(address)
 
 
 def _a_store(store: object) -> Store:
@@ -125,11 +143,10 @@ class Meter:
                 raise ConfigError(f"recorder {recorder!r} has no method record(row)")
         if not isinstance(unpriced, Price) and unpriced not in ("refuse", "allow"):
             raise ConfigError(f"unpriced is {unpriced!r}; choose 'refuse', 'allow' or a Price")
-        self._policy = Policy(budgets)
         if on_threshold is not None and not callable(on_threshold):
             raise ConfigError(f"on_threshold is {on_threshold!r}; give a function of one Crossing")
         self._owns_store = isinstance(store, str)
-        self._store = assemble(store) if isinstance(store, str) else _a_store(store)
+        self._store = _store_at(store) if isinstance(store, str) else _a_store(store)
         self._pauses = Pauses(self._store)
         self._prices = PriceBook(parse_prices(prices) if prices is not None else None)
         self._bounds = InputBound()
@@ -142,7 +159,7 @@ class Meter:
         house = House(
             prices=self._prices,
             bounds=self._bounds,
-            policy=self._policy,
+            policy=Policy(budgets),
             loops=loops or LoopPolicy(),
             unpriced=unpriced,
             usage_option=UsageOption(ask_stream_usage),
@@ -150,23 +167,53 @@ class Meter:
             stops=self._stops,
             rows_last=self._store.keeps_rows,
         )
+        self._file: Watched | None = None
         spans = Spans(tracer_provider, VERSION, user_key=user_key, propagate_baggage=propagate_baggage)
-        self._instruments = Instruments(
-            Metering(
-                house=house,
-                store=self._store,
-                spans=spans,
-                metrics=self._metrics,
-                ledger=self._ledger,
-                recorders=tuple(recorders),
-                clock=self._clock,
-                propagate_baggage=propagate_baggage,
-                on_threshold=on_threshold,
-                later=self._later,
-                try_hold=getattr(self._store, "try_hold", None),
-            )
+        self._metering = Metering(
+            house=house,
+            store=self._store,
+            spans=spans,
+            metrics=self._metrics,
+            ledger=self._ledger,
+            recorders=tuple(recorders),
+            clock=self._clock,
+            propagate_baggage=propagate_baggage,
+            on_threshold=on_threshold,
+            later=self._later,
+            try_hold=getattr(self._store, "try_hold", None),
+            try_sent=getattr(self._store, "try_sent", None),
         )
+        self._instruments = Instruments(self._metering)
+        self._given: frozenset[str] = frozenset()  # the options that go before the file
         self._warmed = False
+
+    @classmethod
+    def from_config(cls, path: str | os.PathLike[str] | None = None, **options: Any) -> Meter:
+        """The meter that a ``tokenmeter.toml`` describes, and that follows the file when it changes.
+
+        Without a ``path`` it is the file that ``$TOKENMETER_CONFIG`` names, else ``tokenmeter.toml`` in the working
+        directory or above it. ``options`` are arguments of `Meter`; they go before what the file says. Budgets, loops
+        and prices that change in the file are in force within a second, and holds that stand go on; a broken file
+        changes nothing and is logged. The store and the telemetry are those of the start.
+
+        Raises:
+            ConfigError: there is no file, or it can't be used; the text names file, line and remedy.
+        """
+        from tokenmeter.config import Watched, find_config
+
+        found = find_config() if path is None else path
+        if found is None:
+            raise ConfigError(
+                "no tokenmeter.toml in the working directory or above it; write one, name it in $TOKENMETER_CONFIG, "
+                "or give its path"
+            )
+        file = Watched(found)
+        config = file.config
+        settings = {name: getattr(config, name) for name in _FROM_FILE}
+        meter = cls(**{**settings, **options})
+        meter._file, meter._given = file, frozenset(options)
+        meter._metering.follow = meter._follow
+        return meter
 
     # -- clients -----------------------------------------------------------------------------------------------
 
@@ -262,11 +309,15 @@ class Meter:
         }
         facts.update({"tag:" + name: value for name, value in (tags or {}).items()})
         self._later.flush()
-        claims = self._policy.claims(facts, Need(0, 0, 0), self._clock.now_s())
+        now_s = self._clock.now_s()
+        claims = self._metering.current().policy.claims(facts, Need(0, 0, 0), now_s)
+        grants = Grants()
+        for grant in self._store.grants():
+            grants.add(grant)
         found = []
         for claim, state in zip(claims, self._store.read([claim.key for claim in claims]), strict=True):
             unit = claim.budget.unit
-            most = max(claim.limit, state.limit)
+            most = claim.limit + grants.on(claim.key, now_s)
             amounts = (most, state.posted, state.held, max(0, most - state.posted - state.held))
             limit, spent, held, left = (usd(a) if unit == "usd" else a for a in amounts)
             found.append(
@@ -299,6 +350,25 @@ class Meter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _follow(self) -> None:
+        """Go by the new file, if there is one."""
+        config = self._file.changed() if self._file is not None else None
+        if config is None:
+            return
+        house = self._metering.house
+        changes: dict[str, Any] = {}
+        if "budgets" not in self._given:
+            changes["policy"] = Policy(config.budgets)
+        if "prices" not in self._given:
+            changes["prices"] = prices = PriceBook(config.prices)
+            threading.Thread(target=prices.preload, name="tokenmeter-prices", daemon=True).start()
+        for name in ("loops", "unpriced"):
+            if name not in self._given:
+                changes[name] = getattr(config, name)
+        if "ask_stream_usage" not in self._given:
+            house.usage_option.enabled = config.ask_stream_usage
+        self._metering.house = replace(house, **changes)
 
     def _stops(self, scope: Scope) -> Paused | None:
         """The pause that stops a call of this scope, as the refusal that it is."""

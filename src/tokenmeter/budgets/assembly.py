@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
-
 from tokenmeter.budgets import Store, open_store
 from tokenmeter.budgets.guarded import GuardedStore
 from tokenmeter.budgets.journal import Journal
@@ -32,16 +30,17 @@ def _leases(url: str) -> tuple[str, bool]:
     """The address without the option, and what the option says."""
     if not isinstance(url, str) or "://" not in url:
         return url, False
-    parts = urlsplit(url)
-    default = not parts.scheme.startswith("sqlite")
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    found = [value for name, value in query if name == "leases"]
+    address, _, query = url.partition("?")
+    default = not address.startswith("sqlite:")
+    options = query.split("&")
+    found = [option.partition("=")[2] for option in options if option.partition("=")[0] == "leases"]
     if not found:
         return url, default
     if found[-1].lower() not in _ON:
         raise ConfigError(f"store option leases={found[-1]!r} is unknown; choose on or off")
-    rest = urlencode([(name, value) for name, value in query if name != "leases"])
-    return urlunsplit(parts._replace(query=rest)), _ON[found[-1].lower()]
+    # What is left stays as it was written: to put an address together anew would lose slashes of a file's.
+    rest = "&".join([option for option in options if option.partition("=")[0] != "leases"])
+    return f"{address}?{rest}" if rest else address, _ON[found[-1].lower()]
 
 
 def _journal(store: Store) -> Journal:

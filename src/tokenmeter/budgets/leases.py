@@ -113,9 +113,13 @@ class LeasedStore(Through):
 
     def sent(self, hold_id: str) -> bool:
         """Note that the request goes out now; for a leased call, in the journal."""
+        return self.try_sent(hold_id) or self.inner.sent(hold_id)
+
+    def try_sent(self, hold_id: str) -> bool:
+        """The same for a leased call, without waiting for the store; False for any other."""
         call = self._sums.calls.get(hold_id)
         if call is None:
-            return self.inner.sent(hold_id)
+            return False
         call.in_journal = True
         amounts = [claim.amount for claim in call.claims]
         self.journal.put(_line(hold_id, call, amounts, call.note() if call.note is not None else b""))

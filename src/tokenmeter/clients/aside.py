@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenmeter.faults import swallow
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 _T = TypeVar("_T")
 
@@ -27,6 +28,8 @@ async def aside(work: Callable[[], _T], undo: Callable[[], object] | None = None
 
     When the task is cancelled meanwhile, the work goes on to its end; then ``undo`` is done.
     """
+    import asyncio
+
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:  # another event loop
@@ -86,6 +89,8 @@ class _Pool:
             with self._lock:
                 threads = self._threads
                 if threads is None or self._pid != os.getpid():
+                    from concurrent.futures import ThreadPoolExecutor
+
                     threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="tokenmeter-aside")
                     self._pid, self._threads = os.getpid(), threads
         return threads

@@ -9,8 +9,6 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import wrapt
-
 from tokenmeter.clients import seam, threads
 from tokenmeter.clients.library import Library
 from tokenmeter.clients.metering import Metering
@@ -99,6 +97,8 @@ class Instruments:
 
     def _hook_imports(self) -> None:
         """Libraries that are imported from now on are patched then."""
+        import wrapt
+
         this = weakref.ref(self)
 
         def later(name: str) -> Callable[[Any], None]:

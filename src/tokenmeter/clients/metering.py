@@ -31,9 +31,9 @@ class Clock(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Metering:
-    """The rooms with effects: what the drivers of a meter's stories work on."""
+    """The rooms with effects: what the drivers of a meter's stories work on. Only ``house`` is ever replaced."""
 
     house: House
     store: Store
@@ -45,10 +45,21 @@ class Metering:
     propagate_baggage: bool = False
     on_threshold: Callable[[Crossing], object] | None = None
     later: Later = field(default_factory=Later)
+    follow: Callable[[], object] | None = None  # brings the house up to date with its file
     try_hold: Callable[..., Held | None] | None = None  # of a store that can often hold at once
+    try_sent: Callable[[str], bool] | None = None
     # The streams that are under way. What is in here is no garbage, whatever the caller drops: a story that were
     # collected together with its response could not be told to its end.
     streams: set[object] = field(default_factory=set)
+
+    def current(self) -> House:
+        """The rooms of the next call."""
+        if self.follow is not None:
+            try:
+                self.follow()
+            except Exception as fault:
+                swallow(fault, "following the configuration")
+        return self.house
 
     def open(self, call: Call) -> Recording | None:
         """Open the span."""

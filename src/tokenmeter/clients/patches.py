@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import wrapt
-
 from tokenmeter.clients.seam import Wrapper
 
 
@@ -16,6 +14,8 @@ class Patch:
     __slots__ = ("__weakref__", "_attribute", "_had_own", "_original", "_owner", "_wrapper", "on")
 
     def __init__(self, owner: Any, attribute: str, make: Callable[[Callable[[], bool]], Wrapper]) -> None:
+        import wrapt
+
         self._owner = owner
         self._attribute = attribute
         own = vars(owner)

@@ -118,6 +118,11 @@ class Port:
         self._expect(effect)
         return try_hold(effect.hold_id, effect.claims, effect.note)
 
+    def sent_at_once(self, effect: Sent) -> bool:
+        """Note without waiting for anything that the request goes out, if the store can."""
+        try_sent = self.metering.try_sent
+        return try_sent is not None and try_sent(effect.hold_id)
+
     def held(self, effect: Hold) -> Held | Short:
         """Hold; where there is no room, once more when what ended calls spent is settled."""
         metering = self.metering
@@ -347,7 +352,7 @@ class SyncPort(Port):
                 return found
             return self._noted(found[0].wait(found[1]))
         if isinstance(effect, Sent):
-            return here(partial(self.metering.store.sent, effect.hold_id))
+            return self.sent_at_once(effect) or here(partial(self.metering.store.sent, effect.hold_id))
         return self.instant(effect)
 
     def _send(self, effect: Send) -> Answer:
@@ -422,7 +427,7 @@ class AsyncPort(Port):
                 return found
             return self._noted(await found[0].wait_async(found[1]))
         if isinstance(effect, Sent):
-            return await aside(partial(self.metering.store.sent, effect.hold_id))
+            return self.sent_at_once(effect) or await aside(partial(self.metering.store.sent, effect.hold_id))
         return self.instant(effect)
 
     async def _send(self, effect: Send) -> Answer:

@@ -45,7 +45,7 @@ def sync_send(metering: Metering, library: Library, active: Callable[[], bool]) 
             return wrapped(*args, **kwargs)
         port = SyncPort(metering, library, wrapped, request, kwargs)
         try:
-            return drive(story(metering.house, asked), port)
+            return drive(story(metering.current(), asked), port)
         except (Refused, StoreUnavailable) as refusal:
             return _carried_out(library, request, refusal)
 
@@ -69,7 +69,7 @@ def async_send(metering: Metering, library: Library, active: Callable[[], bool])
             return await wrapped(*args, **kwargs)
         port = AsyncPort(metering, library, wrapped, request, kwargs)
         try:
-            return await drive_async(story(metering.house, asked), port)
+            return await drive_async(story(metering.current(), asked), port)
         except (Refused, StoreUnavailable) as refusal:
             return _carried_out(library, request, refusal)
 

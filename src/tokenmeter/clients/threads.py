@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tokenmeter import attribution
@@ -15,6 +14,8 @@ from tokenmeter.clients.seam import Wrapper
 
 def patches() -> list[Patch]:
     """Patch ``ThreadPoolExecutor.submit`` and ``threading.Thread.start``."""
+    from concurrent.futures import ThreadPoolExecutor
+
     return [Patch(ThreadPoolExecutor, "submit", _submit), Patch(threading.Thread, "start", _start)]
 
 

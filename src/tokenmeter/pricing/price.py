@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from decimal import Decimal
@@ -183,6 +182,8 @@ def _read_file(path: Path) -> Mapping[Any, Any]:
         ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text ({error}); save it as UTF-8") from None
+    import tomllib
+
     try:
         table: object = (
             tomllib.loads(text, parse_float=Decimal)

@@ -1,0 +1,79 @@
+"""Work beside the event loop: done to its end whatever becomes of the task, and undone if nobody waits any more."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextvars import ContextVar
+
+import pytest
+
+from tokenmeter.clients.aside import aside, here
+
+LONG_S = 30.0
+
+
+def test_it_runs_on_another_thread_and_sees_the_context() -> None:
+    seen: ContextVar[str] = ContextVar("seen", default="nothing")
+
+    def work() -> tuple[str, bool]:
+        return seen.get(), threading.current_thread() is threading.main_thread()
+
+    async def main() -> tuple[str, bool]:
+        seen.set("the task's")
+        return await aside(work)
+
+    assert asyncio.run(main()) == ("the task's", False)
+    assert here(work) == ("nothing", True)
+
+
+def test_what_it_raises_is_raised() -> None:
+    def work() -> None:
+        raise KeyError("no")
+
+    with pytest.raises(KeyError):
+        asyncio.run(aside(work))
+
+
+def test_a_cancelled_task_undoes_what_is_still_under_way() -> None:
+    begun, go_on, undone = threading.Event(), threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def work() -> None:
+        begun.set()
+        go_on.wait(LONG_S)
+        order.append("work")
+
+    def undo() -> None:
+        order.append("undo")
+        undone.set()
+
+    async def main() -> None:
+        task = asyncio.create_task(aside(work, undo))
+        await asyncio.to_thread(begun.wait, LONG_S)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert order == []
+        go_on.set()
+        await asyncio.to_thread(undone.wait, LONG_S)
+
+    asyncio.run(main())
+    assert order == ["work", "undo"]
+
+
+def test_what_was_done_in_time_is_not_undone() -> None:
+    undone: list[str] = []
+
+    async def main() -> int:
+        return await aside(lambda: 7, lambda: undone.append("undo"))
+
+    assert asyncio.run(main()) == 7
+    assert undone == []
+
+
+def test_under_another_event_loop_it_is_done_here() -> None:
+    work = aside(threading.current_thread)
+    with pytest.raises(StopIteration) as ended:
+        work.send(None)
+    assert ended.value.value is threading.main_thread()

@@ -1,0 +1,133 @@
+"""What is done beside the caller's path is done once, in order, and before anybody asks."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import weakref
+
+import pytest
+
+from tokenmeter.clients import later as later_module
+from tokenmeter.clients.later import Later
+
+LONG_S = 30.0
+
+
+def test_it_is_done_without_being_asked_for() -> None:
+    later, done = Later(), threading.Event()
+    later.put(done.set)
+    assert done.wait(LONG_S)
+    again = threading.Event()
+    while not later._asleep:
+        pass
+    later.put(again.set)  # wakes the thread that sleeps
+    assert again.wait(LONG_S)
+    later.close()
+
+
+def test_whoever_asks_has_it_done_first() -> None:
+    later, done = Later(tick_s=LONG_S), list[int]()
+    for number in range(100):
+        later.put(lambda number=number: done.append(number))  # type: ignore[misc]
+    assert later.flush()
+    assert done == list(range(100))
+    assert not later.flush()
+    later.close()
+
+
+def test_whoever_asks_waits_for_what_is_under_way() -> None:
+    later, begun, go_on, done = Later(), threading.Event(), threading.Event(), list[str]()
+
+    def slow() -> None:
+        begun.set()
+        go_on.wait(LONG_S)
+        done.append("slow")
+
+    later.put(slow)
+    assert begun.wait(LONG_S)
+    threading.Timer(0.01, go_on.set).start()
+    assert later.flush()
+    assert done == ["slow"]
+    later.close()
+
+
+def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(later_module, "MAX_WAITING", 8)
+    later, most, done = Later(tick_s=LONG_S), 0, list[int]()
+    for number in range(100):
+        later.put(lambda number=number: done.append(number))  # type: ignore[misc]
+        most = max(most, len(later._waiting))
+    assert most <= 8
+    later.close()
+    assert done == list(range(100))
+
+
+def test_each_is_done_once_by_many_threads() -> None:
+    later, done = Later(tick_s=0.0), list[int]()
+    start = threading.Barrier(8)
+
+    def work(base: int) -> None:
+        start.wait(LONG_S)
+        for number in range(200):
+            later.put(lambda: done.append(base + number))  # noqa: B023 - flushed before the next
+            later.flush()
+
+    threads = [threading.Thread(target=work, args=(1_000 * n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG_S)
+    later.close()
+    assert len(done) == 8 * 200
+
+
+def test_after_the_end_it_is_done_at_once() -> None:
+    later, done = Later(tick_s=LONG_S), list[int]()
+    later.put(lambda: done.append(1))
+    later.close()
+    later.put(lambda: done.append(2))
+    assert done == [1, 2]
+
+
+def test_a_queue_that_is_dropped_is_emptied_and_its_thread_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(later_module, "SLEEP_S", 0.01)
+    later, done = Later(), threading.Event()
+    later.put(done.set)
+    thread, ref = later._thread, weakref.ref(later)
+    assert thread is not None
+    del later
+    assert done.wait(LONG_S)
+    thread.join(LONG_S)
+    gc.collect()
+    assert ref() is None
+    assert not thread.is_alive()
+
+
+def test_nothing_is_lost_at_the_end_of_a_program() -> None:
+    code = (
+        "from tokenmeter.clients.later import Later\n"
+        "later = Later(tick_s=60.0)\n"
+        "for number in range(3): later.put(lambda number=number: print(number, flush=True))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["0", "1", "2"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_leaves_what_waits_to_its_parent() -> None:
+    code = (
+        "import os\n"
+        "from tokenmeter.clients.later import Later\n"
+        "later = Later(tick_s=60.0)\n"
+        "later.put(lambda: print('parent', flush=True))\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    later.put(lambda: print('child', flush=True)); later.flush(); os._exit(0)\n"
+        "os.waitpid(child, 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["child", "parent"]
