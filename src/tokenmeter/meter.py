@@ -148,6 +148,7 @@ class Meter:
         self._owns_store = isinstance(store, str)
         self._store = _store_at(store) if isinstance(store, str) else _a_store(store)
         self._pauses = Pauses(self._store)
+        self._pauses.refresh()
         self._prices = PriceBook(parse_prices(prices) if prices is not None else None)
         self._bounds = InputBound()
         self._expected = ExpectedCost()
@@ -372,7 +373,10 @@ class Meter:
 
     def _stops(self, scope: Scope) -> Paused | None:
         """The pause that stops a call of this scope, as the refusal that it is."""
-        pause = self._pauses.stops(scope.agent, scope.user, scope.team)
+        stops = self._pauses.stops
+        pause = stops(scope.agent, scope.user, scope.team)
+        if pause is None and scope.depth > 1:  # who is paused doesn't go on through the agents that it calls
+            pause = next((found for name in scope.path if (found := stops(name, None, None))), None)
         if pause is None:
             return None
         return paused(pause, agent=scope.agent, user=scope.user, team=scope.team, run=scope.run)

@@ -586,15 +586,14 @@ def test_a_rollback_that_was_interrupted(connect: Open) -> None:
 
 def test_a_hold_whose_answer_was_lost(connect: Open) -> None:
     store = connect()
-    store.read([])
-
-    def fail(number: int) -> None:
-        if not db.in_transaction and number:  # it was committed
-            raise sqlite3.OperationalError("the disk failed")
-
     store.hold("first", (claim(1),), 0.0)
     db = store._desk._db
     assert db is not None
+
+    def fail(number: int) -> None:
+        if not db.in_transaction:  # it was committed
+            raise sqlite3.OperationalError("the disk failed")
+
     with watched(store, after=fail), pytest.raises(StoreUnavailable, match="the disk failed"):
         store.hold("h", (claim(4),), 0.0)
     assert store.read(["book"]) == (State(0, 5, 10),)

@@ -288,6 +288,28 @@ def test_the_store_that_is_given_wins(shared: SharedBooks, capsys: pytest.Captur
     assert shown(capsys, "--store", shared.url)["budgets"] == []
 
 
+def test_an_address_may_say_whether_a_meter_takes_leases(
+    shared: SharedBooks, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"{shared.url}{'&' if '?' in shared.url else '?'}leases=on"
+    assert shown(capsys, "--store", url) == {**shown(capsys, "--store", shared.url), "at": pytest.approx(0, abs=1e12)}
+    assert main(["doctor", "--store", url]) == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "bare"),
+    [
+        ("redis://h?leases=on", "redis://h"),
+        ("redis://h?leases=off&tenant=t", "redis://h?tenant=t"),
+        ("redis://h?tenant=t&leases=off", "redis://h?tenant=t"),
+        ("redis://h?tenant=leases=on", "redis://h?tenant=leases=on"),
+        ("sqlite:///leases=on.db", "sqlite:///leases=on.db"),
+    ],
+)
+def test_leases_are_none_of_a_commands_business(url: str, bare: str) -> None:
+    assert where_module.bare(url) == bare
+
+
 def test_a_configuration_that_is_named_is_gone_by(
     shared: SharedBooks, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from tokenmeter.budgets import Need, Pause
 from tokenmeter.budgets.journal import Journal, Write
 from tokenmeter.cli import main
 from tokenmeter.cli.doctor import journals, libraries, prices, store, telemetry
+from tokenmeter.cli.doctor.check import Check
 from tokenmeter.clients.instruments import HTTP_LIBRARIES, SDKS
 from tokenmeter.version import VERSION
 
@@ -54,7 +55,7 @@ def test_all_is_well(shared: SharedBooks, capsys: pytest.CaptureFixture[str]) ->
     assert "round trip" in found["store"]["found"]
     assert shared.url.partition("?")[0] in found["store"]["found"]
     assert found["clock"]["status"] == "ok"
-    assert found["books"]["found"] == "4 budgets have a book"
+    assert found["books"]["found"] == "3 budgets have a book"
     assert "genai-prices" in found["prices"]["found"]
 
 
@@ -236,7 +237,7 @@ match = {model = ["gpt-5-mini", "no-such-model-*"]}
 # -- libraries ---------------------------------------------------------------------------------------------------
 
 
-def libraries_of(**versions: str) -> dict[str, libraries.Check]:
+def libraries_of(**versions: str) -> dict[str, Check]:
     named = {name.replace("_", "-"): version for name, version in versions.items()}
     return {check.name: check for check in libraries.checks(named.get)}
 
@@ -276,7 +277,7 @@ def test_nothing_to_meter() -> None:
     [
         ({}, {"opentelemetry-sdk": "1"}, ("ok", "ok")),
         ({}, {}, ("warn", "ok")),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://u:s3cret@h:4318/x?k=s3cret"}, {"opentelemetry-sdk": "1"}, ("ok", "warn")),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://u:s3cret@h:1/x?k=s3cret"}, {"opentelemetry-sdk": "1"}, ("ok", "warn")),
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:4318"},
             {"opentelemetry-sdk": "1", "opentelemetry-exporter-otlp-proto-http": "1"},
@@ -296,7 +297,7 @@ def test_telemetry(environment: dict[str, str], installed: dict[str, str], statu
 
 def test_journals_of_the_living_and_of_the_dead(tmp_path: Path) -> None:
     root = tmp_path / "journals"
-    assert list(journals.checks(root)) == [], "no such directory"
+    assert list(journals.checks([root])) == [], "no such directory"
     code = (
         "import os, sys; from tokenmeter.budgets.journal import Journal, Write; "
         "Journal(sys.argv[1], store='s').put(Write('w', b'row')); os._exit(0)"
@@ -304,18 +305,37 @@ def test_journals_of_the_living_and_of_the_dead(tmp_path: Path) -> None:
     living = Journal(root, store="s")
     living.put(Write("w", b"row"))
 
-    [check] = journals.checks(root)
+    [check] = journals.checks([root])
     assert check.status == "ok"
 
     subprocess.run([sys.executable, "-c", code, str(root)], check=True, timeout=60)
     before = sorted(root.rglob("*"))
-    [check] = journals.checks(root)
+    [check] = journals.checks([root])
     assert check.status == "warn"
     assert "1 processes died" in check.found
     assert sorted(root.rglob("*")) == before, "nothing is changed"
     (root / "x.rejected").write_text("{}")
-    assert [each.status for each in journals.checks(root)] == ["warn", "warn"]
+    assert [each.status for each in journals.checks([root])] == ["warn", "warn"]
     living.close()
+
+
+def test_where_journals_lie(tmp_path: Path, elsewhere: Path) -> None:
+    default = tmp_path / "state" / "tokenmeter"
+    assert journals.directories(None) == journals.directories("redis://h") == [default]
+    assert journals.directories("sqlite:///x.db") == [default, elsewhere / "x.db-journals"]
+    assert journals.directories("redis://h?state_dir=/some/where") == [default, Path("/some/where")]
+    assert journals.directories("redis://h:x") == [default]
+
+
+def test_a_meter_of_a_process_that_died_is_found(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The journal lies where a meter puts it."""
+    pytest.importorskip("tokenmeter.budgets.sqlite")
+    code = (
+        "import os; from tokenmeter.budgets.assembly import assemble; from tokenmeter.budgets.journal import Write; "
+        "assemble('sqlite:///books.db').journal.put(Write('w', b'row')); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=elsewhere)
+    assert "1 processes died" in examined(capsys, "--store", "sqlite:///books.db")["journals"]["found"]
 
 
 def test_the_real_command(shared: SharedBooks) -> None:

@@ -1,28 +1,48 @@
-"""The command ``tokenmeter``."""
+"""The command ``tokenmeter``: one module for each of its commands, which says its arguments and runs it.
+
+Exit statuses: 0 done, 1 it failed (the store can't be reached), 2 the arguments or the configuration are wrong.
+"""
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
 
+from tokenmeter.cli import budgets, doctor, grant, pause
+from tokenmeter.cli.trouble import FAILURE, USAGE, Trouble
+from tokenmeter.errors import ConfigError, StoreUnavailable
 from tokenmeter.version import VERSION
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
     try:
-        from tokenmeter.cli import demo
-
-        status = demo.run(plain=arguments.plain, as_json=arguments.json)
+        status: int = arguments.run(arguments)
         sys.stdout.flush()
+    except Trouble as trouble:
+        return _fail(arguments.command, trouble, trouble.status)
+    except ConfigError as error:
+        return _fail(arguments.command, error, USAGE)
+    except StoreUnavailable as error:
+        return _fail(arguments.command, error, FAILURE)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read the output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    return status
+
+
+def _fail(command: str, error: Exception, status: int) -> int:
+    from tokenmeter.cli.tables import clean
+
+    sys.stderr.write(f"tokenmeter {command}: {clean(' '.join(str(error).split()))}\n")
     return status
 
 
@@ -33,6 +53,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tokenmeter {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    for module in (budgets, grant, pause, doctor):
+        module.add(commands)
+    return parser
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     demo = commands.add_parser(
         "demo",
         help="a handful of agents against a scripted provider on this machine; no key, no network",
@@ -41,4 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--plain", action="store_true", help="plain lines, also on a terminal")
     demo.add_argument("--json", action="store_true", help="only the final figures, as JSON")
-    return parser
+    demo.set_defaults(run=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from tokenmeter.cli import demo
+
+    return demo.run(plain=arguments.plain, as_json=arguments.json)

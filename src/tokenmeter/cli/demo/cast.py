@@ -13,9 +13,9 @@ from tokenmeter.cli.demo.clients import Chat, anthropic_chat, async_chat, openai
 from tokenmeter.testing import Reply, Request, ScriptedProvider
 
 BUDGETS = (
-    Budget("$0.05", per="day", scope="agent", name="each agent, a day"),
-    Budget("$0.25", per="day", scope="team", name="each team, a day"),
-    Budget("8 calls", per="run", match={"agent": "*-bot"}, name="chat bots, a run"),
+    Budget("$0.05", per="day", scope="agent", name="each agent, a day", thresholds=()),
+    Budget("$0.25", per="day", scope="team", name="each team, a day", thresholds=()),
+    Budget("8 calls", per="run", match={"agent": "*-bot"}, name="chat bots, a run", thresholds=()),
 )
 LOOPS = LoopPolicy(max_depth=4)
 

@@ -1,0 +1,93 @@
+"""Which clients of model providers are installed, and whether their calls are seen.
+
+What goes through httpx or httpx2 is; what goes another way is not, and that is said plainly.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from tokenmeter.cli.doctor.check import Check, ok, warn
+
+Installed = Callable[[str], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A distribution. ``oldest``: the version from which on it is supported, if there is one."""
+
+    name: str
+    how: str
+    oldest: tuple[int, ...] = ()
+
+
+_EITHER = "metered: meter.wrap(client) or meter.instrument()"
+_BY_HTTPX = "metered by meter.instrument(), through httpx"
+METERED = (
+    Known("httpx", _EITHER, (0, 27)),
+    Known("httpx2", _EITHER, (2, 0)),
+    Known("openai", _EITHER, (2,)),
+    Known("anthropic", _EITHER, (1,)),
+    Known("groq", _EITHER),
+    Known("together", _EITHER),
+    Known("cerebras-cloud-sdk", _EITHER),
+    Known("google-genai", _BY_HTTPX),
+    Known("mistralai", _BY_HTTPX),
+    Known("cohere", _BY_HTTPX),
+    Known("ollama", f"{_BY_HTTPX}; Ollama on this machine or port 11434"),
+    Known("litellm", f"{_BY_HTTPX}, but not what it sends to Bedrock and SageMaker with boto3"),
+)
+UNSEEN = {
+    "boto3": "calls to Bedrock through it are neither counted nor stopped; send them with httpx or the anthropic SDK",
+    "grpcio": "calls over gRPC (Vertex, xAI's SDK) are neither counted nor stopped; use their HTTP side",
+}
+_SAY_ONLY_IF_USED = {"grpcio": ("google-cloud-aiplatform", "xai-sdk")}
+
+
+def checks(installed: Installed | None = None) -> Iterator[Check]:
+    """What is installed. ``installed`` gives the version of a distribution, or None."""
+    version = installed or _version
+    found = {known.name: version(known.name) for known in METERED}
+    if found["httpx"] is None and found["httpx2"] is None:
+        yield warn(
+            "clients",
+            "neither httpx nor httpx2 is installed: there is nothing to meter here",
+            "pip install 'tokenmeter-sdk[httpx]', or run this with the program's own Python",
+        )
+    for known in METERED:
+        if (number := found[known.name]) is not None:
+            yield _metered(known, number)
+    if found["google-genai"] is not None and (number := version("aiohttp")) is not None:
+        yield warn(
+            "aiohttp",
+            f"{number}: the async side of google-genai takes it where it is installed, and is then NOT METERED",
+            "uninstall aiohttp, or use google-genai's sync client",
+        )
+    for name, remedy in UNSEEN.items():
+        users = _SAY_ONLY_IF_USED.get(name)
+        if (number := version(name)) is not None and (users is None or any(map(version, users))):
+            yield warn(name, f"{number}: NOT METERED", remedy)
+    absent = [name for name, number in found.items() if number is None]
+    if absent:
+        yield ok("not installed", ", ".join(absent))
+
+
+def _metered(known: Known, number: str) -> Check:
+    if known.oldest and _numbers(number) < known.oldest:
+        oldest = ".".join(map(str, known.oldest))
+        return warn(known.name, f"{number} is older than what is supported", f"update it to {oldest} or later")
+    return ok(known.name, f"{number}, {known.how}")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
