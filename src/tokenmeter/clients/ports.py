@@ -163,10 +163,11 @@ class Port:
 
     def _outgoing(self, effect: Send) -> Any:
         """The request to send: the caller's own, unless something must differ on the wire."""
-        drop = ("baggage",) if not self.metering.propagate_baggage and "baggage" in self.request.headers else ()
+        request = self.request
+        drop = () if self.metering.propagate_baggage or not _has_baggage(request) else ("baggage",)
         if effect.body is None and not drop:
-            return self.request
-        return self.library.with_body(self.request, effect.body, drop=drop)
+            return request
+        return self.library.with_body(request, effect.body, drop=drop)
 
     def _failed(self, error: BaseException) -> Answer:
         self.error = error
@@ -477,6 +478,14 @@ class AsyncPort(Port):
                 await response.aread()
             return response
         return await self._wrapped(self.request, stream=self._stream, **self._kwargs)
+
+
+def _has_baggage(request: Any) -> bool:
+    """Whether a header carries baggage. The mapping would decode all headers to tell."""
+    for name, _ in request.headers.raw:  # noqa: SIM110 - a generator would double the cost
+        if len(name) == 7 and name.lower() == b"baggage":
+            return True
+    return False
 
 
 def _tidily(end: Callable[[], object]) -> None:

@@ -130,7 +130,8 @@ def _route(request: Any) -> Route | None:
 
 
 def _counted(metering: Metering, request: Any) -> bool:
-    return any(meter is metering and sent is request for meter, sent in INSIDE.get())
+    inside = INSIDE.get()
+    return bool(inside) and any(meter is metering and sent is request for meter, sent in inside)
 
 
 def _unread(request: Any) -> bool:

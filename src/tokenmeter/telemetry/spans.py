@@ -12,19 +12,19 @@ import hmac
 import sys
 from collections.abc import Callable
 from contextvars import Token
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from msgspec import Struct
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 from opentelemetry.util.types import AttributeValue
 
-from tokenmeter.errors import BudgetExceeded
 from tokenmeter.budgets.thresholds import Crossing
 from tokenmeter.effects import Record
+from tokenmeter.errors import BudgetExceeded
 from tokenmeter.notes import Call
 from tokenmeter.record import CallRecord
 from tokenmeter.telemetry import names as n
@@ -36,8 +36,7 @@ _OURS = otel_context.create_key("tokenmeter-inference")  # tells another meter's
 ANTHROPIC_SCOPE = "com.anthropic.sdk.python"
 
 
-@dataclass(slots=True)
-class Recording:
+class Recording(Struct):
     """The span of one call, and whose it is."""
 
     span: Span
