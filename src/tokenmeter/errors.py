@@ -117,9 +117,53 @@ class DepthExceeded(Refused):
 
 
 class LoopDetected(Refused):
-    """The same work goes round and round."""
+    """The same work goes round and round.
+
+    ``evidence`` is plain data: what was found, the agents and tools, the path, the counts, since when, and the calls
+    and the spend of the run as far as they are known. ``remedy`` says what to set where the work is meant.
+    """
 
     reason: ClassVar[str] = "loop_detected"
+
+    @property
+    def guard(self) -> str:
+        """The limit that was passed, by its name in `LoopPolicy`."""
+        return str(self.details["guard"])
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The agents that take part."""
+        return tuple(self.details.get("agents", ()))
+
+    @property
+    def count(self) -> Decimal | int:
+        """How far it has gone: times, rounds, calls, or US dollars."""
+        return self.details["count"]  # type: ignore[no-any-return]
+
+    @property
+    def limit(self) -> Decimal | int:
+        """What the guard allows."""
+        return self.details["limit"]  # type: ignore[no-any-return]
+
+    @property
+    def since_s(self) -> float | None:
+        """When it began, in seconds since the epoch; ``None`` where only the conversation itself shows it."""
+        return self.details.get("since_s")
+
+    @property
+    def run(self) -> str | None:
+        """The run that the call belongs to."""
+        return self.details.get("run")
+
+    @property
+    def remedy(self) -> str:
+        """What to set where the work is meant."""
+        return str(self.details.get("remedy", ""))
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """What was found, as plain data."""
+        return dict(self.details.get("evidence", {}))
 
 
 class Paused(Refused):

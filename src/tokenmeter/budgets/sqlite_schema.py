@@ -76,9 +76,11 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
 
 def version(db: sqlite3.Connection, path: Path) -> int:
     """Which version the file is of; ``ConfigError`` if it isn't ours."""
+    # Another process may make the tables between these steps: whose they are is read last, so that they aren't
+    # taken for a stranger's.
+    [tables] = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     [found] = db.execute("PRAGMA user_version").fetchone()
     [application] = db.execute("PRAGMA application_id").fetchone()
-    [tables] = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != APPLICATION and (tables or found or application):
         raise ConfigError(f"{path} is a database of another program; name a file of its own for the budgets")
     if found > len(STEPS):
