@@ -133,15 +133,87 @@ def test_extras_and_groups_that_are_named_exist() -> None:
 # -- settings ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", blocks_in("toml"), ids=lambda block: block.where)
-def test_toml_parses(block: Block, tmp_path: Path) -> None:
+CONFIGURATION = {"meter", "store", "loops", "prices", "telemetry", "budgets"}
+_VARIABLE = re.compile(r'^\w+_env = "(\w+)"$', re.MULTILINE)
+_ADDRESS = re.compile(r"(?:sqlite|rediss?(?:\+(?:cluster|sentinel))?)://[^\s\"',]\S*?(?=[\s\"'}]|$)")
+
+
+def _is_configuration(block: Block) -> bool:
+    return bool(tomllib.loads(block.text).keys() & CONFIGURATION)
+
+
+def _where(block: Block) -> str:
+    return block.where
+
+
+@pytest.mark.parametrize("block", [b for b in blocks_in("toml") if _is_configuration(b)], ids=_where)
+def test_a_configuration_in_toml_loads(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokenmeter.config import load_config
+
+    path = tmp_path / "tokenmeter.toml"
+    path.write_text(block.text, encoding="utf-8")
+    for variable in _VARIABLE.findall(block.text):
+        monkeypatch.setenv(variable, "redis://127.0.0.1:6379/0")
+
+    config = load_config(path)
+
+    found = tomllib.loads(block.text)
+    assert len(config.budgets) == len(found.get("budgets", ()))
+    assert set(config.prices) == set(found.get("prices", ()))
+
+
+@pytest.mark.parametrize("block", [b for b in blocks_in("toml") if not _is_configuration(b)], ids=_where)
+def test_prices_in_toml_parse(block: Block, tmp_path: Path) -> None:
     from tokenmeter.pricing import parse_prices
 
     path = tmp_path / "prices.toml"
     path.write_text(block.text, encoding="utf-8")
 
-    assert tomllib.loads(block.text)
     assert parse_prices(path)
+
+
+def test_both_kinds_of_toml_are_found() -> None:
+    kinds = [_is_configuration(block) for block in blocks_in("toml")]
+
+    assert True in kinds
+    assert False in kinds
+
+
+def test_every_key_of_a_configuration_is_documented() -> None:
+    import inspect
+
+    page = (ROOT / "docs" / "reference" / "configuration.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## `\[+(\w+)\]+`\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
+    keys = {
+        table: set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]*`) \|", text, re.MULTILINE))))
+        for table, text in sections.items()
+    }
+
+    from tokenmeter import Budget, Price
+
+    assert set(sections) == CONFIGURATION
+    assert keys["budgets"] == set(inspect.signature(Budget).parameters)
+    assert keys["prices"] == set(inspect.signature(Price).parameters)
+    assert keys["store"] == {"url", "url_env"}
+    assert keys["meter"] == {"prices_file", "unpriced", "ask_stream_usage"}
+    assert keys["telemetry"] == {"metric_labels", "max_label_values", "user_key_env", "propagate_baggage"}
+
+
+def test_addresses_of_stores_make_sense() -> None:
+    from tokenmeter.budgets import redis_url, sqlite_url
+
+    found = [
+        address
+        for page in PAGES
+        for block in blocks(page)
+        for address in _ADDRESS.findall(block.text)
+        if "{" not in address  # put together by the code of the page
+    ]
+
+    assert len(found) > 8
+    for address in found:
+        plain = re.sub(r"leases=(?:on|off)&?", "", address).rstrip("?&")
+        (sqlite_url if plain.startswith("sqlite:") else redis_url).parse_url(plain)
 
 
 @pytest.mark.parametrize("block", blocks_in("yaml"), ids=lambda block: block.where)
