@@ -62,7 +62,7 @@ def test_each_public_name_is_documented_and_nothing_else() -> None:
 
 
 def test_each_public_method_of_the_meter_is_documented_and_nothing_else() -> None:
-    methods = {name for name, _ in inspect.getmembers(tokenmeter.Meter, inspect.isfunction) if not name.startswith("_")}
+    methods = {name for name, _ in inspect.getmembers(tokenmeter.Meter, inspect.isroutine) if not name.startswith("_")}
 
     assert set(re.findall(r"^### `Meter\.(\w+)`$", API, re.MULTILINE)) == methods
 
@@ -101,7 +101,7 @@ def test_each_public_name_has_a_docstring() -> None:
     for name in tokenmeter.__all__:
         if name != "__version__":
             assert inspect.getdoc(getattr(tokenmeter, name)), name
-    for name, method in inspect.getmembers(tokenmeter.Meter, inspect.isfunction):
+    for name, method in inspect.getmembers(tokenmeter.Meter, inspect.isroutine):
         if not name.startswith("_"):
             assert inspect.getdoc(method), name
 

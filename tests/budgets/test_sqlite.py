@@ -779,6 +779,15 @@ def test_grants_that_ended_make_room(connect: Open, monkeypatch: pytest.MonkeyPa
     assert store.hold("h", (claim(15, 10, "x||total"),), 0.0) == Held((State(0, 15, 15),), ())
 
 
+def test_every_further_grant_of_another_process_is_seen(connect: Open) -> None:
+    store, other = connect(), connect()
+    for number in range(1, 4):
+        other.grant(Grant(f"g{number}", "x|", 1, 0.0, 1e11, "", ""))
+        top = 10 + number
+        assert store.hold(f"h{number}", (claim(top, 10, f"x||{number}"),), 0.0) == Held((State(0, top, top),), ())
+        assert store.read([f"x||{number}"]) == (State(0, top, top),)
+
+
 def test_the_log_beside_the_file_stays_small(connect: Open, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desk, "_CHECKPOINT_PAGES", 100)
     store = connect()

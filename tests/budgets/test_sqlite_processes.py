@@ -64,22 +64,52 @@ def connect(url: str) -> Iterator[Open]:
         store.close()
 
 
-def start(program: str, *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", HEAD + textwrap.dedent(program), *args],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(SOURCE)},
-    )
+class Processes:
+    """Other processes, which end with the test."""
+
+    def __init__(self) -> None:
+        self._started: list[subprocess.Popen[str]] = []
+
+    def __call__(self, program: str, *args: str, warnings: str = "error") -> subprocess.Popen[str]:
+        self._started.append(
+            subprocess.Popen(
+                [sys.executable, "-W", warnings, "-c", HEAD + textwrap.dedent(program), *args],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": str(SOURCE)},
+            )
+        )
+        return self._started[-1]
+
+    def end(self) -> None:
+        for process in self._started:
+            process.kill()
+            process.communicate()
 
 
-def told(process: subprocess.Popen[str], said: str = "") -> str:
+@pytest.fixture
+def start() -> Iterator[Processes]:
+    """Starts processes."""
+    processes = Processes()
+    yield processes
+    processes.end()
+
+
+def hear(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def say(process: subprocess.Popen[str], line: str = "") -> None:
+    assert process.stdin is not None
+    process.stdin.write(f"{line}\n")
+    process.stdin.flush()
+
+
+def told(process: subprocess.Popen[str]) -> str:
     """All that it says; it must end well."""
-    try:
-        answer, _ = process.communicate(said, timeout=LONG_S)
-    finally:
-        process.kill()
+    answer, _ = process.communicate(timeout=LONG_S)
     assert process.returncode == 0
     return answer
 
@@ -96,7 +126,7 @@ def whole(store: SqliteStore) -> dict[str, State]:
 # -- many at once
 
 
-def test_ten_of_many(url: str, connect: Open) -> None:
+def test_ten_of_many(url: str, connect: Open, start: Processes) -> None:
     """Four processes of eight threads each ask for one of ten calls, all cold: there isn't even a file."""
     program = """
         store = open_sqlite(URL)
@@ -116,9 +146,7 @@ def test_ten_of_many(url: str, connect: Open) -> None:
     """
     processes = [start(program, url, str(number)) for number in range(4)]
     for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
+        say(process)
     assert sum(int(told(process)) for process in processes) == 10
     store = connect()
     assert whole(store) == {"book": State(10, 0, 10)}
@@ -127,7 +155,7 @@ def test_ten_of_many(url: str, connect: Open) -> None:
     assert all(entry == Entry(entry.id, (("book", 1),), entry.id.encode()) for entry in entries)
 
 
-def test_a_crowd_of_processes_that_wait(url: str, connect: Open) -> None:
+def test_a_crowd_of_processes_that_wait(url: str, connect: Open, start: Processes) -> None:
     """Everybody gets through in the end, and never are more under way than the limit allows."""
     store = connect()
     program = """
@@ -154,7 +182,7 @@ def test_a_crowd_of_processes_that_wait(url: str, connect: Open) -> None:
 # -- kill -9
 
 
-def test_killed_at_any_moment(url: str, connect: Open) -> None:
+def test_killed_at_any_moment(url: str, connect: Open, start: Processes) -> None:
     """Forty rounds: two processes of two threads each are killed as they go; what they said was done is done."""
     program = """
         def work(say, tag):
@@ -248,7 +276,7 @@ def test_killed_at_any_moment(url: str, connect: Open) -> None:
     assert not store._owner.folder.exists()
 
 
-def test_the_dead_make_room_at_once(url: str, connect: Open) -> None:
+def test_the_dead_make_room_at_once(url: str, connect: Open, start: Processes) -> None:
     store = connect()
     program = """
         store = open_sqlite(URL)
@@ -259,14 +287,13 @@ def test_the_dead_make_room_at_once(url: str, connect: Open) -> None:
         sys.stdin.readline()
     """
     other = start(program, url)
-    assert other.stdout is not None
-    assert other.stdout.readline() == "held\n"
+    assert hear(other) == "held"
     short = store.hold("h", (claim(6),), 0.0)
     assert isinstance(short, Short)
     assert short.state == State(0, 7, 10)
     assert store.recover() == 0
     other.kill()
-    other.communicate()
+    other.wait()
     assert store.hold("h", (claim(6),), 0.0) == Held((State(4, 6, 10),), ())
     assert store.settle("sent", (1,), b"true") == Settled((State(1, 6, 10),), (-3,))
 
@@ -283,7 +310,7 @@ def test_a_number_of_a_process_that_comes_again(connect: Open) -> None:
 # -- fork
 
 
-def test_a_forked_child_is_another_process(url: str, connect: Open) -> None:
+def test_a_forked_child_is_another_process(url: str, connect: Open, start: Processes) -> None:
     program = """
         store = open_sqlite(URL)
         store.hold("parent", (claim(3),), 0.0, lambda: b"estimated")
@@ -308,7 +335,7 @@ def test_a_forked_child_is_another_process(url: str, connect: Open) -> None:
     assert whole(connect()) == {"book": State(1, 0, 10)}
 
 
-def test_the_parent_dies_and_its_child_lives(url: str, connect: Open) -> None:
+def test_the_parent_dies_and_its_child_lives(url: str, connect: Open, start: Processes) -> None:
     """The child has the parent's lock open as well, and must not keep it."""
     program = """
         store = open_sqlite(URL)
@@ -322,19 +349,15 @@ def test_the_parent_dies_and_its_child_lives(url: str, connect: Open) -> None:
         store.close()
     """
     process = start(program, url)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
+    assert hear(process) == "held"
     store = connect()
     assert store.read(["book"]) == (State(0, 2, 10),)
     assert store.recover() == 0
-    assert process.stdin is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == "True\n"
-    process.communicate()
+    say(process)
+    assert hear(process) == "True"
 
 
-def test_a_fork_while_other_threads_are_busy(url: str, connect: Open) -> None:
+def test_a_fork_while_other_threads_are_busy(url: str, connect: Open, start: Processes) -> None:
     program = """
         store = open_sqlite(URL)
         over = threading.Event()
@@ -364,17 +387,12 @@ def test_a_fork_while_other_threads_are_busy(url: str, connect: Open) -> None:
         store.close()
         print("done")
     """
-    process = subprocess.Popen(
-        [sys.executable, "-c", HEAD + textwrap.dedent(program), url],  # newer Pythons warn of such forks
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(SOURCE)},
-    )
+    process = start(program, url, warnings="ignore")  # newer Pythons warn of such forks
     assert told(process) == "done\n"
     assert whole(connect()) == {"book": State(20, 0, 1000)}
 
 
-def test_a_fork_in_the_middle_of_a_verb_is_told(connect: Open, url: str) -> None:
+def test_a_fork_in_the_middle_of_a_verb_is_told(connect: Open, url: str, start: Processes) -> None:
     program = """
         from tokenmeter.errors import StoreUnavailable
         store = open_sqlite(URL)

@@ -168,7 +168,7 @@ class LoopPolicy:
                     close = difflib.get_close_matches(str(name), common, n=1)
                     hint = f"did you mean {close[0]!r}?" if close else f"the limits are {', '.join(common)}"
                     raise ConfigError(f"agents[{agent!r}] has no limit {name!r}; {hint}")
-            given = {name: None if value == "none" else value for name, value in limits.items()}
+            given: dict[str, Any] = {name: None if value == "none" else value for name, value in limits.items()}
             if "actions" in given:
                 _check_actions(given["actions"])
                 given["actions"] = {**self.actions, **given["actions"]}
