@@ -33,7 +33,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a call is charged to. ``path`` names the agents from the outermost in; its length is the depth."""
+    """What a call is charged to.
+
+    ``path`` names the agents from the outermost in, ``hidden`` is how many more a path that came from another process
+    had no room for; together they are the depth. ``root`` is the run at the very beginning, which may have been in
+    another process: ``run`` unless runs are nested.
+    """
 
     agent: str | None = None
     user: str | None = None
@@ -41,11 +46,13 @@ class Scope:
     run: str | None = None
     path: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=lambda: _NO_TAGS)
+    root: str | None = None
+    hidden: int = 0
 
     @property
     def depth(self) -> int:
         """How many agents are nested here; 0 outside of any."""
-        return len(self.path)
+        return len(self.path) + self.hidden
 
 
 NOBODY = Scope()
@@ -83,13 +90,16 @@ class AgentScope:
 
     def _scope(self) -> Scope:
         outer = current()
+        run = self._run or outer.run or uuid.uuid4().hex
         return Scope(
             agent=self._name,
             user=self._user or outer.user,
             team=self._team or outer.team,
-            run=self._run or outer.run or uuid.uuid4().hex,
+            run=run,
             path=(*outer.path, self._name),
             tags=MappingProxyType({**outer.tags, **self._tags}) if self._tags else outer.tags,
+            root=outer.root or outer.run or run,
+            hidden=outer.hidden,
         )
 
     def __enter__(self) -> Scope:

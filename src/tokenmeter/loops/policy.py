@@ -181,7 +181,7 @@ class LoopPolicy:
         return found
 
 
-_LEAST: Final[Mapping[str, int]] = MappingProxyType({"max_repeats": 2, "max_rounds_without_news": 2, "max_polls": 2})
+_LEAST: Final[Mapping[str, int]] = MappingProxyType({"max_repeats": 2, "max_rounds_without_news": 2, "max_polls": 8})
 
 
 def shown_path(path: tuple[str, ...]) -> str:

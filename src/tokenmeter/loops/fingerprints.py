@@ -1,0 +1,90 @@
+"""What tells one request from another, in eight bytes each: the same request, and nearly the same request.
+
+A fingerprint is a keyed hash, so that nobody who has it can try texts against it. Of a long conversation the last turns
+are hashed whole, and of the others some: a request that grew by a turn has another fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final, NamedTuple
+
+from msgspec import Raw
+
+from tokenmeter.loops.alike import loose, ticked
+from tokenmeter.loops.asked import Asked
+from tokenmeter.loops.steps import read_items
+
+_WHOLE_BYTES: Final = 6_144  # as much of a request is hashed as it is
+_END_BYTES: Final = 2_048
+_FIRST_TURNS: Final = 4
+_OLDER_SEEN: Final = 32  # of the turns before those
+_ANSWERED: Final = (b'"assistant"', b'"model"', b'"function_call', b'"tool_result"')
+
+
+class Prints(NamedTuple):
+    """The fingerprints of one request."""
+
+    exact: int
+    near: int  # without digits, times, ids and the width of spaces
+
+
+class Fingerprints:
+    """Makes fingerprints under one key: SipHash, which Python keys by the process, over our own key and the text.
+
+    They are compared within one process only. BLAKE2b would take as long as all other guards together.
+    """
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: bytes) -> None:
+        self._key = hashlib.blake2b(key, digest_size=32).digest()
+
+    def of(self, asked: Asked) -> Prints:
+        """The fingerprints of a request."""
+        shape, said = _parts(asked)
+        text = b"\0".join(said)
+        near = _without_ids(asked) if asked.server_state else loose(text)
+        return Prints(hash((shape, hash(self._key + text))), hash((shape, hash(self._key + near))))
+
+    def ticked(self, asked: Asked) -> int:
+        """The fingerprint of a request without times, random ids and counters that say what they are: slow and sure."""
+        shape, said = _parts(asked)
+        return hash((shape, hash(b"\0".join([self._key, *(ticked(bytes(each)) for each in said)]))))
+
+
+def _parts(asked: Asked) -> tuple[tuple[int, ...], list[Raw | bytes]]:
+    """What must be equal in any case, and what is said: the last turns whole, and the two ends of a long one."""
+    turns = asked.turns
+    left = _WHOLE_BYTES
+    said: list[Raw | bytes] = []
+    fixed: list[int] = [len(turns), hash(b"".join(asked.rest[:2])[:512]), *map(len, asked.rest)]
+    at = len(turns)
+    while at and left > 0:
+        at -= 1
+        turn = turns[at]
+        size = len(turn)
+        if size <= left:
+            said.append(turn)
+        else:
+            view = memoryview(turn)
+            said += (bytes(view[:_END_BYTES]), bytes(view[-_END_BYTES:]))
+            fixed.append(hash(bytes(view[_END_BYTES:-_END_BYTES])))
+        left -= size
+    if at:
+        for i in (*range(min(at, _FIRST_TURNS)), *range(_FIRST_TURNS, at, 1 + at // _OLDER_SEEN)):
+            size = len(turns[i])
+            fixed.append(size if size <= _END_BYTES else hash(bytes(turns[i])))
+    return tuple(fixed), said
+
+
+def _without_ids(asked: Asked) -> bytes:
+    """What an answer to the provider's own memory says, without the ids of the calls that it answers."""
+    items = read_items(asked.turns, 16)
+    return b"\0".join(loose(item.said) + loose(item.got) for item in items)
+
+
+def has_answers(asked: Asked) -> bool:
+    """Whether it holds an earlier answer: then it is a step of a conversation, not a question of its own."""
+    ends = b"".join(bytes(memoryview(turn)[:64]) + bytes(memoryview(turn)[-64:]) for turn in asked.turns[-4:])
+    return len(asked.turns) > 1 and any(mark in ends for mark in _ANSWERED)

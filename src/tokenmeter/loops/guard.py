@@ -1,0 +1,307 @@
+"""One question to all guards: may this request go out?
+
+`judge` reads the request once, counts it in the memory and says what it found; what becomes of a finding (refuse it,
+warn, wait) is done by who asked. After the answer, `answered` tells the memory how it went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final, NamedTuple
+
+from tokenmeter.errors import DepthExceeded, LoopDetected, Refused
+from tokenmeter.loops.asked import Asked, open_request
+from tokenmeter.loops.fingerprints import Fingerprints, Prints, has_answers
+from tokenmeter.loops.history import FEWEST_TURNS, Repeats, look
+from tokenmeter.loops.memory import Asker, Known, Seen
+from tokenmeter.loops.policy import Action, Guard, LoopPolicy, shown_path
+
+_NEAR_TIMES: Final = 4  # requests that differ only in numbers may be the items of a batch
+_STEERING: Final = frozenset({"chat", "text_completion", "generate_content"})
+
+
+class Facts(NamedTuple):
+    """What is known of one request before it goes out. A counter that is None is not known."""
+
+    at_s: float
+    agent: str | None = None
+    run: str | None = None
+    path: tuple[str, ...] = ()
+    depth: int = 0  # at least the length of the path; more where a path was shortened
+    operation: str = "chat"
+    protocol: str = ""
+    body: bytes | None = None
+    run_calls: int | None = None  # calls of the run so far, over all processes
+    run_usd: Decimal | None = None  # spend of the run so far, over all processes
+    run_since_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A limit that a request passes."""
+
+    guard: Guard
+    action: Action
+    message: str
+    agents: tuple[str, ...]
+    count: int | Decimal
+    limit: int | Decimal
+    since_s: float | None
+    remedy: str
+    evidence: dict[str, Any]
+    pause_s: float = 0.0  # how long to wait before the request goes out, where the action is to brake
+
+
+class Ticket(NamedTuple):
+    """How the memory knows a request again when its answer comes."""
+
+    asker: Asker
+    prints: Prints | None
+
+
+class Judged(NamedTuple):
+    """What the guards found, and the ticket of a request that may go out."""
+
+    findings: tuple[Finding, ...]
+    ticket: Ticket
+
+    @property
+    def refusal(self) -> Finding | None:
+        """The first finding that refuses."""
+        return next((each for each in self.findings if each.action == "refuse"), None)
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before the request goes out."""
+        return max((each.pause_s for each in self.findings), default=0.0)
+
+
+class Memory:
+    """What guards remember between requests, in one process."""
+
+    __slots__ = ("prints", "seen")
+
+    def __init__(self, key: bytes, seen: Seen | None = None) -> None:
+        self.prints = Fingerprints(key)
+        self.seen = seen or Seen()
+
+    def answered(self, ticket: Ticket, failed: bool = False) -> None:
+        """Tell of each request that was judged and not refused: its answer came, or it failed and may be retried."""
+        self.seen.end(ticket.asker, ticket.prints, failed)
+
+
+def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
+    """All guards on one request. It is counted; one that is refused is taken back."""
+    own = policy.of(facts.agent)
+    asker = Asker(facts.agent, facts.run, facts.at_s)
+    asked = _asked(own, facts)
+    prints = memory.prints.of(asked) if asked is not None else None
+    known = memory.seen.begin(asker, prints, own.window_s)
+    found: list[_Passed] = []
+    if facts.path or facts.run_calls is not None or facts.run_usd is not None:
+        found += _standing(own, facts)
+    if known.calls_in_minute or known.runs_in_minute:
+        found += _rates(own, known)
+    if asked is not None and prints is not None:
+        if known.near.times:
+            again = memory.seen.note(asker, prints, memory.prints.ticked(asked))
+            strangers = facts.run is None and not has_answers(asked)
+            found += _again(own, memory, asker, known, again, strangers=strangers)
+        else:
+            memory.seen.news(asker)
+        if len(asked.turns) >= FEWEST_TURNS:
+            found += _history(own, look(asked.turns, own.allows, own.max_repeats or 3))
+    ticket = Ticket(asker, prints)
+    if not found:
+        return Judged((), ticket)
+    findings = tuple(_finding(own, memory, facts, each) for each in found)
+    judged = Judged(findings, ticket)
+    if judged.refusal is not None:
+        memory.answered(ticket, failed=True)
+    return judged
+
+
+def refused(finding: Finding, facts: Facts) -> Refused:
+    """The error of a finding that refuses."""
+    if finding.guard == "max_depth":
+        return DepthExceeded(
+            finding.message,
+            agent=facts.agent,
+            depth=finding.count,
+            max_depth=finding.limit,
+            path=facts.path,
+            run=facts.run,
+        )
+    return LoopDetected(
+        finding.message,
+        agent=facts.agent,
+        run=facts.run,
+        guard=finding.guard,
+        agents=finding.agents,
+        count=finding.count,
+        limit=finding.limit,
+        since_s=finding.since_s,
+        remedy=finding.remedy,
+        evidence=finding.evidence,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Passed:
+    """A limit that was passed, before it is told."""
+
+    guard: Guard
+    count: int | Decimal
+    limit: int | Decimal
+    what: str
+    who: tuple[str, ...] = ()
+    since_s: float | None = None
+    tools: tuple[str, ...] = ()
+    strangers: bool = False  # of no run, and a question of its own: others may have asked the same
+
+
+def _asked(own: LoopPolicy, facts: Facts) -> Asked | None:
+    """The request, where its repeats are looked at."""
+    if facts.body is None or facts.operation not in _STEERING or own.allows(facts.agent):
+        return None
+    if own.max_repeats is None and own.max_rounds_without_news is None and own.max_polls is None:
+        return None
+    asked = open_request(facts.protocol, facts.body)
+    return asked if asked is not None and asked.turns else None
+
+
+def _standing(own: LoopPolicy, facts: Facts) -> Iterable[_Passed]:
+    """Where the request stands in its run."""
+    path = facts.path
+    depth = max(facts.depth, len(path))
+    if own.max_depth is not None and depth > own.max_depth:
+        yield _Passed("max_depth", depth, own.max_depth, f"it stands {depth} agents deep: {shown_path(path)}", path)
+    if own.max_visits is not None and len(path) > own.max_visits and facts.agent is not None:
+        visits = path.count(facts.agent)
+        if visits > own.max_visits:
+            agents = tuple(dict.fromkeys(path))
+            what = f"it stands {visits} times on its own path: {shown_path(path)}"
+            yield _Passed("max_visits", visits, own.max_visits, what, agents)
+    calls, usd, since_s = facts.run_calls, facts.run_usd, facts.run_since_s
+    if own.max_calls_per_run is not None and calls is not None and calls >= own.max_calls_per_run:
+        yield _Passed("max_calls_per_run", calls, own.max_calls_per_run, f"its run made {calls} calls", (), since_s)
+    most = own.max_usd_per_run
+    if isinstance(most, Decimal) and usd is not None and usd >= most:
+        yield _Passed("max_usd_per_run", usd, most, f"its run spent ${usd}", (), since_s)
+
+
+def _rates(own: LoopPolicy, known: Known) -> Iterable[_Passed]:
+    most = own.max_calls_per_minute
+    if most is not None and known.calls_in_minute >= most:
+        what = f"it made {known.calls_in_minute} calls within a minute"
+        yield _Passed("max_calls_per_minute", known.calls_in_minute, most, what)
+    most = own.max_runs_per_minute
+    if most is not None and known.runs_in_minute >= most:
+        what = f"it began {known.runs_in_minute} runs within a minute"
+        yield _Passed("max_runs_per_minute", known.runs_in_minute, most, what)
+
+
+def _again(
+    own: LoopPolicy, memory: Memory, asker: Asker, known: Known, again: int, *, strangers: bool
+) -> Iterable[_Passed]:
+    """The same request again, or nearly the same."""
+    exact, near = known.exact, known.near
+    rounds, agents = memory.seen.turn(asker) if exact.times or again else memory.seen.news(asker)
+    most = own.max_repeats
+    if most is not None:
+        if exact.times >= most:
+            what = f"the same request went out {exact.times} times before"
+            yield _Passed("max_repeats", exact.times, most, what, exact.agents, exact.since_s, strangers=strangers)
+        elif near.times >= most and again >= min(near.times, most) - 1:
+            what = f"a request that differs only in a time, an id or a counter went out {near.times} times before"
+            yield _Passed("max_repeats", near.times, most, what, near.agents, near.since_s, strangers=strangers)
+        elif near.times >= _NEAR_TIMES * most:
+            what = f"a request that differs only in its numbers went out {near.times} times before"
+            yield _Passed("max_repeats", near.times, _NEAR_TIMES * most, what, near.agents, near.since_s)
+    most = own.max_rounds_without_news
+    if most is not None and len(agents) > 1 and rounds >= most * len(agents):
+        count = rounds // len(agents)
+        what = f"{_listed(agents)} took turns for {count} rounds with nothing new"
+        yield _Passed("max_rounds_without_news", count, most, what, agents, near.since_s)
+
+
+def _history(own: LoopPolicy, repeats: tuple[Repeats, ...]) -> Iterable[_Passed]:
+    """What the conversation itself shows."""
+    told: set[Guard] = set()
+    for each in repeats:
+        passed = _line(own, each)
+        if passed is not None and passed.guard not in told:
+            told.add(passed.guard)
+            yield passed
+
+
+def _line(own: LoopPolicy, each: Repeats) -> _Passed | None:
+    who, count = _listed(each.who), each.times
+    tools = tuple(name for name in each.who if name not in {"user", "assistant"})
+    if each.kind == "same" and own.max_repeats is not None and count >= own.max_repeats:
+        done = f"called {who} with the same arguments and the same result" if tools else f"heard the same from {who}"
+        what = f"its conversation {done} {count} times, with nothing new in between"
+        return _Passed("max_repeats", count, own.max_repeats, what, tools=tools)
+    if each.kind == "restated" and own.max_repeats is not None and count >= 2 * own.max_repeats:
+        what = f"its conversation called {who} {count} times in a row for the same result, with a number that goes on"
+        return _Passed("max_repeats", count, 2 * own.max_repeats, what, tools=tools)
+    if each.kind == "counting" and own.max_repeats is not None and count >= _NEAR_TIMES * own.max_repeats:
+        what = f"its conversation called {who} {count} times in a row for a result of which only a number goes on"
+        return _Passed("max_repeats", count, _NEAR_TIMES * own.max_repeats, what, tools=tools)
+    if each.kind == "silent" and own.max_rounds_without_news is not None and count >= own.max_rounds_without_news:
+        what = f"{who} took turns for {count} rounds in its conversation with nothing new"
+        return _Passed("max_rounds_without_news", count, own.max_rounds_without_news, what)
+    if each.kind == "poll" and own.max_polls is not None and count >= own.max_polls:
+        what = f"its conversation called {who} with the same arguments {count} times in a row"
+        return _Passed("max_polls", count, own.max_polls, what, tools=tools)
+    return None
+
+
+def _finding(own: LoopPolicy, memory: Memory, facts: Facts, passed: _Passed) -> Finding:
+    guard, agent = passed.guard, facts.agent
+    action = own.action(guard)
+    if passed.strangers and action == "refuse":
+        action = "warn"
+    agents = tuple(filter(None, passed.who)) or ((agent,) if agent else ())
+    remedy = _remedy(passed, agent)
+    since = "" if passed.since_s is None else f" in {_lasting(facts.at_s - passed.since_s)}"
+    spent = "" if facts.run_usd is None else f"; its run has spent ${facts.run_usd}"
+    name = f"agent {agent!r}" if agent else "a call of no agent"
+    message = f"{name} goes round: {passed.what}{since}, and {guard} is {passed.limit}{spent}. {remedy}"
+    evidence = {
+        "what": passed.what,
+        "agents": list(agents),
+        "tools": list(passed.tools),
+        "path": list(facts.path[-12:]),
+        "count": str(passed.count) if isinstance(passed.count, Decimal) else passed.count,
+        "limit": str(passed.limit) if isinstance(passed.limit, Decimal) else passed.limit,
+        "since_s": passed.since_s,
+        "run": facts.run,
+        "run_calls": facts.run_calls,
+        "run_usd": None if facts.run_usd is None else str(facts.run_usd),
+    }
+    pause_s = memory.seen.brake(f"{guard} {agent or ''}", facts.at_s) if action == "brake" else 0.0
+    return Finding(
+        guard, action, message, agents, passed.count, passed.limit, passed.since_s, remedy, evidence, pause_s
+    )
+
+
+def _remedy(passed: _Passed, agent: str | None) -> str:
+    more = f'"{passed.limit * 2}"' if isinstance(passed.limit, Decimal) else str(passed.limit * 2)
+    if agent is None:
+        raised = f"LoopPolicy({passed.guard}={more})"
+    else:
+        raised = f"LoopPolicy(agents={{{agent!r}: {{{passed.guard!r}: {more}}}}})"
+    if passed.tools:
+        return f"If it is meant, set LoopPolicy(allow={list(passed.tools)!r}), or {raised}."
+    return f"If it is meant, set {raised}."
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return " and ".join(name or "a call of no agent" for name in names[:4]) or "it"
+
+
+def _lasting(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

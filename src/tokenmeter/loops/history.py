@@ -1,0 +1,275 @@
+"""Loops that a conversation shows by itself: its last turns bring nothing new.
+
+A step with a tool is new unless the same question had the same answer before; a text is new unless it was said before
+or has hardly a word that wasn't. What counts is the run of turns at the end that bring nothing new: one new result or
+one new thing said ends it, so a conversation that goes on is never a loop, however long it is. Nothing is remembered
+from request to request, and only the last turns are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from tokenmeter.loops.alike import WORDS_BYTES, Likeness, alike, loose, same_question, says_little, words
+from tokenmeter.loops.asked import NOTHING, UNREADABLE
+from tokenmeter.loops.steps import Item, read_items
+
+Kind = Literal["same", "restated", "counting", "silent", "poll"]
+
+FEWEST_TURNS: Final = 5
+FIRST_LOOK_TURNS: Final = 26
+LAST_TURNS: Final = 64
+_INFORMATIVE_BYTES: Final = 200
+_LITTLE: Final = 0.1  # the share of words, at most, that are new in a text that says nothing new
+_TEXTS_BEFORE: Final = 12
+
+
+class Repeats(NamedTuple):
+    """What the last turns of a conversation do over and over."""
+
+    kind: Kind  # the same again; the same long result to a question that goes on; one in which a number goes on; …
+    times: int  # or rounds
+    who: tuple[str, ...]  # tools or speakers
+    turns: int  # how many items the loop spans
+
+
+def nothing_allowed(_tool: str) -> bool:
+    """No tool's repeats are meant."""
+    return False
+
+
+def look(
+    turns: Sequence[msgspec.Raw], allowed: Callable[[str], bool] = nothing_allowed, times: int = 3
+) -> tuple[Repeats, ...]:
+    """What the last turns repeat; empty for nearly all requests. Counts only, the policy draws the lines.
+
+    ``times`` is from how many times on it is of interest.
+    """
+    if len(turns) < FEWEST_TURNS or not _may_repeat(turns, times - 1):
+        return ()
+    items = read_items(turns, FIRST_LOOK_TURNS)
+    if len(items) < 3:
+        return ()
+    found = _Tail(items, allowed).repeats()
+    if len(turns) > FIRST_LOOK_TURNS and any(each.turns > len(items) - _PERIOD for each in found):
+        found = _Tail(read_items(turns, LAST_TURNS), allowed).repeats()
+    return found
+
+
+class _Probe(msgspec.Struct, gc=False):
+    content: msgspec.Raw = NOTHING
+    output: msgspec.Raw = NOTHING
+    parts: msgspec.Raw = NOTHING
+
+
+class _ProbePart(msgspec.Struct, gc=False):
+    text: msgspec.Raw = NOTHING
+    content: msgspec.Raw = NOTHING
+
+
+_as_probe = msgspec.json.Decoder(_Probe).decode
+_as_probe_parts = msgspec.json.Decoder(list[_ProbePart]).decode
+
+
+def _may_repeat(turns: Sequence[msgspec.Raw], before: int) -> bool:
+    """Whether a closer look is worth its while, from the sizes of turns and the ends of those that are as large."""
+    sizes = list(map(len, turns[-FIRST_LOOK_TURNS:]))
+    size = sizes.pop()
+    least, most = size - _SHIFT - _MARKED, size + _SHIFT
+    as_large = [at for at, size in enumerate(sizes, -1 - len(sizes)) if least <= size <= most]
+    if len(as_large) >= before:
+        own = _ending(turns[-1])
+        middle = own[_SHIFT:-_SHIFT] if len(own) > 4 * _SHIFT else None
+        for at in reversed(as_large):
+            other = _ending(turns[at])
+            if own == other or (middle is not None and middle in other):
+                before -= 1
+                if before <= 0:
+                    return True
+    return _may_poll(turns, sizes) or _only_talk(turns[-_FEWEST_TEXTS:])
+
+
+def _may_poll(turns: Sequence[msgspec.Raw], sizes: list[int]) -> bool:
+    """Whether the last two steps ask the same; their results may differ in size. A step is two turns or three."""
+    if len(turns) < _MANY_TURNS or min(abs(sizes[-1] - sizes[-3]), abs(sizes[-1] - sizes[-4])) > _SHIFT:
+        return False
+    items = read_items(turns, _TWO_STEPS)
+    return len(items) > 1 and items[-1].tool and items[-1].said == items[-2].said
+
+
+def _ending(turn: msgspec.Raw) -> bytes:
+    """The end of what a turn says, without the names around it."""
+    try:
+        probe = _as_probe(turn)
+        said = probe.content or probe.output or probe.parts
+        if not said:
+            return b""
+        view = memoryview(said)
+        if view[0] == _BRACKET:
+            part = _as_probe_parts(said)[-1]
+            view = memoryview(part.content or part.text or said)
+    except (*UNREADABLE, IndexError):
+        return b""
+    return loose(bytes(view[-_ENDING_BYTES:]))
+
+
+def _only_talk(turns: Sequence[msgspec.Raw]) -> bool:
+    """Whether nobody used a tool in turns that are short enough to be talk."""
+    if len(turns) < _FEWEST_TEXTS or sum(map(len, turns)) > _TALK_BYTES:
+        return False
+    joined = b"".join(turns)
+    return b"tool" not in joined and b"unction" not in joined
+
+
+_BRACKET: Final = ord("[")
+_PERIOD: Final = 6
+_SHIFT: Final = 24
+_MARKED: Final = 48  # the last turn may bear a mark for the provider's cache
+_ENDING_BYTES: Final = 256
+_MANY_TURNS: Final = 16
+_TWO_STEPS: Final = 6
+_FEWEST_TEXTS: Final = 8
+_TALK_BYTES: Final = 16_384
+
+
+class _Tail:
+    """The run of items at the end that bring nothing new."""
+
+    def __init__(self, items: Sequence[Item], allowed: Callable[[str], bool]) -> None:
+        self.items = items
+        self.allowed = allowed
+        self.twins: dict[int, int] = {}  # item -> the nearest earlier one that is the same
+        self.little: dict[int, bool] = {}
+        self.words: dict[int, set[bytes]] = {}
+
+    def repeats(self) -> tuple[Repeats, ...]:
+        same = [each for each in (self._same(), self._same_steps()) if each is not None]
+        most = max(same, key=lambda each: each.times, default=None)
+        found = (most, self._silent(), self._restated(), self._counting(), self._poll())
+        return tuple(each for each in found if each is not None)
+
+    def _same(self) -> Repeats | None:
+        """Every item of the run was done or said before; how often the most frequent of them."""
+        items = self.items
+        at = len(items) - 1
+        while at > 0 and (self._twin(at) is not None or self._little_news(at)):
+            at -= 1
+        return self._most_frequent(range(at + 1, len(items)))
+
+    def _same_steps(self) -> Repeats | None:
+        """The same among the steps alone, whatever is said between them; that counts for one less."""
+        steps = [at for at, item in enumerate(self.items) if item.tool]
+        while steps and self._twin(steps[-1]) is not None:
+            steps.pop()
+        last = steps[-1] if steps else -1
+        found = self._most_frequent([at for at in range(last + 1, len(self.items)) if self.items[at].tool])
+        return found._replace(times=found.times - 1) if found is not None else None
+
+    def _most_frequent(self, run: Sequence[int]) -> Repeats | None:
+        counts: dict[int, int] = {}
+        for at in run:
+            if self._twin(at) is not None:
+                first = self._first(at)
+                counts[first] = counts.get(first, 1) + 1
+        if not counts:
+            return None
+        most = max(counts.values())
+        who = {self.items[first].who: None for first, count in counts.items() if count == most}
+        return Repeats("same", most, tuple(who), len(run) + len(counts))
+
+    def _silent(self) -> Repeats | None:
+        """Two speakers who say nothing new."""
+        items = self.items
+        at = len(items) - 1
+        while at > 0 and not items[at].tool and (self._twin(at) is not None or self._little_news(at)):
+            at -= 1
+        length = len(items) - 1 - at
+        who = {item.who: None for item in items[at + 1 :]}
+        return Repeats("silent", length // 2, tuple(who), length) if length >= 4 and len(who) > 1 else None
+
+    def _restated(self) -> Repeats | None:
+        """Steps in a row with the same result that says much, while a number of the question goes on."""
+        return self._in_a_row("restated", Likeness.TICKS, Likeness.COUNTS)
+
+    def _counting(self) -> Repeats | None:
+        """Steps in a row with the same question and a result that says much, of which only a number goes on."""
+        return self._in_a_row("counting", Likeness.COUNTS, Likeness.SAME)
+
+    def _in_a_row(self, kind: Kind, got: Likeness, said: Likeness) -> Repeats | None:
+        items = self.items
+        at = len(items) - 1
+        while at > 0 and self._follows(items[at], items[at - 1], got, said):
+            at -= 1
+        times = len(items) - at
+        return Repeats(kind, times, (items[-1].who,), times) if times > 2 else None
+
+    def _follows(self, item: Item, before: Item, got: Likeness, said: Likeness) -> bool:
+        return (
+            item.tool
+            and item.who == before.who
+            and len(item.got) >= _INFORMATIVE_BYTES
+            and not self.allowed(item.who)
+            and alike(item.got, before.got) <= got
+            and alike(item.said, before.said) <= said
+        )
+
+    def _poll(self) -> Repeats | None:
+        """The same question in a row, whatever comes of it."""
+        items = self.items
+        last = items[-1]
+        if not last.tool or self.allowed(last.who):
+            return None
+        count = 0
+        for item in reversed(items):
+            if not item.tool or item.who != last.who or not same_question(item.said, last.said):
+                break
+            count += 1
+        return Repeats("poll", count, (last.who,), count) if count > 1 else None
+
+    def _twin(self, at: int) -> int | None:
+        """The nearest earlier item that is the same."""
+        known = self.twins.get(at)
+        if known is not None:
+            return known if known >= 0 else None
+        item = self.items[at]
+        found = -1
+        if not (item.tool and self.allowed(item.who)):
+            for earlier in range(at - 1, -1, -1):
+                if _same(item, self.items[earlier]):
+                    found = earlier
+                    break
+        self.twins[at] = found
+        return found if found >= 0 else None
+
+    def _first(self, at: int) -> int:
+        while (twin := self._twin(at)) is not None:
+            at = twin
+        return at
+
+    def _little_news(self, at: int) -> bool:
+        """Whether a text has hardly a word that the texts before it haven't."""
+        if self.items[at].tool or len(self.items[at].said) > WORDS_BYTES:
+            return False
+        known = self.little.get(at)
+        if known is None:
+            before = [self._words(i) for i in range(at - 1, -1, -1) if not self.items[i].tool][:_TEXTS_BEFORE]
+            known = len(before) > 1 and says_little(self._words(at), set().union(*before), _LITTLE)
+            self.little[at] = known
+        return known
+
+    def _words(self, at: int) -> set[bytes]:
+        found = self.words.get(at)
+        if found is None:
+            found = self.words[at] = words(self.items[at].said)
+        return found
+
+
+def _same(item: Item, other: Item) -> bool:
+    if item.who != other.who or item.tool is not other.tool:
+        return False
+    if not item.tool:
+        return alike(item.said, other.said) <= Likeness.COUNTS
+    return alike(item.got, other.got) <= Likeness.TICKS and same_question(item.said, other.said)

@@ -1,0 +1,232 @@
+"""What this process remembers of requests: fingerprints with counts, and how many calls and runs each agent made.
+
+Bounded in number and in age, whatever comes by: the oldest is forgotten first. No text is kept.
+
+The same request counts again only when it begins while none of its like is under way: a loop waits for its answer,
+samples that are drawn side by side do not. A request that failed doesn't count, for a retry is no loop.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Final, NamedTuple
+
+from msgspec import Struct
+
+from tokenmeter.loops.fingerprints import Prints
+
+_STALE_S: Final = 900.0  # a request under way for so long is taken for lost
+_MAX_AGENTS_KEPT: Final = 4
+_NO_TURNS: Final[tuple[int, tuple[str, ...]]] = (0, ())
+
+
+class Asker(NamedTuple):
+    """Whose request it is, and when."""
+
+    agent: str | None
+    run: str | None
+    at_s: float
+
+    @property
+    def owner(self) -> int:
+        """What the counts of a request are kept for: the run, and without one the agent."""
+        return hash((self.run, self.agent if self.run is None else None))
+
+
+class Tally(NamedTuple):
+    """How often something was asked before, and since when."""
+
+    times: int
+    since_s: float
+    agents: tuple[str, ...] = ()
+
+
+NEVER: Final = Tally(0, 0.0)
+
+
+class Known(NamedTuple):
+    """What is remembered that bears on one request, which is not counted in it."""
+
+    exact: Tally = NEVER
+    near: Tally = NEVER
+    calls_in_minute: int = 0
+    runs_in_minute: int = 0
+
+
+class _Entry(Struct, gc=False):
+    """Requests that are nearly the same, one row of rounds; the last of them in the words it had."""
+
+    times: int
+    open: int
+    first_s: float
+    last_s: float
+    agents: tuple[str, ...]  # the agents that asked, at most four
+    exact: int
+    exact_times: int = 1
+    exact_first_s: float = 0.0
+    ticked: int = 0
+    ticked_times: int = 0
+    ticked_round: int = 0
+
+
+class _Minute(Struct, gc=False):
+    """A sliding minute, from the counts of the last two whole ones."""
+
+    start_s: float = 0.0
+    current: int = 0
+    before: int = 0
+
+    def at(self, at_s: float) -> int:
+        passed = at_s - self.start_s
+        if passed >= 60:
+            self.before = self.current if passed < 120 else 0
+            self.current = 0
+            self.start_s = at_s - at_s % 60
+            passed = at_s - self.start_s
+        return self.current + int(self.before * max(0.0, 1 - passed / 60))
+
+
+class Seen:
+    """The memory of one process. All methods take a short lock."""
+
+    def __init__(self, max_prints: int = 8_192, max_agents: int = 1_024, max_runs: int = 4_096) -> None:
+        self._max_prints = max_prints
+        self._max_agents = max_agents
+        self._max_runs = max_runs
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._calls: OrderedDict[str, _Minute] = OrderedDict()
+        self._runs_begun: OrderedDict[str, _Minute] = OrderedDict()
+        self._runs: OrderedDict[int, None] = OrderedDict()
+        self._quiet: OrderedDict[int, tuple[int, tuple[str, ...]]] = OrderedDict()
+        self._brakes: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def begin(self, asker: Asker, prints: Prints | None, window_s: float) -> Known:
+        """Count a request that is about to go out; what was known before it."""
+        agent, run, at_s = asker.agent or "", asker.run, asker.at_s
+        with self._lock:
+            calls = self._minute(self._calls, agent)
+            calls_before = calls.at(at_s)
+            calls.current += 1
+            runs_before = 0
+            if run is not None and self._is_new_run(run, agent):
+                runs = self._minute(self._runs_begun, agent)
+                runs_before = runs.at(at_s)
+                runs.current += 1
+            if prints is None:
+                return Known(calls_in_minute=calls_before, runs_in_minute=runs_before)
+            exact, near = self._count(prints, asker, window_s)
+            return Known(exact, near, calls_before, runs_before)
+
+    def note(self, asker: Asker, prints: Prints, ticked: int) -> int:
+        """How often the request went out before but for times and the like, as far as anybody looked that closely."""
+        with self._lock:
+            entry = self._entries.get(prints.near ^ asker.owner)
+            if entry is None:
+                return 0
+            if entry.ticked != ticked:
+                entry.ticked, entry.ticked_times = ticked, 0
+            if entry.ticked_round != entry.times:
+                entry.ticked_round = entry.times
+                entry.ticked_times += 1
+            return entry.ticked_times - 1
+
+    def turn(self, asker: Asker) -> tuple[int, tuple[str, ...]]:
+        """How many requests of a run in a row brought nothing new, this one among them, and which agents made them."""
+        with self._lock:
+            owner, agent = asker.owner, asker.agent or ""
+            count, agents = self._quiet.pop(owner, _NO_TURNS)
+            if agent not in agents and len(agents) < _MAX_AGENTS_KEPT:
+                agents = (*agents, agent)
+            self._quiet[owner] = count + 1, agents
+            if len(self._quiet) > self._max_runs:
+                self._quiet.popitem(last=False)
+            return count + 1, agents
+
+    def news(self, asker: Asker) -> tuple[int, tuple[str, ...]]:
+        """A request of a run brought something new."""
+        if self._quiet:
+            with self._lock:
+                self._quiet.pop(asker.owner, None)
+        return _NO_TURNS
+
+    def end(self, asker: Asker, prints: Prints | None, failed: bool) -> None:
+        """A request that began has its answer, or failed; a refused one failed."""
+        if prints is None:
+            return
+        with self._lock:
+            entry = self._entries.get(prints.near ^ asker.owner)
+            if entry is None:
+                return
+            entry.open = max(0, entry.open - 1)
+            if failed and entry.open == 0:
+                entry.times = max(0, entry.times - 1)
+                entry.ticked_times = max(0, entry.ticked_times - 1)
+                entry.ticked_round = -1
+                if entry.exact == prints.exact:
+                    entry.exact_times = max(0, entry.exact_times - 1)
+
+    def brake(self, what: str, at_s: float, first_s: float = 0.5, most_s: float = 30.0) -> float:
+        """How long to pause now: twice as long as the last time, from the start after a quiet minute."""
+        with self._lock:
+            times, last_s = self._brakes.pop(what, (0, at_s))
+            if at_s - last_s > 60 + most_s:
+                times = 0
+            self._brakes[what] = (times + 1, at_s)
+            if len(self._brakes) > self._max_agents:
+                self._brakes.popitem(last=False)
+        return float(min(most_s, first_s * 2 ** min(times, 16)))
+
+    def __len__(self) -> int:
+        kept = (self._entries, self._calls, self._runs_begun, self._runs, self._quiet, self._brakes)
+        return sum(len(each) for each in kept)
+
+    def _minute(self, minutes: OrderedDict[str, _Minute], agent: str) -> _Minute:
+        found = minutes.get(agent)
+        if found is None:
+            found = minutes[agent] = _Minute()
+            if len(minutes) > self._max_agents:
+                minutes.popitem(last=False)
+        else:
+            minutes.move_to_end(agent)
+        return found
+
+    def _is_new_run(self, run: str, agent: str) -> bool:
+        runs = self._runs
+        key = hash((run, agent))
+        if key in runs:
+            runs.move_to_end(key)
+            return False
+        runs[key] = None
+        if len(runs) > self._max_runs:
+            runs.popitem(last=False)
+        return True
+
+    def _count(self, prints: Prints, asker: Asker, window_s: float) -> tuple[Tally, Tally]:
+        entries, agent, at_s = self._entries, asker.agent or "", asker.at_s
+        key = prints.near ^ asker.owner
+        entry = entries.get(key)
+        if entry is None or at_s - entry.last_s > window_s:
+            entries[key] = _Entry(1, 1, at_s, at_s, (agent,), prints.exact, 1, at_s)
+            if entry is not None:
+                entries.move_to_end(key)
+            elif len(entries) > self._max_prints:
+                entries.popitem(last=False)
+            return NEVER, NEVER
+        if entry.open and at_s - entry.last_s > _STALE_S:
+            entry.open = 0
+        agents = entry.agents
+        near = Tally(entry.times - bool(entry.open), entry.first_s, agents)
+        if entry.exact != prints.exact:
+            entry.exact, entry.exact_times, entry.exact_first_s = prints.exact, 0, at_s
+        exact = Tally(max(0, entry.exact_times - bool(entry.open)), entry.exact_first_s, agents)
+        if not entry.open:  # side by side with its like, it is the same round
+            entry.times += 1
+            entry.exact_times += 1
+        entry.open += 1
+        entry.last_s = at_s
+        if agent not in agents and len(agents) < _MAX_AGENTS_KEPT:
+            entry.agents = (*agents, agent)
+        entries.move_to_end(key)
+        return exact, near

@@ -1,0 +1,195 @@
+"""What was done and said in a conversation, whatever the protocol: tool steps with their results, and texts.
+
+All stays JSON as it was sent: nothing is decoded that is only compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from tokenmeter.loops.asked import NOTHING, UNREADABLE
+
+MAX_BYTES: Final = 65_536
+
+
+class Item(NamedTuple):
+    """One step with a tool, or one text."""
+
+    who: str  # the tools, or the speaker
+    said: bytes  # the arguments, or the text
+    got: bytes  # the results
+    tool: bool
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: Any = None
+    arguments: msgspec.Raw = NOTHING
+    args: msgspec.Raw = NOTHING
+    response: msgspec.Raw = NOTHING
+    input: msgspec.Raw = NOTHING
+    content: msgspec.Raw = NOTHING
+
+
+class _Call(msgspec.Struct, gc=False):
+    function: _Function | None = None
+    custom: _Function | None = None
+
+
+class _Part(msgspec.Struct, gc=False):
+    type: Any = None
+    text: msgspec.Raw = NOTHING
+    name: Any = None
+    input: msgspec.Raw = NOTHING
+    content: msgspec.Raw = NOTHING
+    tool_use: _Function | None = msgspec.field(name="toolUse", default=None)
+    tool_result: _Function | None = msgspec.field(name="toolResult", default=None)
+    function_call: _Function | None = msgspec.field(name="functionCall", default=None)
+    function_response: _Function | None = msgspec.field(name="functionResponse", default=None)
+    snake_call: _Function | None = msgspec.field(name="function_call", default=None)
+    snake_response: _Function | None = msgspec.field(name="function_response", default=None)
+
+
+class _Turn(msgspec.Struct, gc=False):
+    role: Any = None
+    type: Any = None
+    content: msgspec.Raw = NOTHING
+    tool_calls: list[_Call] | None = None
+    function_call: _Function | None = None
+    name: Any = None
+    arguments: msgspec.Raw = NOTHING
+    input: msgspec.Raw = NOTHING
+    output: msgspec.Raw = NOTHING
+    parts: list[_Part] | None = None
+
+
+_as_turns = msgspec.json.Decoder(list[_Turn]).decode
+_as_parts = msgspec.json.Decoder(list[_Part | str]).decode
+
+_BRACKET: Final = ord("[")
+_USER: Final = frozenset({"user", "function"})
+_MODEL: Final = frozenset({"assistant", "model"})
+_CALLS: Final = frozenset({"function_call", "custom_tool_call", "mcp_call", "local_shell_call"})
+_OUTPUTS: Final = frozenset({"function_call_output", "custom_tool_call_output", "local_shell_call_output"})
+_BLANK: Final = frozenset({b"", b'""', b"null", b"[]"})
+
+
+def read_items(turns: Sequence[msgspec.Raw], last: int) -> list[Item]:
+    """The items of the last turns, oldest first; no more turns than stand in 64 kB. Never raises."""
+    start = len(turns)
+    left = MAX_BYTES
+    for turn in reversed(turns[-last:]):
+        left -= len(turn)
+        if left < 0:
+            break
+        start -= 1
+    try:
+        found = _as_turns(b"[" + b",".join(turns[start:]) + b"]")
+        return _Telling().tell(found)
+    except UNREADABLE:
+        return []
+
+
+class _Telling:
+    """Puts calls and the results that follow them together."""
+
+    __slots__ = ("args", "items", "names", "prose", "results")
+
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+        self.names: list[str] = []
+        self.args: list[bytes] = []
+        self.results: list[bytes] = []
+        self.prose = False  # the last item is what a model said before it called a tool
+
+    def tell(self, turns: list[_Turn]) -> list[Item]:
+        for turn in turns:
+            role = turn.role
+            if role == "assistant" and turn.tool_calls:
+                for call in turn.tool_calls:
+                    function = call.function or call.custom
+                    if function is not None:
+                        self.call(function.name, function.arguments or function.input)
+            elif role == "tool" and not turn.parts and not self.holds_parts(turn.content):
+                self.results.append(bytes(turn.content))
+            elif (kind := turn.type if type(turn.type) is str else None) in _CALLS:
+                self.call(turn.name or kind, turn.arguments or turn.input)
+            elif kind in _OUTPUTS:
+                self.results.append(bytes(turn.output))
+            elif turn.function_call is not None:
+                self.call(turn.function_call.name, turn.function_call.arguments)
+            elif role == "function" and turn.content:
+                self.results.append(bytes(turn.content))
+            elif turn.parts is not None:
+                self.tell_parts(role if type(role) is str else "user", turn.parts)
+            elif turn.content and type(role) is str:
+                if memoryview(turn.content)[0] == _BRACKET:
+                    self.tell_parts(role, _as_parts(turn.content))
+                else:
+                    self.say(role, bytes(turn.content))
+        self.flush()
+        return self.items
+
+    def holds_parts(self, content: msgspec.Raw) -> bool:
+        return bool(content) and memoryview(content)[0] == _BRACKET and b'"tool' in bytes(content)
+
+    def tell_parts(self, role: str, parts: Sequence[_Part | str]) -> None:
+        texts: list[bytes] = []
+        called = False
+        for part in parts:
+            if isinstance(part, str):
+                texts.append(part.encode())
+                continue
+            kind = part.type
+            call = part.tool_use or part.function_call or part.snake_call
+            answer = part.tool_result or part.function_response or part.snake_response
+            if call is not None:
+                self.call(call.name, call.input or call.args)
+                called = True
+            elif answer is not None:
+                self.results.append(bytes(answer.content or answer.response))
+            elif kind == "tool_use":
+                self.call(part.name, part.input)
+                called = True
+            elif kind == "tool_result":
+                self.results.append(bytes(part.content))
+            elif part.text:
+                texts.append(bytes(part.text))
+            elif kind is not None and str(kind) not in {"thinking", "redacted_thinking", "reasoning"}:
+                texts.append(b"(%s)" % str(kind).encode())
+        if texts and not called:
+            self.say(role, b" ".join(texts))
+
+    def call(self, name: Any, args: msgspec.Raw) -> None:
+        if self.results:
+            self.flush()
+        if self.prose:
+            self.items.pop()
+            self.prose = False
+        self.names.append(name if type(name) is str else "")
+        self.args.append(bytes(args))
+
+    def say(self, role: str, text: bytes) -> None:
+        if text in _BLANK:
+            return
+        self.flush()
+        if role in _MODEL:
+            self.items.append(Item("assistant", text, b"", False))
+            self.prose = True
+        elif role in _USER:
+            self.items.append(Item("user", text, b"", False))
+
+    def flush(self) -> None:
+        self.prose = False
+        names = self.names
+        if names:
+            if len(names) == 1 and len(self.results) <= 1:
+                item = Item(names[0], self.args[0], self.results[0] if self.results else b"", True)
+            else:
+                item = Item("+".join(names), b"\n".join(self.args), b"\n".join(self.results), True)
+            self.items.append(item)
+            self.names, self.args = [], []
+        if self.results:
+            self.results = []

@@ -1,0 +1,204 @@
+"""A run that goes on in another process: its root, depth and path cross by one entry of W3C baggage.
+
+The caller's side writes them with `inject`, or has `injecting` do it for a client of one's own services; the other
+side puts them in force with `extract`, or has `AsgiMiddleware` or `WsgiMiddleware` do it for each request. What is
+signed can't be forged; what comes without a lineage, or with a bad one, is a run of its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tokenmeter import attribution
+from tokenmeter.attribution import Scope
+from tokenmeter.errors import ConfigError
+from tokenmeter.loops import carriers
+from tokenmeter.loops.carriers import Arrival
+from tokenmeter.loops.lineage import Keys, Lineage, shortened
+
+logger = logging.getLogger("tokenmeter")
+
+MAX_AGE_S = 86_400.0
+
+C = TypeVar("C")
+LineageKeys = Keys | Mapping[str, bytes] | bytes | None
+Receive = Callable[[], Awaitable[Any]]
+AsgiSend = Callable[[Any], Awaitable[None]]
+AsgiApp = Callable[[Any, Receive, AsgiSend], Awaitable[None]]
+
+
+def inject(carrier: MutableMapping[str, Any], *, keys: LineageKeys = None) -> None:
+    """Write the run that is in force here into a carrier: HTTP headers, the ``_meta`` of an MCP call, any mapping.
+
+    It becomes one entry of the mapping's ``baggage``, beside the baggage of others. Outside of any agent a run begins
+    here, so that what the other side spends has a root. ``keys`` sign it: one secret of at least 16 bytes, or several
+    by name, of which the first signs.
+
+    Raises:
+        ConfigError: keys that are too short or named badly.
+    """
+    carriers.inject(carrier, _lineage(), _keys(keys))
+
+
+def extract(carrier: carriers.Carrier, *, keys: LineageKeys = None) -> Continued:
+    """Go on with the run that a carrier brings: a context manager, sync and async.
+
+    Takes HTTP headers as a mapping or as pairs, a WSGI environ, and the ``params`` or ``_meta`` of an MCP call. With
+    ``keys`` only what one of them signed counts. What is forged, altered, expired or garbled is reported to the log
+    and taken for no run at all, as if nothing had come: then the next agent begins a run of its own.
+
+    Raises:
+        ConfigError: keys that are too short or named badly.
+    """
+    found = carriers.extract(carrier, _keys(keys), time.time(), MAX_AGE_S)
+    _report(found)
+    return Continued(found)
+
+
+class Continued:
+    """What `extract` returns. ``lineage`` is what came, or None; ``verdict`` says why."""
+
+    __slots__ = ("_tokens", "lineage", "verdict")
+
+    def __init__(self, found: Arrival) -> None:
+        self.lineage = found.lineage
+        self.verdict = found.verdict
+        self._tokens: list[Any] = []
+
+    def __enter__(self) -> Scope:
+        scope = attribution.current() if self.lineage is None else _scope(self.lineage)
+        fresh = attribution.in_force(scope)
+        fresh.__enter__()
+        self._tokens.append(fresh)
+        return scope
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tokens.pop().__exit__(kind, error, trace)
+
+    async def __aenter__(self) -> Scope:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+
+class AsgiMiddleware:
+    """Goes on with the run that each request of an ASGI application brings."""
+
+    def __init__(self, app: AsgiApp, *, keys: LineageKeys = None) -> None:
+        self._app = app
+        self._keys = _keys(keys)
+
+    async def __call__(self, scope: Any, receive: Receive, send: AsgiSend) -> None:
+        if scope.get("type") not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        async with extract(scope.get("headers") or (), keys=self._keys):
+            await self._app(scope, receive, send)
+
+
+class WsgiMiddleware:
+    """Goes on with the run that each request of a WSGI application brings, also while its answer is iterated."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]], *, keys: LineageKeys = None) -> None:
+        self._app = app
+        self._keys = _keys(keys)
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        run = extract(environ, keys=self._keys)
+        with run:
+            answer = self._app(environ, start_response)
+        if isinstance(answer, list | tuple):
+            return answer
+        return _WithinRun(answer, run)
+
+
+class _WithinRun:
+    """The body of a WSGI answer, made within its run."""
+
+    def __init__(self, answer: Iterable[bytes], run: Continued) -> None:
+        self._answer = answer
+        self._pieces = iter(answer)
+        self._run = run
+
+    def __iter__(self) -> _WithinRun:
+        return self
+
+    def __next__(self) -> bytes:
+        with self._run:
+            return next(self._pieces)
+
+    def close(self) -> None:
+        close = getattr(self._answer, "close", None)
+        if close is not None:
+            with self._run:
+                close()
+
+
+def injecting(client: C, *, keys: LineageKeys = None) -> C:
+    """Have an httpx or httpx2 client, sync or async, inject the run into each of its requests; the same client.
+
+    For clients of one's own services. A model provider is never told: a meter takes the entry off what goes there.
+
+    Raises:
+        ConfigError: this is no such client.
+    """
+    hooks = getattr(client, "event_hooks", None)
+    if not isinstance(hooks, Mapping) or "request" not in hooks:
+        kind = f"{type(client).__module__}.{type(client).__qualname__}"
+        raise ConfigError(f"can't inject into a {kind}; give an httpx or httpx2 client, or call inject(headers)")
+    signing = _keys(keys)
+
+    def write(request: Any) -> None:
+        carriers.inject(request.headers, _lineage(), signing)
+
+    async def write_async(request: Any) -> None:
+        write(request)
+
+    is_async = inspect.iscoroutinefunction(getattr(client, "send", None))
+    hook = write_async if is_async else write
+    client.event_hooks = {**hooks, "request": [*hooks["request"], hook]}  # type: ignore[attr-defined]
+    return client
+
+
+def _lineage() -> Lineage:
+    """The run that is in force here, or one that begins here."""
+    scope = attribution.current()
+    run = scope.run or uuid.uuid4().hex
+    return Lineage(scope.root or run, run, scope.depth, shortened(scope.path), int(time.time()))
+
+
+def _scope(lineage: Lineage) -> Scope:
+    """What is in force on the other side. Who pays there is for the other side to say."""
+    return Scope(
+        run=lineage.run,
+        root=lineage.root,
+        path=lineage.path,
+        hidden=max(0, lineage.depth - len(lineage.path)),
+    )
+
+
+def _keys(keys: LineageKeys) -> Keys | None:
+    if keys is None or isinstance(keys, Keys):
+        return keys
+    return Keys({"key": keys} if isinstance(keys, bytes) else keys)
+
+
+def _report(found: Arrival) -> None:
+    if found.suspicious:
+        verdicts = sorted({found.verdict, *found.rejected} - {"none", "trusted"})
+        logger.warning(
+            "a request brought a lineage that is %s; it is taken for a run of its own. If it came from one of your "
+            "services, check that both sides have the same keys and clocks.",
+            " and ".join(verdicts),
+        )

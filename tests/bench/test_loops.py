@@ -1,0 +1,96 @@
+"""What the guards cost for one request, in µs of the thread's CPU. Times are never asserted; run with ``-s``."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from tokenmeter import LoopPolicy
+from tokenmeter.loops.guard import Facts, Memory, judge
+from tokenmeter.loops.lineage import Keys, Lineage, decode, encode
+
+pytestmark = pytest.mark.bench
+
+ROUNDS = int(os.environ.get("TOKENMETER_BENCH_ROUNDS", "3")) * 100
+WORDS = "the harbour lies in the north and nobody knows when the next ship will leave for the islands".split()  # noqa: SIM905
+
+
+def prose(number: int, length: int) -> str:
+    return " ".join(f"{WORDS[(number * 7 + n * n) % len(WORDS)]}{'' if n % 9 else n + number}" for n in range(length))
+
+
+def prompt(size: int) -> list[Any]:
+    system = {"role": "system", "content": "You are a helpful assistant. " * 8}
+    return [system, {"role": "user", "content": prose(size, size // 6)[: size - 400]}]
+
+
+def agent(size: int) -> list[Any]:
+    """A conversation of steps with a tool whose results differ, ending in a result."""
+    messages = prompt(900)
+    left = size - 900
+    while left > 0:
+        number = len(messages)
+        call = {"name": "search", "arguments": json.dumps({"query": prose(number, 6)})}
+        calls = [{"id": f"call_{number:024}", "type": "function", "function": call}]
+        result = prose(number, 30 + number * 13 % 90)
+        messages.append({"role": "assistant", "content": None, "tool_calls": calls})
+        messages.append({"role": "tool", "tool_call_id": calls[0]["id"], "content": result})
+        left -= 240 + len(result)
+    return messages
+
+
+def bodies(messages: list[Any]) -> Iterator[bytes]:
+    last = messages[-1]
+    for number in range(ROUNDS):
+        varied = {**last, "content": f"{prose(number, 4)} {last['content']}"}
+        yield json.dumps({"messages": [*messages[:-1], varied], "model": "gpt-5"}, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize("size", [4_000, 150_000])
+@pytest.mark.parametrize("kind", [prompt, agent])
+def test_all_guards_on_one_request(kind: Any, size: int) -> None:
+    policy, memory = LoopPolicy(), Memory(b"bench")
+    messages = kind(size)
+    taken, length = [], 0
+    for number, body in enumerate(bodies(messages)):
+        length = len(body)
+        facts = Facts(
+            1e9 + number, "bench", f"run {number // 20}", ("bench",), 1, "chat", "openai.chat", body, 5, Decimal(1)
+        )
+        start = time.perf_counter_ns()
+        judged = judge(policy, memory, facts)
+        middle = time.perf_counter_ns()
+        memory.answered(judged.ticket)
+        taken.append((middle - start, time.perf_counter_ns() - middle))
+        assert judged.findings == ()
+    before, after = (statistics.median(column) / 1e3 for column in zip(*taken, strict=True))
+    least = min(first for first, _ in taken) / 1e3
+    print(
+        f"\n{kind.__name__} of {length:,} bytes in {len(messages)} messages: "
+        f"judge {before:.1f} µs (least {least:.1f}), answered {after:.1f} µs"
+    )
+
+
+def test_a_lineage() -> None:
+    keys = Keys({"k": b"k" * 32})
+    lineage = Lineage("f" * 32, "e" * 32, 4, ("planner", "searcher", "reader", "writer"), 1_790_000_000)
+    text = encode(lineage, keys)
+    acts: dict[str, Callable[[], object]] = {
+        "encode and sign": lambda: encode(lineage, keys),
+        "verify and read": lambda: decode(text, keys),
+    }
+    for name, act in acts.items():
+        taken = []
+        for _ in range(ROUNDS):
+            start = time.perf_counter_ns()
+            act()
+            taken.append(time.perf_counter_ns() - start)
+        print(f"\n{name} ({len(text)} characters): {statistics.median(taken) / 1e3:.1f} µs")
+    assert decode(text, keys)[0] == lineage

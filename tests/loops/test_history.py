@@ -1,0 +1,240 @@
+"""Loops that a conversation shows by itself, in every protocol; and work that looks like one and isn't."""
+
+from __future__ import annotations
+
+import json
+import random
+import string
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.loops.dialects import DIALECTS, Say, Step, Told, body
+from tokenmeter.loops.asked import open_request
+from tokenmeter.loops.history import LAST_TURNS, Repeats, look, nothing_allowed
+from tokenmeter.loops.steps import read_items
+
+EVERY = pytest.mark.parametrize("dialect", DIALECTS)
+LONG = json.dumps([{"flight": "HAT069", "from": "JFK", "to": "SEA", "cabins": {"economy": "none left"}}] * 4)
+ASK = Say("user", "Please find me a flight.")
+
+
+def seen(dialect: str, told: Told, allowed: Any = nothing_allowed) -> dict[str, int]:
+    asked = open_request(*body(dialect, told))
+    assert asked is not None
+    return {each.kind: each.times for each in look(asked.turns, allowed)}
+
+
+def search(number: int = 1, result: str = "[]") -> Step:
+    return Step("search", {"from": "JFK", "to": f"SE{number}"}, result)
+
+
+@EVERY
+def test_a_step_that_is_repeated_with_its_result(dialect: str) -> None:
+    for times in (3, 4, 8, 28):
+        assert seen(dialect, [ASK, *[search()] * times])["same"] == min(
+            times, 31 if dialect != "openai responses" else 21
+        )
+
+
+@EVERY
+def test_it_takes_three(dialect: str) -> None:
+    assert "same" not in seen(dialect, [ASK, search(), Step("think", {"x": "y"}, "")])
+
+
+@EVERY
+@pytest.mark.parametrize("period", [2, 3, 4])
+def test_a_cycle(dialect: str, period: int) -> None:
+    steps = [Step(name, {"of": name}, f"found {name}") for name in string.ascii_lowercase[:period]]
+    told: list[Step | Say] = [ASK, *(step for _ in range(3) for step in steps)]
+    assert seen(dialect, told)["same"] == 3
+    assert seen(dialect, told[: 1 + 2 * period]).get("same", 0) <= 2
+
+
+@EVERY
+def test_one_new_result_ends_it(dialect: str) -> None:
+    told: list[Step | Say] = [ASK, *[search()] * 5, search(result="[7 seats]")]
+    assert "same" not in seen(dialect, told)
+    assert seen(dialect, [*told, *[search()] * 2])["same"] == 3
+
+
+@EVERY
+def test_the_same_time_and_again_with_work_between(dialect: str) -> None:
+    told: list[Step | Say] = [ASK]
+    for number in range(8):
+        told += [Step("edit", {"line": "x" * number}, "done"), Step("test", {}, "1 failed: test_a")]
+    assert seen(dialect, told) == {"same": 2}
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "results",
+    [
+        [f"pending as of 2026-11-28T10:00:0{n}Z" for n in range(5)],
+        [f"(attempt {n}) no seats" for n in range(5)],
+        [f'{{"request_id": "7f3c2d1{n}-aaaa-4bbb-8ccc-0123456789ab", "seats": []}}' for n in range(5)],
+        [f"{LONG} #{n}" for n in range(5)],
+        [f"checked at 10:0{n}:00, nothing" for n in range(5)],
+    ],
+)
+def test_a_result_that_differs_only_in_a_time_or_a_counter(dialect: str, results: list[str]) -> None:
+    assert seen(dialect, [ASK, *(search(result=each) for each in results)])["same"] == 5
+
+
+@EVERY
+@pytest.mark.parametrize("key", ["attempt", "timestamp", "request_id", "requested_at", "nonce"])
+def test_arguments_that_differ_only_in_what_is_none_of_the_question(dialect: str, key: str) -> None:
+    steps = [Step("search", {"to": "SEA", key: 1_790_000_000 + n}, "[]") for n in range(4)]
+    assert seen(dialect, [ASK, *steps])["same"] == 4
+
+
+@EVERY
+def test_a_number_that_goes_on_for_the_same_long_result(dialect: str) -> None:
+    steps = [Step("search", {"page": n}, LONG) for n in range(7)]
+    assert seen(dialect, [ASK, *steps]) == {"restated": 7}
+    steps = [Step("search", {}, json.dumps({"n": n, "found": LONG})) for n in range(13)]
+    assert seen(dialect, [ASK, *steps]) == {"counting": 13, "poll": 13}
+
+
+MEANT: dict[str, Told] = {
+    "a batch of writes": [Step("archive", {"mail": n}, '{"status": "ok"}') for n in range(101, 125)],
+    "a scan": [Step("get_order", {"id": 1000 + n * 37}, "not found") for n in range(20)],
+    "a search by date": [Step("search", {"day": f"2026-11-{n:02}"}, "[]") for n in range(1, 20)],
+    "slots": [Step("book", {"at": f"2026-11-20T{n:02}:00:00"}, "taken") for n in range(8, 20)],
+    "rows of numbers": [Step("row", {"n": n}, json.dumps({"row": n, "seats": n * 31 % 17})) for n in range(20)],
+    "a job that goes on": [Step("job", {}, f"{n * 4}% done") for n in range(20)],
+    "a job that counts": [Step("job", {}, json.dumps({"done": n, "of": 40})) for n in range(20)],
+    "a reader": [Step("next_page", {}, f"page {n}: {random.Random(n).random()} words") for n in range(20)],
+    "a typist": [Step("type", {"text": word}, "ok") for word in ["all", "work", "and", "no", "play"]],
+    "a file that changes in its middle": [
+        Step("read", {"path": "a.py"}, "x = 1\n" * 400 + word + "y = 2\n" * 400)
+        for word in ("alpha", "gamma", "delta", "omega", "kappa")
+    ],
+}  # fmt: skip
+
+
+@EVERY
+@pytest.mark.parametrize("work", MEANT)
+def test_meant_work_is_no_loop(dialect: str, work: str) -> None:
+    told = [ASK, *MEANT[work]]
+    for length in range(2, len(told) + 1):
+        found = seen(dialect, told[:length])
+        assert found.get("same", 0) < 3, (length, found)
+        assert found.get("restated", 0) < 6, (length, found)
+        assert "silent" not in found
+
+
+@EVERY
+def test_a_poll_is_counted_apart(dialect: str) -> None:
+    steps = [Step("job", {"id": "a"}, f"{'.' * n} {n * 3}%") for n in range(20)]
+    assert seen(dialect, [ASK, *steps])["poll"] == 20
+
+
+@EVERY
+def test_speakers_with_nothing_new(dialect: str) -> None:
+    thanks: list[Step | Say] = [Say("user", "Thank you!"), Say("assistant", "You're welcome!")]
+    found = seen(dialect, [ASK, Say("assistant", "Here are flights to Seattle."), *thanks * 5, thanks[0]])
+    assert found["silent"] >= 3
+    assert found["same"] >= 4
+    varied = [Say("user", w) for w in ("Thanks!", "Thank you!", "Thanks a lot!", "Bye!", "Thanks, bye!", "Bye bye!")]
+    answers = [Say("assistant", w) for w in ("Welcome!", "You're welcome!", "Bye!", "Goodbye!", "Bye bye!", "Goodbye!")]
+    talk = [each for pair in zip(varied, answers, strict=True) for each in pair]
+    assert seen(dialect, [ASK, Say("assistant", "Here are flights to Seattle."), *talk])["silent"] >= 3
+
+
+@EVERY
+def test_speakers_with_news(dialect: str) -> None:
+    rng = random.Random(4)
+    nouns = [
+        "harbour",
+        "ticket",
+        "engine",
+        "garden",
+        "letter",
+        "window",
+        "mirror",
+        "copper",
+        "violin",
+        "saddle",
+        "pepper",
+    ]
+    told: list[Step | Say] = [ASK]
+    for _ in range(12):
+        told += [
+            Say("assistant", f"Shall I take the {' '.join(rng.sample(nouns, 3))} {rng.randrange(10**6)} now?"),
+            Say("user", f"yes, {' and '.join(rng.choices(nouns, k=2))} {rng.choice(string.ascii_letters) * 7}"),
+        ]
+    assert "same" not in seen(dialect, told)
+
+
+def test_a_user_who_answers_yes_to_new_questions() -> None:
+    told: list[Step | Say] = [ASK]
+    for word in ("harbour", "engine", "garden", "letter", "violin", "saddle", "mirror", "pepper"):
+        told += [Say("assistant", f"The {word}'s {word}ing is ready for {word}land: do it?"), Say("user", "Yes.")]
+        assert seen("openai chat", told).keys() <= {"same"}, told
+        assert seen("openai chat", told).get("same", 0) <= 2
+
+
+def test_what_is_allowed_by_name_counts_for_nothing() -> None:
+    told: list[Step | Say] = [ASK, *[search()] * 9]
+    assert seen("openai chat", told)["same"] == 9
+    assert seen("openai chat", told, {"search"}.__contains__) == {}
+
+
+def test_calls_side_by_side_are_one_step() -> None:
+    calls = [{"id": f"c{n}", "type": "function", "function": {"name": "f", "arguments": "{}"}} for n in range(5)]
+    answers = [{"role": "tool", "tool_call_id": f"c{n}", "content": "same"} for n in range(5)]
+    messages = [{"role": "user", "content": "go"}, {"role": "assistant", "tool_calls": calls}, *answers]
+    asked = open_request("openai.chat", json.dumps({"messages": messages}).encode())
+    assert asked is not None
+    assert [item.who for item in read_items(asked.turns, 64)] == ["user", "f+f+f+f+f"]
+    assert look(asked.turns) == ()
+
+
+def test_a_long_conversation_costs_no_more_than_its_tail() -> None:
+    told: list[Step | Say] = [ASK, *(search(n, f"result {n}") for n in range(3_000)), *[search(0, "zero")] * 3]
+    asked = open_request(*body("openai chat", told))
+    assert asked is not None
+    assert len(read_items(asked.turns, LAST_TURNS)) <= LAST_TURNS
+    assert Repeats("same", 3, ("search",), 3) in look(asked.turns)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+KEYS = [
+    "role",
+    "content",
+    "tool_calls",
+    "type",
+    "parts",
+    "input",
+    "output",
+    "function_call",
+    "name",
+    "arguments",
+    "text",
+]
+
+
+@given(
+    protocol=st.sampled_from(sorted({protocol for protocol, _ in DIALECTS.values()})),
+    turns=st.lists(st.dictionaries(st.sampled_from(KEYS), json_values | st.sampled_from(KEYS), max_size=6), max_size=9),
+    field=st.sampled_from(["messages", "input", "contents"]),
+)
+def test_it_never_raises(protocol: str, turns: list[Any], field: str) -> None:
+    asked = open_request(protocol, json.dumps({field: turns}).encode())
+    if asked is not None:
+        look(asked.turns)
+
+
+@given(st.binary(max_size=60))
+def test_no_body_makes_it_raise(body: bytes) -> None:
+    for protocol, _ in DIALECTS.values():
+        asked = open_request(protocol, body)
+        if asked is not None:
+            look(asked.turns)
