@@ -7,7 +7,7 @@ from tokenmeter import Budget
 from tokenmeter.testing import Reply, ScriptedProvider
 
 budgets = [
-    Budget("$0.05", per="day", scope="agent", name="agent-day"),
+    Budget("$0.05", per="day", scope="agent", name="agent-day", thresholds=()),
     Budget("200k tokens", per="month", scope="team", name="team-month"),
     Budget("50 calls", per="run", match={"agent": "mail-*"}, name="mail-run"),
     Budget("$1", per="hour", scope="user", on_exceed="warn", name="user-hour"),

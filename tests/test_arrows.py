@@ -18,7 +18,7 @@ GROUPS: list[list[str]] = [
     ["tokenmeter"],
     ["tokenmeter.meter"],
     ["tokenmeter.config"],
-    ["tokenmeter.clients"],
+    ["tokenmeter.clients", "tokenmeter.propagation"],
     [
         "tokenmeter.budgets.memory",
         "tokenmeter.budgets.assembly",
@@ -36,7 +36,14 @@ GROUPS: list[list[str]] = [
         "tokenmeter.loops",
         "tokenmeter.attribution",
     ],
-    ["tokenmeter.usage", "tokenmeter.errors", "tokenmeter.money", "tokenmeter.faults", "tokenmeter.version"],
+    [
+        "tokenmeter.usage",
+        "tokenmeter.errors",
+        "tokenmeter.money",
+        "tokenmeter.faults",
+        "tokenmeter.version",
+        "tokenmeter.ending",
+    ],
 ]
 PURE = [
     "call",

@@ -17,11 +17,13 @@ from tokenmeter.ledger import Spend
 from tokenmeter.loops import LoopPolicy
 from tokenmeter.meter import Meter, Remaining
 from tokenmeter.pricing import Price
+from tokenmeter.propagation import AsgiMiddleware, WsgiMiddleware, extract, inject, injecting
 from tokenmeter.record import CallRecord, Recorder
 from tokenmeter.usage import Usage
 from tokenmeter.version import VERSION as __version__
 
 __all__ = [
+    "AsgiMiddleware",
     "Budget",
     "BudgetExceeded",
     "CallRecord",
@@ -41,5 +43,9 @@ __all__ = [
     "TokenmeterError",
     "UnpricedModel",
     "Usage",
+    "WsgiMiddleware",
     "__version__",
+    "extract",
+    "inject",
+    "injecting",
 ]

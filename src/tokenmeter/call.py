@@ -5,7 +5,7 @@ sent what came of it. Two short drivers in ``clients/drive.py`` do the effects, 
 
     recognise  wire        the client's seam asks `wire.recognise`; only model calls get a story
     attribute  here        the scope in force, else the request's own fields
-    guard      here        pauses, and the loop policy; refuses or goes on
+    guard      loops       pauses and loops; refuses, slows down or goes on
     hold       holding     the worst case, on every budget that applies, all or none
     send       client      the caller's request
     read       wire        usage from the body, whole or as it streams by
@@ -26,9 +26,10 @@ from tokenmeter import wire
 from tokenmeter.attribution import MAX_VALUE_CHARS
 from tokenmeter.budgets.thresholds import Crossing
 from tokenmeter.charging import Charge, amounts_of, charge, learn, note_of, row_of
-from tokenmeter.effects import Effect, Open, Record, Relay, Release, Send, Sent, Settle, Story, Write
+from tokenmeter.effects import Brake, Effect, Open, Record, Relay, Release, Send, Sent, Settle, Story, Write
 from tokenmeter.errors import Refused
-from tokenmeter.holding import hold
+from tokenmeter.holding import hold, loop_facts
+from tokenmeter.loops.guard import judge, refused
 from tokenmeter.notes import Answer, Call, House, Request
 from tokenmeter.record import encode
 from tokenmeter.wire import Ask
@@ -39,7 +40,7 @@ def story(house: House, request: Request) -> Story:
     call = _attribute(request)
     yield Open(call)
     try:
-        _guard(house, call)
+        yield from _guard(house, call)
         yield from _held(house, call)
     except Refused as refusal:
         call.refusal = refusal
@@ -84,13 +85,23 @@ def _named(value: str | None) -> str | None:
     return f"{value[: MAX_VALUE_CHARS - 33]}…{digest}"
 
 
-def _guard(house: House, call: Call) -> None:
-    """Refuse what is paused, and what the loop policy doesn't allow."""
-    scope = call.scope
-    paused = house.stops(scope)
+def _guard(house: House, call: Call) -> Generator[Effect, Any, None]:
+    """Refuse what is paused and what goes round in circles, or slow it down, as the loop policy says."""
+    paused = house.stops(call.scope)
     if paused is not None:
         raise paused
-    house.loops.guard(scope)
+    facts = loop_facts(call)
+    judged = judge(house.loops, house.memory, facts)
+    if not judged.findings:
+        call.ticket = judged.ticket
+        return
+    call.findings = judged.findings
+    refusal = judged.refusal
+    if refusal is not None:
+        raise refused(refusal, facts)
+    call.ticket = judged.ticket
+    if judged.pause_s:
+        yield Brake(judged.pause_s)
 
 
 def _held(house: House, call: Call) -> Generator[Effect, Any, None]:
@@ -107,6 +118,8 @@ def _held(house: House, call: Call) -> Generator[Effect, Any, None]:
 
 def _unsent(house: House, call: Call, outcome: Charge) -> Generator[Effect, Any, None]:
     """The row of a call that never left."""
+    if call.ticket is not None:
+        house.memory.answered(call.ticket, failed=True)
     row = row_of(call, outcome, Answer())
     if house.rows_last:
         yield Write(call.id, encode(row))
@@ -143,6 +156,8 @@ def _settle(house: House, call: Call, answer: Answer) -> Generator[Effect, Any, 
     """Charge what the call came to, exactly once; keep its row; learn from it."""
     outcome = charge(house, call, answer)
     usage = outcome.usage
+    if call.ticket is not None:
+        house.memory.answered(call.ticket, failed=usage is None)
     row = row_of(call, outcome, answer)
     row_bytes = encode(row) if house.rows_last else b""
     crossings: tuple[Crossing, ...] = ()

@@ -125,14 +125,18 @@ def row_of(call: Call, charge: Charge, answer: Answer) -> CallRecord:
         port=request.port,
         time_to_first_chunk_s=answer.time_to_first_chunk_s,
         downgraded_from=call.tried_models[0] if call.tried_models else None,
+        root=scope.root,
+        guards=tuple([f"{each.guard}:{each.action}" for each in call.findings]),
     )
 
 
 def note_of(house: House, call: Call) -> bytes:
     """The row of a call whose process dies while it is out: its worst case, marked."""
+    bound(house, call)
+    worst_nanos = need_of(call, call.input_bound, call.output_bound).usd_nanos
     counts = {"input_tokens": call.input_bound, "output_tokens": call.output_bound}
     usage = Usage(counts, estimated=True)
-    return encode(row_of(call, Charge("incomplete", usage, call.worst_nanos, call.rate, "ProcessDied"), Answer()))
+    return encode(row_of(call, Charge("incomplete", usage, worst_nanos, call.rate, "ProcessDied"), Answer()))
 
 
 def learn(house: House, call: Call, expected: Expected, outcome: Charge) -> None:

@@ -37,6 +37,12 @@ class Queue(Struct, frozen=True):
     wait_s: float
 
 
+class Brake(Struct, frozen=True):
+    """Let some time pass before the call goes on."""
+
+    pause_s: float
+
+
 class Sent(Struct, frozen=True):
     """Note in the books that the request goes out now. → ``bool``, False where the hold is gone"""
 
@@ -86,5 +92,5 @@ class Record(Struct, frozen=True):
     crossings: tuple[Crossing, ...] = ()
 
 
-Effect = Open | Hold | Queue | Sent | Send | Relay | Settle | Release | Write | Record
+Effect = Open | Brake | Hold | Queue | Sent | Send | Relay | Settle | Release | Write | Record
 Story = Generator[Effect, Any, None]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, NoReturn
 
 from tokenmeter import wire
 from tokenmeter.attribution import Scope
@@ -18,9 +18,12 @@ from tokenmeter.budgets.downgrade import blocking as _blocking
 from tokenmeter.budgets.downgrade import next_model
 from tokenmeter.budgets.extension import begin
 from tokenmeter.budgets.policy import Claim, Facts, Need
+from tokenmeter.budgets.runs import counted, counted_short, guard_of, run_claims
 from tokenmeter.budgets.store import Held, Short
-from tokenmeter.effects import Effect, Hold, Queue
+from tokenmeter.effects import Brake, Effect, Hold, Queue
 from tokenmeter.errors import BudgetExceeded, UnpricedModel
+from tokenmeter.loops.guard import Facts as LoopFacts
+from tokenmeter.loops.guard import refused, standing
 from tokenmeter.money import usd
 from tokenmeter.notes import Call, House
 from tokenmeter.pricing import Price, Rate
@@ -37,16 +40,18 @@ def hold(house: House, call: Call) -> Generator[Effect, Any, None]:
     it smaller if that is allowed: a cheaper model, then a lower output cap. Else refuse.
     """
     call.rate = rate_of(house, call, call.model, call.ask.price_context)
-    if not house.policy.budgets:
-        return
-    facts = facts_of(call)
-    _must_be_priced(house, call, facts)
+    facts: dict[str, str | None] = {}
+    if house.policy.budgets:
+        facts = facts_of(call)
+        _must_be_priced(house, call, facts)
     _claim(house, call, facts)
     if not call.claims:
         return
     verdict: Held | Short = yield Hold(call.id, call.claims, call.note)
     may_wait = True
     while isinstance(verdict, Short):
+        if guard_of(verdict.claim) is not None:
+            _run_is_over(house, call, verdict)
         blocking = verdict.claim.budget
         if not verdict.spent_out and may_wait and blocking.wait_s > 0:
             verdict = yield Queue(call.id, call.claims, call.note, blocking.wait_s)
@@ -58,6 +63,47 @@ def hold(house: House, call: Call) -> Generator[Effect, Any, None]:
         _claim(house, call, facts)
         verdict = yield Hold(call.id, call.claims, call.note)
     call.held = verdict
+    if verdict.warned:
+        yield from _warned(house, call, verdict)
+
+
+def _run_is_over(house: House, call: Call, short: Short) -> NoReturn:
+    """Refuse a call whose run has come to its limit."""
+    calls, usd = counted_short(short)
+    facts = loop_facts(call)._replace(run_calls=calls, run_usd=usd)
+    found = standing(house.loops, house.memory, facts)
+    refusal = next(each for each in found if each.guard == guard_of(short.claim))
+    call.findings = (*call.findings, refusal)
+    raise refused(refusal, facts)
+
+
+def _warned(house: House, call: Call, held: Held) -> Generator[Effect, Any, None]:
+    """Note that the run has come to a limit that doesn't refuse, and slow it down if that is what the limit does."""
+    over = [guard_of(claim) for claim in held.warned]
+    if not any(over):
+        return
+    calls, usd = counted(call.claims, held.states)
+    facts = loop_facts(call)._replace(run_calls=calls, run_usd=usd)
+    found = tuple(each for each in standing(house.loops, house.memory, facts) if each.guard in over)
+    call.findings = (*call.findings, *found)
+    pause_s = max((each.pause_s for each in found), default=0.0)
+    if pause_s:
+        yield Brake(pause_s)
+
+
+def loop_facts(call: Call) -> LoopFacts:
+    """What the guards are told of a call."""
+    scope, request = call.scope, call.request
+    return LoopFacts(
+        at_s=request.at_s,
+        agent=scope.agent,
+        run=scope.root or scope.run,
+        path=scope.path,
+        depth=scope.depth,
+        operation=call.route.operation,
+        protocol=call.route.protocol,
+        body=request.body,
+    )
 
 
 def _must_be_priced(house: House, call: Call, facts: Facts) -> None:
@@ -72,14 +118,20 @@ def _must_be_priced(house: House, call: Call, facts: Facts) -> None:
 
 
 def _claim(house: House, call: Call, facts: Facts) -> None:
-    """Reckon the worst case of the call as it stands, and what it asks of each budget."""
+    """Reckon the worst case of the call as it stands, and what it asks of each budget and of its run."""
+    policy, scope = house.policy, call.scope
+    call.claims = of_run = run_claims(house.loops, scope.agent, scope.root or scope.run)
+    if not policy.budgets:
+        return
     bound(house, call)
     need = need_of(call, call.input_bound, call.output_bound)
     call.worst_nanos = need.usd_nanos
-    policy = house.policy
     call.claims = policy.claims(facts, need, call.request.at_s)
     if policy.expects or policy.extends:
         _make_smaller(house, call)
+    call.claims += of_run
+    if call.stage is not None:
+        call.stage = call.stage.beside([claim.amount for claim in of_run])
 
 
 def _make_smaller(house: House, call: Call) -> None:

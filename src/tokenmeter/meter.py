@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from tokenmeter.faults import swallow
 from tokenmeter.ledger import MemoryLedger, Spend
 from tokenmeter.ledger.memory import ANY
 from tokenmeter.loops import LoopPolicy
+from tokenmeter.loops.guard import Memory
 from tokenmeter.money import usd
 from tokenmeter.notes import House, UsageOption
 from tokenmeter.pricing import ExpectedCost, InputBound, Overshoot, Price, PriceBook, parse_prices
@@ -89,7 +91,7 @@ class Meter:
 
     Args:
         budgets: what may be spent; see `Budget`.
-        loops: how deep agents may be nested; the default stops at 10.
+        loops: what stops agents that run in circles; see `LoopPolicy`, whose defaults are in force unless given.
         store: where the budgets are kept: ``memory://``, this process; ``sqlite:///FILE``, the processes of one
             machine; ``redis://HOST:PORT/0``, a fleet. Or a `Store` of one's own, which the meter then doesn't close.
         prices: negotiated prices, and prices of models that genai-prices doesn't know: a mapping from
@@ -103,9 +105,11 @@ class Meter:
         max_label_values: how many distinct values such a label may take; the rest becomes ``(other)``.
         user_key: when given, spans carry ``user.hash``, an HMAC of the user under this key, not ``user.id``.
         propagate_baggage: let W3C baggage reach model providers. Off: their requests carry none.
-        recorders: objects whose ``record(row)`` gets the `CallRecord` of each call.
+        recorders: objects whose ``record(row)`` gets the `CallRecord` of each call, right after the call was settled:
+            on the caller's thread or, under asyncio with a store that may wait, on a thread of the meter's.
         on_threshold: called with a `Crossing` when what is spent crosses one of a budget's thresholds: by the process
-            whose call crossed it, once a window. It is logged as well.
+            whose call crossed it, once a window, on the thread that settles, which may be one of the meter's. With
+            leases that is when the store is told what was spent. It is logged as well.
         clock: tells the time; for tests.
 
     Raises:
@@ -163,6 +167,7 @@ class Meter:
             policy=Policy(budgets),
             loops=loops or LoopPolicy(),
             unpriced=unpriced,
+            memory=Memory(secrets.token_bytes(16)),
             usage_option=UsageOption(ask_stream_usage),
             expected=self._expected,
             stops=self._stops,
@@ -184,6 +189,9 @@ class Meter:
             try_hold=getattr(self._store, "try_hold", None),
             try_sent=getattr(self._store, "try_sent", None),
         )
+        listening: Any = self._store
+        if hasattr(listening, "on_drawn"):  # calls on leases cross a threshold when they are drawn
+            listening.on_drawn = self._metering.drawn
         self._instruments = Instruments(self._metering)
         self._given: frozenset[str] = frozenset()  # the options that go before the file
         self._warmed = False
@@ -194,8 +202,9 @@ class Meter:
 
         Without a ``path`` it is the file that ``$TOKENMETER_CONFIG`` names, else ``tokenmeter.toml`` in the working
         directory or above it. ``options`` are arguments of `Meter`; they go before what the file says. Budgets, loops
-        and prices that change in the file are in force within a second, and holds that stand go on; a broken file
-        changes nothing and is logged. The store and the telemetry are those of the start.
+        and prices that change in the file are in force within a second, within two where the file is written in place,
+        and holds that stand go on; a broken file changes nothing and is logged. The store and the telemetry are those
+        of the start.
 
         Raises:
             ConfigError: there is no file, or it can't be used; the text names file, line and remedy.

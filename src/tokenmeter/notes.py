@@ -15,6 +15,7 @@ from tokenmeter.budgets.store import Held, Note
 from tokenmeter.budgets.thresholds import Thresholds
 from tokenmeter.errors import Paused, Refused
 from tokenmeter.loops import LoopPolicy
+from tokenmeter.loops.guard import Finding, Memory, Ticket
 from tokenmeter.pricing import ExpectedCost, InputBound, Price, PriceBook, Rate
 from tokenmeter.pricing.expected import Expected
 from tokenmeter.wire import Ask, Reading, Route
@@ -75,6 +76,7 @@ class House:
     bounds: InputBound
     policy: Policy
     loops: LoopPolicy
+    memory: Memory = field(default_factory=lambda: Memory(bytes(16)))
     unpriced: Literal["refuse", "allow"] | Price = "refuse"
     usage_option: UsageOption = field(default_factory=UsageOption)
     thresholds: Thresholds = field(default_factory=Thresholds)
@@ -103,6 +105,8 @@ class Call(Struct):
     held: Held | None = None
     output_cap: int | None = None  # the cap that was written into the request here
     refusal: Refused | None = None
+    ticket: Ticket | None = None  # how the guards know it again
+    findings: tuple[Finding, ...] = ()  # what the guards found, and let pass
     tried_models: tuple[str, ...] = ()  # the models that no budget could pay, the caller's own first
     note: Note = _no_note  # the row to keep should this process die while the request is out
 

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from types import TracebackType
 from typing import Any, TypeVar
 
-from tokenmeter import attribution
+from tokenmeter import attribution, wire
 from tokenmeter.attribution import Scope
 from tokenmeter.errors import ConfigError
 from tokenmeter.loops import carriers
@@ -148,7 +148,7 @@ class _WithinRun:
 def injecting(client: C, *, keys: LineageKeys = None) -> C:
     """Have an httpx or httpx2 client, sync or async, inject the run into each of its requests; the same client.
 
-    For clients of one's own services. A model provider is never told: a meter takes the entry off what goes there.
+    For clients of one's own services. A model provider is never told: model calls are left as they are.
 
     Raises:
         ConfigError: this is no such client.
@@ -160,6 +160,8 @@ def injecting(client: C, *, keys: LineageKeys = None) -> C:
     signing = _keys(keys)
 
     def write(request: Any) -> None:
+        if wire.recognise(request.method, request.url.host, request.url.path) is not None:
+            return  # a model call: its provider is not told
         carriers.inject(request.headers, _lineage(), signing)
 
     async def write_async(request: Any) -> None:

@@ -21,6 +21,8 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     was sent). ``cost_nanos`` is in 1e-9 US dollars, ``None`` when the model has no known price. ``estimated``
     marks usage and cost that were computed here because the provider's own figures never arrived.
     ``downgraded_from`` is the model that the caller named where a budget chose a cheaper one, which ``model`` is.
+    ``root`` is the run at the very beginning. ``guards`` are the loop guards that found something, and what they did:
+    ``max_repeats:warn``.
     """
 
     id: str
@@ -52,10 +54,15 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     port: int | None
     time_to_first_chunk_s: float | None = None
     downgraded_from: str | None = None
+    root: str | None = None
+    guards: tuple[str, ...] = ()
 
 
 class Recorder(Protocol):
-    """Takes the row of each call, on the caller's thread, right after the call was settled."""
+    """Takes the row of each call, right after the call was settled.
+
+    That is on the caller's thread or, under asyncio with a store that may wait, on a thread of the meter's.
+    """
 
     def record(self, row: CallRecord) -> None:
         """Take one row. Must be quick; what it raises is logged and swallowed."""

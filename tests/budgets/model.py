@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenmeter.budgets import Claim, Entry, Grant, Held, Settled, Short, State, account_of
+from tokenmeter.budgets import Claim, Drawn, Entry, Grant, Held, Settled, Short, State, account_of
 
 Claims = tuple[Claim, ...]
 
@@ -110,13 +110,15 @@ class Model:
             self.dropped[hold_id] = standing.claims
         return standing is not None
 
-    def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> None:
+    def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> tuple[Drawn, ...]:
+        added: Counter[str] = Counter()
         for entry in entries:
             if entry.id in self.entries:
                 continue
             self.entries[entry.id] = entry
             for key, amount in entry.charges:
                 self.posted[key] += amount
+                added[key] += amount
                 left = amount
                 for hold_id in hold_ids:
                     standing = self.holds.get(hold_id)
@@ -129,6 +131,11 @@ class Model:
                             )
                 if left:
                     self.overspent.add(key)
+        # Of several limits that claims spoke of, a store knows the last; which one that is, is not kept here.
+        return tuple(
+            Drawn(key, State(self.posted[key], self.held(key), max(self.limits[key]) + self.raised(key)), amount)
+            for key, amount in added.items()
+        )
 
     def die(self, owner: int) -> int:
         """What recovery makes of the holds of a process that is gone; how many they are."""

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tokenmeter.budgets import Entry, Held, Settled, Short, State, Store
+from tokenmeter.budgets import Drawn, Entry, Grant, Held, Settled, Short, State, Store
 
 from .conftest import MakeClaim
 
@@ -91,6 +91,28 @@ def test_draw_charges_out_of_a_hold(store: Store, claim: MakeClaim) -> None:
     assert store.read(["book"]) == (State(6, 0, 10),)
     if store.keeps_rows:
         assert [entry.row for entry in ledger(store).values()] == [b"row a", b"row b", b"row c"]
+
+
+def test_a_draw_tells_what_it_did(store: Store, claim: MakeClaim) -> None:
+    store.post("p", (claim(), claim(key="b")), (1, 2))
+    store.hold("lease:1", (claim(8), claim(5, key="b")), 0.0)
+    one, two = Entry("x", (("b", 2), ("book", 3)), b""), Entry("y", (("book", 1),), b"")
+    assert store.draw(("lease:1",), [one]) == (Drawn("b", State(4, 3, 10), 2), Drawn("book", State(4, 5, 10), 3))
+    assert store.draw(("lease:1",), [one, two]) == (Drawn("book", State(5, 4, 10), 1),)
+    assert store.draw(("lease:1",), [one, two]) == ()
+    store.grant(Grant("g", "", 7, 0.0, 1e11, "because", "alice"))  # the account of a key without a window
+    [drawn] = store.draw((), [Entry("z", (("b", 0),), b"")])
+    assert drawn == Drawn("b", State(4, 3, 17), 0)
+
+
+def test_a_long_draw_tells_each_step(store: Store, claim: MakeClaim) -> None:
+    store.hold("lease:1", (claim(300, 1_000),), 0.0)
+    told = store.draw(("lease:1",), [Entry(str(number), (("book", 1),), b"") for number in range(250)])
+    assert sum(drawn.added for drawn in told) == 250
+    posted = 0
+    for drawn in told:
+        posted += drawn.added
+        assert drawn == Drawn("book", State(posted, 300 - posted, 1_000), drawn.added)
 
 
 def test_what_a_hold_lacks_is_drawn_beside_it(store: Store, claim: MakeClaim) -> None:

@@ -170,6 +170,18 @@ def test_one_closed_budget_closes_the_call(house: House) -> None:
     assert isinstance(house.store.hold("b", (claim("open"), warns), 0.0), Held)
 
 
+def test_a_budget_per_call_needs_no_store(house: House) -> None:
+    """It is closed by default, and has no books that could be gone."""
+    alone = Claim(Budget("5 calls", per="call"), "alone", "global", 5, 5, None, True)
+    house.inner.wire.gone = True
+    assert isinstance(house.store.hold("a", (alone, claim("open")), 0.0), Held)
+    assert isinstance(house.store.adjust("a", (5, 2)), Held)
+    assert house.store.settle("a", (5, 1)) is not None
+    assert isinstance(house.store.hold("b", (alone._replace(amount=6), claim("open")), 0.0), Short)
+    with pytest.raises(StoreUnavailable, match="lets no call pass"):
+        house.store.hold("c", (alone, claim("closed")), 0.0)
+
+
 def test_waiting_for_the_local_amount(house: House) -> None:
     house.inner.wire.gone = True
     mine = (claim("local", 3, local=3),)
@@ -348,7 +360,6 @@ def test_soon_in_an_outage_and_at_the_end(tmp_path: Path) -> None:
 
 
 def test_a_slow_store_does_not_stop_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokenmeter.budgets.guarded._EXIT_S", 0.2)
     house = House(tmp_path)
     for n in range(5):
         house.store.hold(str(n), (claim("closed"),), 0.0)
@@ -365,7 +376,7 @@ def test_a_slow_store_does_not_stop_the_end(tmp_path: Path, monkeypatch: pytest.
     assert stuck.wait(LONG_S)
     for n in range(1, 5):
         house.store.settle_soon(str(n), (1,))
-    house.store.close()
+    house.store.close(0.2)
     go_on.set()
     Journal(tmp_path).replay(house.inner)
     thread = house.store._thread
@@ -490,3 +501,37 @@ def test_a_fork_leaves_the_calls_to_the_parent(house: House) -> None:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
     assert house.store.settle("a", (4,)) is not None
+
+
+def test_no_call_waits_until_all_is_told(house: House) -> None:
+    """A call whose first try may have been made asks again while thousands of lines are told."""
+    store = house.store
+    house.inner.wire.deaf = True
+    assert isinstance(store.hold("a", [claim("open")], 0.0), Held)
+    with pytest.raises(StoreUnavailable):
+        store.hold("c", [claim("closed")], 0.0)
+    told, gate = threading.Event(), threading.Event()
+    asker = threading.Thread(target=store.hold, args=("c", [claim("closed")], 0.0))
+
+    def between() -> None:
+        if threading.current_thread() is not asker:
+            told.set()
+            assert gate.wait(LONG_S)
+
+    house.inner.wire.between = between
+    house.inner.wire.deaf = False
+    store.settle("a", [1])  # goes to the journal
+    house.hands.at_s += 60.0
+    teller = threading.Thread(target=store.flush, args=(LONG_S,))
+    teller.start()
+    assert told.wait(LONG_S)  # a line is on its way, and stays there
+    asker.start()
+    asker.join(LONG_S)
+    waited = asker.is_alive()
+    gate.set()
+    asker.join(LONG_S)
+    teller.join(LONG_S)
+    assert not waited
+    assert store.release("c")
+    assert store.flush(LONG_S)
+    assert house.book() == State(1, 0, 10)

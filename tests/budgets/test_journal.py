@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import tokenmeter
-from tokenmeter.budgets import Entry, MemoryStore, State
+from tokenmeter.budgets import Drawn, Entry, MemoryStore, State
 from tokenmeter.budgets.journal import Draw, Journal, Lease, Undo, Write, default_directory, posting
 from tokenmeter.errors import ConfigError, StoreUnavailable
 
@@ -39,9 +39,9 @@ class Listening(MemoryStore):
         self.heard.append(entry_id)
         return super().post(entry_id, *rest, **named)
 
-    def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> None:
+    def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> tuple[Drawn, ...]:
         self.heard += [entry.id for entry in entries]
-        super().draw(hold_ids, entries)
+        return super().draw(hold_ids, entries)
 
 
 def files(directory: Path) -> list[str]:
@@ -167,6 +167,23 @@ def test_a_full_journal_says_so(tmp_path: Path, claim: MakeClaim, caplog: pytest
     assert journal.put(posting("again", (claim(),), (1,)))
 
 
+def test_rows_that_charge_nothing_leave_room_for_charges(
+    tmp_path: Path, claim: MakeClaim, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal, line = Journal(tmp_path, max_bytes=20_000), posting("e", (claim(),), (1,))
+    kept = [journal.put(Write(f"w{n}", b"x" * 100)) for n in range(500)].count(True)
+    assert 20 < kept < 100
+    assert not journal.full
+    assert [journal.put(line.__class__(f"e{n}", line.accounts, line.amounts)) for n in range(40)] == [True] * 40
+    assert not journal.put(Write("late", b""))
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "half full" in caplog.text
+    leave(journal)
+    store = Listening()
+    assert Journal(tmp_path).replay(store) == kept + 40, "an heir takes it for whole"
+    assert store.read(BOOK) == (State(40, 0, 10),)
+
+
 def test_a_disk_that_takes_nothing(tmp_path: Path, claim: MakeClaim, caplog: pytest.LogCaptureFixture) -> None:
     journal, store = Journal(tmp_path), Listening()
     journal.put(posting("a", (claim(),), (1,)))
@@ -205,10 +222,10 @@ def test_books_of_another_store_lie_elsewhere(tmp_path: Path, claim: MakeClaim) 
 
 def test_a_line_that_the_store_refuses(tmp_path: Path, claim: MakeClaim, caplog: pytest.LogCaptureFixture) -> None:
     class Choosy(Listening):
-        def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> None:
+        def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> tuple[Drawn, ...]:
             if any(entry.id == "bad" for entry in entries):
                 raise ValueError("no")
-            super().draw(hold_ids, entries)
+            return super().draw(hold_ids, entries)
 
     journal, store = Journal(tmp_path), Choosy()
     for name in ("a", "bad", "b"):

@@ -9,7 +9,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from tokenmeter.budgets.journal import Journal
 from tokenmeter.budgets.lease_slices import IDLE_S, SHARE
 from tokenmeter.budgets.lease_sums import FIRST_CALLS
 from tokenmeter.budgets.leases import LeasedStore
+from tokenmeter.budgets.thresholds import Thresholds
 from tokenmeter.errors import StoreUnavailable
 
 from .conftest import MakeClaim
@@ -128,7 +129,7 @@ def test_answers_are_those_of_a_store(house: House, claim: MakeClaim) -> None:
         store.settle("a", (1, -1))
     settled = store.settle("a", (3, 1), b"row")
     assert isinstance(settled, Settled)
-    assert settled.added == (3, 1)
+    assert settled.added == (0, 0), "it is added when it is drawn"
     assert settled.states[0].posted == 3 + 3
     assert store.settle("a", (3, 1)) is None
     assert not store.release("a")
@@ -184,6 +185,68 @@ def test_who_waits_is_served_by_what_others_give_back(tmp_path: Path, inner: Fla
     assert isinstance(ticket.wait(LONG_S), Held)
     for house in (one, two):
         house.store.close()
+
+
+def test_each_threshold_is_told_once_over_all_processes(tmp_path: Path) -> None:
+    """Three processes on one book, on leases and near the limit without: one of them says each line."""
+    percents = tuple(range(5, 101, 5))
+    [claim] = Policy([Budget("3000 calls", per="day", thresholds=percents)]).claims({}, Need(0, 0), 0.0)
+    books, seen, of_leases = MemoryStore(), list[float](), list[float]()
+    houses = [House(tmp_path / str(number), Flaky(books)) for number in range(3)]
+
+    def listener() -> Callable[[Sequence[Claim], Settled], None]:
+        thresholds = Thresholds()
+
+        def told(claims: Sequence[Claim], settled: Settled) -> None:
+            found = [each.percent for each in thresholds.crossed(claims, settled, 0.0)]
+            seen.extend(found)
+            of_leases.extend(found)
+
+        return told
+
+    for house in houses:
+        house.store.on_drawn = listener()
+    alone = Thresholds()
+    order, number = random.Random(5), 0
+    while books.read([claim.key])[0].posted < 3_000:
+        house, number = order.choice(houses), number + 1
+        if isinstance(house.store.hold(str(number), (claim,), 0.0), Held):
+            house.store.sent(str(number))
+            settled = house.store.settle(str(number), (1,))
+            assert settled is not None
+            seen += [each.percent for each in alone.crossed((claim,), settled, 0.0)]
+        if not order.randrange(20):
+            house.tend(order.choice((0.0, 0.05, 0.3)))
+        for each in houses:
+            if not order.randrange(400):
+                each.store.flush()
+    assert sorted(seen) == list(percents)
+    assert len(of_leases) > len(percents) // 2, "most calls were on leases"
+    for house in houses:
+        house.store.close()
+
+
+def test_who_listens_to_draws_does_no_harm(house: House, claim: MakeClaim, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(claims: Sequence[Claim], settled: Settled) -> None:
+        raise RuntimeError("a fault of whoever listens")
+
+    house.store.on_drawn = broken
+    for number in range(20):
+        assert house.call(str(number), claim(1, MANY))
+    assert house.store.flush()
+    assert house.inner.book().posted == 20
+    assert len(caplog.records) == 1
+
+
+def test_a_policy_that_is_read_again_has_its_own_thresholds(house: House) -> None:
+    told: list[Claim] = []
+    house.store.on_drawn = lambda claims, settled: told.extend(claims)
+    for number, percent in enumerate([50] * 10 + [60] * 10):
+        budget = Budget("1000 calls", per="total", thresholds=(percent,))
+        assert house.call(str(number), Claim(budget, "book", "global", 1, 1_000, None, True))
+        house.store.flush()
+    assert told[0].budget.thresholds == (50,)
+    assert told[-1].budget.thresholds == (60,)
 
 
 def test_nobody_overtakes_who_waits(house: House, claim: MakeClaim) -> None:
@@ -447,6 +510,43 @@ def test_a_fork_leaves_the_leases_to_the_parent(house: House, claim: MakeClaim) 
     assert house.store.settle("under way", (1,)) is not None
     house.tend(2 * IDLE_S)
     assert house.inner.book() == State(6, 0, MANY)
+
+
+def test_closing_waits_once_for_a_store_that_is_gone(tmp_path: Path, inner: Flaky, claim: MakeClaim) -> None:
+    journal = Journal(tmp_path)
+    store = LeasedStore(GuardedStore(inner, journal), journal)
+    for n in range(8):
+        assert isinstance(store.hold(str(n), (claim(1, MANY),), 0.0), Held)
+        store.sent(str(n))
+    inner.wire.gone = True
+    for n in range(8):
+        store.settle(str(n), (1,))
+    assert isinstance(store.inner, GuardedStore)
+    store.inner.post("p", (claim(),), (1,))
+    before_s = time.monotonic()
+    store.close()
+    assert time.monotonic() - before_s < 3.0
+    inner.wire.gone = False
+    assert Journal(tmp_path).replay(inner) > 0
+    assert inner.book().posted == 9
+
+
+def test_what_ends_after_the_end_is_drawn_at_once(tmp_path: Path, inner: Flaky, claim: MakeClaim) -> None:
+    journal = Journal(tmp_path)
+    store = LeasedStore(GuardedStore(inner, journal), journal)
+    for n in range(8):
+        assert isinstance(store.hold(str(n), (claim(1, MANY),), 0.0), Held)
+        store.sent(str(n))
+    assert store._sums.calls
+    store._end(1.0)
+    for n in range(7):
+        store.settle(str(n), (1,), b"row")
+    store.release("7")
+    assert inner.book() == State(7, 0, MANY)
+    assert isinstance(store.hold("late", (claim(1, MANY),), 0.0), Held)
+    store.settle("late", (1,))
+    assert inner.book() == State(8, 0, MANY)
+    store.close()
 
 
 def test_closing_gives_all_back(tmp_path: Path, inner: Flaky, claim: MakeClaim) -> None:

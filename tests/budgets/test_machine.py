@@ -286,9 +286,12 @@ class Books(RuleBasedStateMachine):
             self._before_use(hold_id)
         keys = sorted({c.key for hold_id in hold_ids for c in self.model.holds[hold_id].claims if shared(c)})
         entries = [self._drawn(keys, amount, picks[0]) for amount in amounts]
-        self._store(picks[0]).draw(hold_ids, entries)
-        self.model.draw(hold_ids, entries)
-        self._store(picks[0]).draw(hold_ids, entries)  # once more, which changes nothing
+        found, expected = self._store(picks[0]).draw(hold_ids, entries), self.model.draw(hold_ids, entries)
+        for drawn, told in zip(found, expected, strict=True):
+            assert (drawn.key, drawn.state[:2], drawn.added) == (told.key, told.state[:2], told.added)
+            if len(self.model.limits[drawn.key]) == 1:
+                assert drawn.state.limit == told.state.limit
+        assert self._store(picks[0]).draw(hold_ids, entries) == ()  # once more, which changes nothing
         self.ended += [entry.id for entry in entries]
         self.model.serve()
 

@@ -55,7 +55,23 @@ def test_other_addresses_are_refused_without_telling_secrets(url: Any) -> None:
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["redis://:secret@host/x", "redis+cluster://:secret@host/3", "sqlite://secret/x.db"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:secret@host/x",
+        "redis+cluster://:secret@host/3",
+        "sqlite://secret/x.db",
+        "redis://me:a/secret@host/0",
+        "redis://me:secret/a@host/0",
+        "redis://me:12/secret@host/0",
+        "redis://me:secret?a@host",
+        "redis://me:12?secret@host",
+        "redis://me:12?timeout_s=secret@host",
+        "redis://me:secret#a@host",
+        "redis://me:12#secret@host",
+        "redis://me:a@b/secret@host",
+    ],
+)
 def test_addresses_that_make_no_sense_are_refused_without_telling_secrets(url: str) -> None:
     if url.startswith("sqlite"):
         pytest.importorskip("tokenmeter.budgets.sqlite")

@@ -492,7 +492,7 @@ def test_a_flush_is_noticed(server: RedisServer, connect: Open) -> None:
     late = connect(server)  # knows from the file what was there
     for store in (here, beside, elsewhere, late):
         for verb in VERBS.values():
-            with pytest.raises(StoreUnavailable, match=r"no longer has the budgets .* 20\d\d-.*accept_loss"):
+            with pytest.raises(StoreUnavailable, match=r"no longer has the budgets .* 20\d\d-.*accept-loss"):
                 verb(store)
     late.accept_loss()
     for store in (here, beside, elsewhere, late, connect(server)):  # once is enough for all
@@ -515,6 +515,43 @@ def test_a_newcomer_does_not_hide_a_loss(server: RedisServer, connect: Open) -> 
         here.read(["book"])
     here.accept_loss()
     assert here.read(["book"]) == newcomer.read(["book"]) == (State(1, 0, 10),)
+
+
+def test_a_loss_is_accepted_by_who_never_knew_the_books(server: RedisServer, connect: Open) -> None:
+    here, beside = connect(server), connect(server, "beside")
+    here.post("p", (claim(),), (3,))
+    assert beside.read(["book"]) == (State(3, 0, 10),)
+    server.flush()
+    newcomer = connect(server, "another machine")
+    newcomer.post("q", (claim(),), (1,))
+    for store in (here, beside):
+        with pytest.raises(StoreUnavailable, match="no longer has"):
+            store.read(["book"])
+    newcomer.accept_loss()
+    for store in (here, beside, newcomer, connect(server), connect(server, "one more")):
+        assert store.read(["book"]) == (State(1, 0, 10),)
+    newcomer.accept_loss()  # once more does no harm
+    assert here.read(["book"]) == (State(1, 0, 10),)
+    server.flush()
+    late = connect(server, "a machine that comes after that")
+    late.post("r", (claim(),), (2,))
+    with pytest.raises(StoreUnavailable, match="no longer has"):
+        here.read(["book"])  # the next loss is another one
+
+
+def test_what_was_accepted_is_not_taken_for_younger_books(server: RedisServer, connect: Open) -> None:
+    """A copy of books whose loss of others was accepted, put back over the books that came after them."""
+    first = connect(server)
+    first.accept_loss()
+    place = f"{{tokenmeter:{first.options.tenant}}}:epoch"
+    copy = server.ask("GET", place).decode()
+    server.flush()
+    younger = connect(server, "elsewhere")
+    younger.post("p", (claim(),), (1,))
+    younger._room._epoch.seen_s += 1  # so that it is later for sure, on a clock of milliseconds too
+    server.ask("SET", place, copy)
+    with pytest.raises(StoreUnavailable, match="no longer has"):
+        younger.read(["book"])
 
 
 def test_tenants_do_not_meet(shared: RedisServer, connect: Open) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import timeit
 from collections import Counter
@@ -9,14 +10,18 @@ from collections.abc import Sequence
 from dataclasses import FrozenInstanceError
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenmeter import Meter
 from tokenmeter.budgets import Budget, Claim, MemoryStore, Settled, State
 from tokenmeter.budgets.limit import Unit
 from tokenmeter.budgets.thresholds import Crossing, Thresholds
+from tokenmeter.testing import ScriptedProvider
 
 
 def claim(
@@ -175,3 +180,34 @@ def test_nothing_crossed_costs_next_to_nothing() -> None:
     settled = Settled((State(700, 0, 1_000), State(300, 0, 1_000)), (10, 10))
     each_s = min(timeit.repeat(lambda: told.crossed(claims, settled, 0.0), number=10_000, repeat=5)) / 10_000
     print(f"thresholds of two budgets, none crossed: {each_s * 1e6:.2f} µs")
+
+
+@pytest.mark.parametrize("leases", ["on", "off"])
+def test_meters_that_share_a_store_tell_each_line_once(
+    leases: str, tmp_path: Path, provider: ScriptedProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    percents = tuple(range(10, 91, 10))
+    told: list[tuple[float, int]] = []
+
+    def hear(crossing: Crossing) -> None:
+        told.append((crossing.percent, int(crossing.spent)))
+
+    def calls(number: int) -> None:
+        budget = Budget("120 calls", per="day", name="daily", thresholds=percents)
+        url = f"sqlite:///{tmp_path}/books.db?timeout_s=10&lease_s=60&leases={leases}"
+        with (
+            Meter([budget], store=url, on_threshold=hear) as meter,
+            meter.wrap(httpx.Client(base_url=provider.openai_url)) as client,
+        ):
+            for _ in range(38):
+                client.post("/chat/completions", json={"model": "gpt-5-mini", "messages": []}).raise_for_status()
+
+    caplog.set_level(logging.INFO, "tokenmeter")
+    threads = [threading.Thread(target=calls, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(percent for percent, _ in told) == list(percents)
+    assert all(spent * 100 >= percent * 120 for percent, spent in told)
+    assert len([record for record in caplog.records if "has reached" in record.message]) == len(percents)

@@ -20,6 +20,7 @@ SYNC_NAMES = {
     "async_method": "sync_method",
     "wait_async": "wait",
     "aside": "here",
+    "sleep_async": "sleep",
     "aread": "read",
     "aclose": "close",
     "__aiter__": "__iter__",

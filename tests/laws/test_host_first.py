@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from tests.laws.crowd import LONG_S, body
-from tokenmeter import Budget, LoopPolicy, Meter, Price, StoreUnavailable, attribution, faults, wire
+from tokenmeter import Budget, Meter, Price, StoreUnavailable, attribution, call, faults, wire
 from tokenmeter.budgets import MemoryStore, Need, Policy
 from tokenmeter.clients import ports, seam
 from tokenmeter.ledger import MemoryLedger
@@ -187,7 +187,7 @@ ROOMS: Mapping[str, tuple[Any, str, tuple[str, ...]]] = {
     "attribution": (attribution, "current", BEFORE),
     "request": (seam, "_request", BEFORE),
     "read_request": (wire, "read_request", BEFORE),
-    "guard": (LoopPolicy, "guard", BEFORE),
+    "guard": (call, "judge", BEFORE),
     "rate": (PriceBook, "rate", BEFORE),
     "most output": (PriceBook, "max_output_tokens", ("uncapped",)),
     "bound": (InputBound, "bound", BEFORE),
@@ -455,7 +455,7 @@ OWN = {
     "hold": (MemoryStore, "hold"),
     "settle": (MemoryStore, "settle"),
     "rate": (PriceBook, "rate"),
-    "guard": (LoopPolicy, "guard"),
+    "guard": (call, "judge"),
     "ledger": (MemoryLedger, "record"),
     "spans.close": (Spans, "close"),
 }

@@ -149,7 +149,7 @@ def test_where_a_call_stands(facts: dict[str, Any], guard: str) -> None:
 
 def test_just_below_every_limit() -> None:
     path = (*("desk", "b") * 2, "desk", *(f"c{n}" for n in range(5)))
-    assert Desk().send(path=path, run_calls=1_999, run_usd=Decimal("99.99")).findings == ()
+    assert Desk().send(path=path, run_calls=4_999, run_usd=Decimal("99.99")).findings == ()
 
 
 def test_the_rates_of_one_agent_brake() -> None:
@@ -191,7 +191,8 @@ def test_a_poll_that_moves_warns() -> None:
 
 
 def test_the_refusal_says_which_guard_the_evidence_and_the_remedy() -> None:
-    desk = Desk(run_usd=Decimal("1.25"), run_calls=9, run_since_s=900.0)
+    strict = LoopPolicy(actions={"max_repeats": "refuse"})
+    desk = Desk(strict, run_usd=Decimal("1.25"), run_calls=9, run_since_s=900.0)
     for _ in range(3):
         desk.send(prompt("hello there"))
     judged = desk.send(prompt("hello there"))

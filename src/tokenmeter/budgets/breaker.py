@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ParamSpec, Protocol, TypeVar
 
 from tokenmeter.budgets.policy import Claim
-from tokenmeter.budgets.store import Book, Entry, Grant, Held, Note, Pause, Settled, Short, State, Store, Ticket
+from tokenmeter.budgets.store import Book, Drawn, Entry, Grant, Held, Note, Pause, Settled, Short, State, Store, Ticket
+from tokenmeter.budgets.turn import Turn
 from tokenmeter.errors import StoreUnavailable
 
 logger = logging.getLogger("tokenmeter")
@@ -36,7 +36,7 @@ class Breaker:
         self._until_s = 0.0
         self._pause_s = FIRST_S
         self._why = ""
-        self._probe = threading.Lock()
+        self._probe = Turn()
         self.shut = False
         """Whether nothing more shall go to the store."""
 
@@ -56,12 +56,12 @@ class Breaker:
             raise NotAsked("the time for telling the store is over")
         if self._failures < FAILURES:
             return self._do(verb, *args, **kwargs)
-        if self.wait_s or not self._probe.acquire(blocking=False):
+        answer: tuple[_T] | None = None
+        if not self.wait_s:
+            answer = self._probe.take(lambda: (self._do(verb, *args, **kwargs),), None)
+        if answer is None:
             raise NotAsked(f"the store did not answer {self._failures} times in a row, last: {self._why}")
-        try:
-            return self._do(verb, *args, **kwargs)
-        finally:
-            self._probe.release()
+        return answer[0]
 
     def failed(self, error: StoreUnavailable) -> None:
         """Count a failure."""
@@ -85,7 +85,7 @@ class Breaker:
 
     def start_afresh(self) -> None:
         """In a forked child, where whoever tried is not."""
-        self._probe = threading.Lock()
+        self._probe = Turn()
 
     def _do(self, verb: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
@@ -152,9 +152,9 @@ class Through:
         """As the store."""
         return self._via(self.inner.post, entry_id, claims, amounts, row)
 
-    def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> None:
+    def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> tuple[Drawn, ...]:
         """As the store."""
-        self._via(self.inner.draw, hold_ids, entries)
+        return self._via(self.inner.draw, hold_ids, entries)
 
     def write(self, entries: Sequence[Entry]) -> None:
         """As the store."""

@@ -34,6 +34,11 @@ class Extension(NamedTuple):
         """Whether no larger hold will ever be needed."""
         return self.output_tokens >= self.most_tokens
 
+    def beside(self, amounts: Sequence[int]) -> Extension:
+        """The same with further claims, whose amounts don't grow."""
+        more = tuple(amounts)
+        return self._replace(amounts=self.amounts + more, first=self.first + more, worst=self.worst + more)
+
     def after(self, flowed_tokens: int) -> Extension | None:
         """The stage to go on to before more than ``flowed_tokens`` have been let through; None to stay at this one.
 

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import threading
@@ -27,12 +26,13 @@ from tokenmeter.budgets.limit import MAX_AMOUNT
 from tokenmeter.budgets.memory import MemoryStore
 from tokenmeter.budgets.memory_books import check
 from tokenmeter.budgets.policy import Claim
-from tokenmeter.budgets.store import Entry, Held, Note, Settled, Short, State, Store, Ticket
+from tokenmeter.budgets.store import Drawn, Entry, Held, Note, Settled, Short, State, Store, Ticket
+from tokenmeter.budgets.turn import Turn
+from tokenmeter.ending import TIMEOUT_S, at_end
 from tokenmeter.errors import StoreUnavailable
 from tokenmeter.faults import swallow
 
 _TICK_S = 15.0  # how often an idle writer looks for what dead processes left
-_EXIT_S = 2.0
 
 
 class _Call:
@@ -72,7 +72,8 @@ class GuardedStore(Through):
     def _start_afresh(self) -> None:
         self._soon: deque[Callable[[], object]] = deque()
         self._bell: SimpleQueue[bool] = SimpleQueue()  # its put can't be caught half-way by a finalizer
-        self._writing = threading.Lock()
+        self._writing = Turn()
+        self._undoing = threading.Lock()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -217,14 +218,15 @@ class GuardedStore(Through):
         self._calls.pop(entry_id, None)
         return settled
 
-    def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> None:
+    def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> tuple[Drawn, ...]:
         """Charge entries out of holds, now or when the store is back."""
         try:
-            self.through.draw(hold_ids, entries)
+            return self.through.draw(hold_ids, entries)
         except StoreUnavailable:
             for entry in entries:
                 self.journal.put(Draw(entry.id, tuple(hold_ids), entry.charges, entry.row))
             self._wake()
+            return ()
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Write rows that charge nothing, now or when the store is back."""
@@ -259,21 +261,22 @@ class GuardedStore(Through):
         while True:
             done = self._work(max(0.0, deadline_s - time.monotonic()))
             left_s = deadline_s - time.monotonic()
-            if done or left_s <= 0:
+            if done or left_s <= 0 or self.breaker.shut:
                 return done
             time.sleep(min(0.02, left_s))
 
-    def close(self) -> None:
+    def close(self, timeout_s: float = TIMEOUT_S) -> None:
         """Do what waits, leave the rest in the journal, and close the store."""
         if self._closed:
             return
         self._closed = True
-        if not self.flush(_EXIT_S):
+        until_s = time.monotonic() + timeout_s
+        if not self.flush(timeout_s):
             self._leave_rest()
         self._bell.put(False)
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(_EXIT_S)
+            thread.join(max(0.0, until_s - time.monotonic()))
         self.through.close()
         self.journal.close()
 
@@ -295,7 +298,7 @@ class GuardedStore(Through):
 
     def _undo_first(self, hold_id: str, call: _Call) -> None:
         """What an earlier try with the same id may have left must go before the next, not after it."""
-        with self._writing:
+        with self._undoing:  # not for as long as all is told that waits
             self.through.release(hold_id)
             self.journal.forget(hold_id)
         call.uncertain = False
@@ -328,6 +331,8 @@ class GuardedStore(Through):
 
     def _must_allow(self, claims: Sequence[Claim], error: StoreUnavailable) -> None:
         for claim in claims:
+            if claim.budget.per == "call":
+                continue  # it has no books that could be gone
             if claim.enforce and claim.budget.on_store_error == "closed":
                 raise StoreUnavailable(
                     f"budget {claim.budget.name!r} ({claim.scope}) lets no call pass while its store is gone: {error}. "
@@ -372,13 +377,11 @@ class GuardedStore(Through):
 
     def _work(self, timeout_s: float = -1.0) -> bool:
         """Do what waits. True if nothing is left."""
-        if not self._writing.acquire(timeout=timeout_s):
-            return False
-        try:
-            self._do_jobs(timeout_s)
-            return self._replay() and not self._soon
-        finally:
-            self._writing.release()
+        return self._writing.take(lambda: self._do_all(timeout_s), False, timeout_s)
+
+    def _do_all(self, timeout_s: float) -> bool:
+        self._do_jobs(timeout_s)
+        return self._replay() and not self._soon
 
     def _do_jobs(self, timeout_s: float = -1.0) -> None:
         until_s = time.monotonic() + timeout_s
@@ -398,7 +401,7 @@ class GuardedStore(Through):
         if self.breaker.wait_s:
             return not self.journal.waiting()
         try:
-            self.journal.replay_own(self.through)
+            self.journal.replay_own(self.through, self._undoing)
             self.journal.replay_dead(self.through)
         except StoreUnavailable:
             return not self.journal.waiting()
@@ -505,9 +508,10 @@ def _write(ref: weakref.ref[GuardedStore], bell: SimpleQueue[bool]) -> None:
 _stores: weakref.WeakSet[GuardedStore] = weakref.WeakSet()
 
 
-def _at_exit() -> None:
+def _at_end(left_s: float) -> None:
+    until_s = time.monotonic() + left_s
     for store in list(_stores):
-        if not store._closed and not store.flush(_EXIT_S):
+        if not store._closed and not store.flush(max(0.0, until_s - time.monotonic())):
             store._leave_rest()
 
 
@@ -516,6 +520,6 @@ def _after_fork() -> None:
         store._after_fork()
 
 
-atexit.register(_at_exit)
+at_end(2, _at_end)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -21,6 +21,7 @@ import threading
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -140,7 +141,8 @@ class Journal:
 
     ``directory``: by default ``$XDG_STATE_HOME/tokenmeter`` or ``~/.local/state/tokenmeter``. ``owner``: a word for
     people who look at the files. ``store``: which books the lines are for; those of another store lie elsewhere.
-    ``max_bytes`` bounds what waits. ``fsync``: wait for the disk at each line.
+    ``max_bytes`` bounds what waits; rows that charge nothing are taken up to the half of it, so that charges have room.
+    ``fsync``: wait for the disk at each line.
 
     Files are made at the first line. Any thread may write, and a finalizer or a signal handler that interrupted
     another writing on the same thread too. A directory that was given and can't be made raises ``ConfigError``;
@@ -215,6 +217,14 @@ class Journal:
         size = len(line)
         with self._lock:
             before = self._live.get(record.id)
+            if before is None and isinstance(record, Write) and self._live_bytes + size > self._max_bytes // 2:
+                self._tell_once(
+                    "rows",
+                    "tokenmeter's journal %s is half full (%d bytes): rows of calls that charge nothing, such as "
+                    "refused ones, are left out from now on; what calls spend is kept",
+                    self._live_bytes,
+                )
+                return False
             if before is None and self._live_bytes + size > self._max_bytes:
                 self._tell_once(
                     "full",
@@ -229,6 +239,8 @@ class Journal:
             if self._busy:
                 self._late.append(line)
             written = self._append(line)
+            while self._late and not self._busy:  # of those who came in while the file was opened
+                self._append(self._late.pop(0))
             if not written:
                 self._not_whole()
             return written
@@ -256,14 +268,19 @@ class Journal:
         """Tell the store what waits here, and what dead processes left; how many lines."""
         return self.replay_own(store) + self.replay_dead(store)
 
-    def replay_own(self, store: Store) -> int:
-        """Tell the store what waits here. Raises `StoreUnavailable` where it stops."""
+    def replay_own(self, store: Store, undoing: AbstractContextManager[object] | None = None) -> int:
+        """Tell the store what waits here. Raises `StoreUnavailable` where it stops.
+
+        ``undoing`` is held while a hold is given back: whoever takes its id into use again has it meanwhile.
+        """
         count = 0
         for work, records in _steps(self.waiting()):
-            if isinstance(records[0], Undo) and self.get(records[0].id) is not records[0]:
-                continue  # its id is in use again
-            self._tell(work, store, records)
-            self.drop(records)
+            undo = isinstance(records[0], Undo)
+            with (undo and undoing) or contextlib.nullcontext():
+                if undo and self.get(records[0].id) is not records[0]:
+                    continue  # its id is in use again
+                self._tell(work, store, records)
+                self.drop(records)
             count += len(records)
         return count
 
@@ -314,10 +331,15 @@ class Journal:
 
     def _append(self, line: bytes) -> bool:
         try:
-            if self._file is None:
-                if self._broken:
-                    return False
-                self._open()
+            if self._file is None and not self._broken:
+                if self._busy:
+                    return True  # a finalizer in the midst of the opening: the line is written after it
+                self._busy = True
+                try:
+                    if self._file is None:
+                        self._open()
+                finally:
+                    self._busy = False
             if self._file is None:
                 return False
             if self._torn:

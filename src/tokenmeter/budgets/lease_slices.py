@@ -6,16 +6,17 @@ a few calls at least; what a call needs beyond that is its own affair.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
+import time
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from tokenmeter.budgets.journal import Draw, Journal, Lease
 from tokenmeter.budgets.lease_sums import FIRST_CALLS, LeaseSums, Slice
 from tokenmeter.budgets.policy import Claim
-from tokenmeter.budgets.store import Entry, Held, Short, State, Store
+from tokenmeter.budgets.store import Drawn, Entry, Held, Settled, Short, State, Store
 from tokenmeter.errors import StoreUnavailable
 from tokenmeter.faults import swallow
 
@@ -27,7 +28,7 @@ PATIENCE_S = 0.05  # how long a call waits for another that speaks with the stor
 _GONE_AFTER_S = 5.0  # an empty slice that nobody used so long is ended
 _MAX_SLICES = 1024
 _MAX_SEEN = 4096
-_DRAWN_AT_ONCE = 256
+_DRAWN_AT_ONCE = 100  # what every store does in one step, so that either all of it is known or nothing
 
 
 class Slices:
@@ -82,22 +83,15 @@ class Slices:
     def stretch(self, lease_id: str, by: int) -> None:
         """Try to have that much free in a slice."""
         part = self._sums.by_id[lease_id]
-        if part.io.acquire(timeout=PATIENCE_S):
-            try:
-                self._enlarge(part, by - self._sums.free(part))
-            finally:
-                part.io.release()
+        part.io.take(lambda: self._enlarge(part, by - self._sums.free(part)), False, PATIENCE_S)
 
     def give_back(self, claims: Sequence[Claim]) -> bool:
         """Give back what is free in the slices of these books. Whether there was something."""
         gave = False
         for claim in claims:
             part = self._sums.by_book.get(claim.key)
-            if part is not None and self._sums.free(part) > 0 and part.io.acquire(timeout=PATIENCE_S):
-                try:
-                    gave = self._lessen(part) or gave
-                finally:
-                    part.io.release()
+            if part is not None and self._sums.free(part) > 0:
+                gave = part.io.take(partial(self._lessen, part), False, PATIENCE_S) or gave
         return gave
 
     def learn(self, claims: Sequence[Claim], answer: Held | Short) -> None:
@@ -140,49 +134,49 @@ class Slices:
     def mind(self) -> None:
         """Enlarge what runs low, give back what is not used."""
         for part in list(self._sums.by_id.values()):
-            if part.io.acquire(blocking=False):
-                try:
-                    if part.id in self._sums.sums:
-                        self._mind(part)
-                finally:
-                    part.io.release()
+            part.io.take(partial(self._mind, part), None)
 
-    def end(self) -> None:
-        """Give back all that no call is under way on."""
+    def end(self, until_s: float) -> None:
+        """Give back all that no call is under way on; no more when the store can't be reached or the time is over."""
+        self.out = False
         for part in list(self._sums.by_id.values()):
-            if part.io.acquire(timeout=PATIENCE_S):
-                try:
-                    if part.id in self._sums.sums:
-                        self._lessen(part)
-                        if not part.doubt:
-                            self._finish(part)
-                finally:
-                    part.io.release()
+            if self.out or time.monotonic() > until_s:
+                return
+            part.io.take(partial(self._end, part), None, PATIENCE_S)
 
     # -- what was spent
 
-    def draw(self) -> bool:
-        """Tell the store what was spent: the oldest of it. False: it can't be reached now."""
+    def draw(self) -> tuple[Sequence[Claim], Settled] | None:
+        """Tell the store what was spent: the oldest of it. What that did to the books; None: it can't be told now."""
         draws, leases = self._next_draws()
         if not draws:
-            return True
+            return (), Settled((), ())
         parts = [self._sums.by_id[lease_id] for lease_id in sorted(leases)]
-        with contextlib.ExitStack() as stack:
-            for part in parts:
-                if not part.io.acquire(timeout=PATIENCE_S):
-                    return False
-                stack.callback(part.io.release)
-            try:
-                self._tell(leases, draws)
-            except StoreUnavailable:
-                self.out = True
-                for part in parts:
-                    part.doubt = True  # it may be done
-                return False
-            self.out = False
-            self._sums.drawn(draws)
+        drawn = self._with_all(parts, partial(self._draw, parts, leases, draws))
+        if drawn is None:
+            return None
         self._journal.drop([line for draw in draws if (line := self._journal.get(draw.id)) is not None])
-        return True
+        claims = {part.claim.key: part.claim for part in parts}
+        settled = Settled(tuple([each.state for each in drawn]), tuple([each.added for each in drawn]))
+        return [claims[each.key] for each in drawn], settled
+
+    def _with_all(self, parts: Sequence[Slice], work: Callable[[], Sequence[Drawn] | None]) -> Sequence[Drawn] | None:
+        """Do it with the ``io`` of all of them."""
+        for part in parts:
+            work = partial(part.io.take, work, None, PATIENCE_S)
+        return work()
+
+    def _draw(self, parts: Sequence[Slice], leases: Sequence[str], draws: Sequence[Draw]) -> Sequence[Drawn] | None:
+        try:
+            drawn = self._tell(leases, draws)
+        except StoreUnavailable:
+            self.out = True
+            for part in parts:
+                part.doubt = True  # it may be done
+            return None
+        self.out = False
+        self._sums.drawn(draws)
+        return drawn
 
     def _next_draws(self) -> tuple[list[Draw], list[str]]:
         """The oldest draws, and the leases to draw them from: one for each book."""
@@ -196,17 +190,16 @@ class Slices:
             draws.append(draw)
         return draws, list(leases.values())
 
-    def _tell(self, leases: Sequence[str], draws: Sequence[Draw]) -> None:
+    def _tell(self, leases: Sequence[str], draws: Sequence[Draw]) -> Sequence[Drawn]:
         try:
-            self._store.draw(leases, [Entry(draw.id, draw.charges, draw.row) for draw in draws])
+            return self._store.draw(leases, [Entry(draw.id, draw.charges, draw.row) for draw in draws])
         except StoreUnavailable:
             raise
         except Exception as fault:  # noqa: BLE001 - what the store won't take must not stand before all others
             if len(draws) == 1:
                 swallow(fault, "drawing from a lease")
-                return
-            for draw in draws:
-                self._tell(leases, [draw])
+                return ()
+            return [drawn for draw in draws for drawn in self._tell(leases, [draw])]
 
     # -- one slice; with its ``io`` held where it says so
 
@@ -247,19 +240,27 @@ class Slices:
             seen = self._seen.get(claim.key)
             state = seen[1] if seen is not None else State(0, 0, claim.limit)
             part = self._sums.open(Slice(f"{self._name}:{next(self._numbers)}", claim, state, self._clock()))
-        if not part.io.acquire(timeout=PATIENCE_S):
-            return False
-        try:
-            free = self._sums.free(part)
-            if free >= claim.amount:
-                return True
-            wanted = max(claim.amount, min(self._room(claim), self._worth(part, claim)))
-            return not part.ending and self._enlarge(part, wanted - max(0, free))
-        finally:
-            part.io.release()
+        return part.io.take(partial(self._provide_from, part, claim), False, PATIENCE_S)
+
+    def _provide_from(self, part: Slice, claim: Claim) -> bool:
+        """With ``part.io``."""
+        free = self._sums.free(part)
+        if free >= claim.amount:
+            return True
+        wanted = max(claim.amount, min(self._room(claim), self._worth(part, claim)))
+        return not part.ending and self._enlarge(part, wanted - max(0, free))
+
+    def _end(self, part: Slice) -> None:
+        """With ``part.io``."""
+        if part.id in self._sums.sums:
+            self._lessen(part)
+            if not part.doubt:
+                self._finish(part)
 
     def _mind(self, part: Slice) -> None:
         """With ``part.io``."""
+        if part.id not in self._sums.sums:
+            return
         asked, part.asked = part.asked, False
         size, under_way, undrawn = self._sums.sums[part.id]
         free = size - under_way - undrawn

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ from tokenmeter.budgets.deferral import OneVerbAtATime
 from tokenmeter.budgets.journal import Draw
 from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.store import Held, Note, Settled, State
+from tokenmeter.budgets.turn import Turn
 
 FIRST_CALLS = 16  # a slice is for so many calls at first
 MAX_UNDRAWN = 16_384
@@ -61,7 +61,7 @@ class Slice:
         self.sent = False  # and counts it as sent
         self.doubt = False  # the store may hold something else than is known here
         self.ending = False
-        self.io = threading.Lock()  # whoever speaks with the store about this slice
+        self.io = Turn()  # whoever speaks with the store about this slice
 
 
 class Call:
@@ -176,7 +176,7 @@ class LeaseSums(OneVerbAtATime):
         changed: dict[str, _Sum] = {}
         leases: list[str | None] = []
         states: list[State] = []
-        used: list[tuple[Slice, int]] = []
+        used: list[tuple[Slice, int, Claim]] = []
         warned: tuple[Claim, ...] = ()
         for claim in claims:
             budget, key, _, amount, limit, _, enforce = claim
@@ -202,11 +202,13 @@ class LeaseSums(OneVerbAtATime):
             states.append(state)
             if not enforce and state.posted + state.held > state.limit:
                 warned += (claim,)
-            used.append((part, free))
+            used.append((part, free, claim))
         if not changed or len(self.undrawn) >= MAX_UNDRAWN:
             return None
-        for part, free in used:
+        for part, free, claim in used:
             part.used_s = now_s
+            if part.claim.budget is not claim.budget:
+                part.claim = claim  # the policy was read again
             if free < part.low and not part.asked:
                 part.asked = True
                 self.low = True
@@ -308,7 +310,7 @@ class LeaseSums(OneVerbAtATime):
         )
 
     def _reckoned(self, call: Call, amounts: Sequence[int]) -> Settled:
-        """The books after a charge, as far as is known here."""
+        """The books after a charge, as far as is known here; nothing is added as long as it isn't drawn."""
         states = []
         for claim, lease_id, spent in zip(call.claims, call.leases, amounts, strict=True):
             if lease_id is None:
@@ -317,4 +319,4 @@ class LeaseSums(OneVerbAtATime):
             posted, held, limit = self.by_id[lease_id].state
             undrawn = self.sums[lease_id][2]
             states.append(State(posted + undrawn, max(0, held - undrawn), limit))
-        return Settled(tuple(states), tuple(amounts))
+        return Settled(tuple(states), (0,) * len(states))

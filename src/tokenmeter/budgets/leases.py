@@ -16,7 +16,6 @@ in its journal; whoever finds that on the same machine draws it, and gives the r
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import threading
@@ -33,19 +32,23 @@ from tokenmeter.budgets.lease_sums import Call, LeaseSums
 from tokenmeter.budgets.memory_books import check
 from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.store import Book, Entry, Held, Note, Settled, Short, State, Store, Ticket
+from tokenmeter.budgets.turn import Turn
+from tokenmeter.ending import TIMEOUT_S, at_end
 from tokenmeter.faults import swallow
 
 TICK_S = 0.05  # how long what was spent waits to be drawn
 DRAW_AT = 64  # or so many calls
 _SLEEP_S = 15.0
-_EXIT_S = 2.0
 
 
 class LeasedStore(Through):
     """A store most of whose calls are admitted from slices of the books that this process took in advance.
 
-    ``inner`` is best a `GuardedStore` with the same journal. ``clock`` is monotonic, in seconds.
+    ``inner`` is best a `GuardedStore` with the same journal. ``clock`` is monotonic, in seconds. What a leased call
+    spent changes the books when it is drawn: ``on_drawn`` hears of it then, with a claim for each book that is told.
     """
+
+    on_drawn: Callable[[Sequence[Claim], Settled], object] | None = None
 
     def __init__(self, inner: Store, journal: Journal, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(inner)
@@ -62,8 +65,9 @@ class LeasedStore(Through):
         self._asleep = True
         self._rung = False
         self._starting = threading.Lock()
-        self._drawing = threading.Lock()
+        self._drawing = Turn()
         self._thread: threading.Thread | None = None
+        self._ending = False  # nothing more is leased
         self._closed = False
 
     # -- the verbs of a call
@@ -86,7 +90,7 @@ class LeasedStore(Through):
             return answer
         slices = self._slices
         slices.now_s = now_s
-        if not self._closed and slices.provide(claims):
+        if not self._ending and slices.provide(claims):
             self._start()
             answer = self.try_hold(hold_id, claims, note)
             if answer is not None:
@@ -135,7 +139,9 @@ class LeasedStore(Through):
         draw = _line(hold_id, call, amounts, row)
         self.journal.put(draw)
         settled = sums.settle(call, draw, amounts)
-        if self._asleep or self._slices.waiting or (len(sums.undrawn) >= DRAW_AT and not self._rung):
+        if self._ending:
+            self._end_late()
+        elif self._asleep or self._slices.waiting or (len(sums.undrawn) >= DRAW_AT and not self._rung):
             self._wake()
         return settled
 
@@ -147,7 +153,9 @@ class LeasedStore(Through):
         if call.in_journal:
             self.journal.forget(hold_id)
         released = self._sums.release(hold_id)
-        if self._asleep or self._slices.waiting:
+        if self._ending:
+            self._end_late()
+        elif self._asleep or self._slices.waiting:
             self._wake()
         return released
 
@@ -216,7 +224,7 @@ class LeasedStore(Through):
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Tell the store all that was spent. False: the time was over first; the rest stands in the journal."""
         deadline_s = time.monotonic() + timeout_s
-        while not self._draw_all() and time.monotonic() < deadline_s:
+        while not self._draw_all() and time.monotonic() < deadline_s and not self._shut():
             time.sleep(0.02)
         left_s = max(0.0, deadline_s - time.monotonic())
         flushed = self.inner.flush(left_s) if isinstance(self.inner, GuardedStore) else True
@@ -226,12 +234,17 @@ class LeasedStore(Through):
         """Draw what was spent, give the slices back, and close the store."""
         if self._closed:
             return
-        self._end()
+        until_s = time.monotonic() + TIMEOUT_S
+        self._end(TIMEOUT_S)
+        self._closed = True
         self._bell.put(False)
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(_EXIT_S)
-        self.inner.close()
+            thread.join(max(0.0, until_s - time.monotonic()))
+        if isinstance(self.inner, GuardedStore):
+            self.inner.close(max(0.0, until_s - time.monotonic()))
+        else:
+            self.inner.close()
         self.journal.close()
 
     # -- inside
@@ -258,13 +271,14 @@ class LeasedStore(Through):
         False: it can't be reached, or another does it.
         """
         while len(self._sums.undrawn) > but:
-            if not self._drawing.acquire(timeout=PATIENCE_S):
+            drawn = self._drawing.take(self._slices.draw, None, PATIENCE_S)
+            if drawn is None:
                 return False
-            try:
-                if not self._slices.draw():
-                    return False
-            finally:
-                self._drawing.release()
+            if self.on_drawn is not None and drawn[0]:
+                try:
+                    self.on_drawn(*drawn)
+                except Exception as fault:  # noqa: BLE001 - what was drawn is drawn
+                    swallow(fault, "telling what was drawn from leases")
         return True
 
     def _tend(self) -> float:
@@ -294,11 +308,19 @@ class LeasedStore(Through):
                     thread.start()
                     self._thread = thread
 
-    def _end(self) -> None:
-        """Draw and give back all that can be."""
-        self._closed = True
-        self.flush(_EXIT_S)
-        self._slices.end()
+    def _end(self, timeout_s: float) -> None:
+        """Draw and give back all that can be; what ends later is drawn as it ends."""
+        self._ending = True
+        until_s = time.monotonic() + timeout_s
+        self.flush(timeout_s)
+        self._slices.end(until_s)
+
+    def _end_late(self) -> None:
+        if self._draw_all():
+            self._slices.end(time.monotonic() + TIMEOUT_S)
+
+    def _shut(self) -> bool:
+        return isinstance(self.inner, GuardedStore) and self.inner.breaker.shut
 
     def _after_fork(self) -> None:
         """In a forked child: slices, calls and what was spent are the parent's."""
@@ -376,10 +398,11 @@ def _tend(ref: weakref.ref[LeasedStore], bell: SimpleQueue[bool]) -> None:
 _stores: weakref.WeakSet[LeasedStore] = weakref.WeakSet()
 
 
-def _at_exit() -> None:
+def _at_end(left_s: float) -> None:
+    until_s = time.monotonic() + left_s
     for store in list(_stores):
         if not store._closed:
-            store._end()
+            store._end(max(0.0, until_s - time.monotonic()))
 
 
 def _after_fork() -> None:
@@ -387,6 +410,6 @@ def _after_fork() -> None:
         store._after_fork()
 
 
-atexit.register(_at_exit)
+at_end(1, _at_end)  # before the store that it draws from
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from tokenmeter.budgets.deferral import OneVerbAtATime
 from tokenmeter.budgets.memory_books import UNSEEN, MemoryBooks, check
 from tokenmeter.budgets.policy import Claim
-from tokenmeter.budgets.store import Book, Entry, Grant, Held, Note, Pause, Settled, Short, State, Ticket
+from tokenmeter.budgets.store import Book, Drawn, Entry, Grant, Held, Note, Pause, Settled, Short, State, Ticket
 from tokenmeter.budgets.ticket import MemoryTicket
 from tokenmeter.budgets.waiting import Waiter, stands_in_line
 
@@ -92,9 +92,14 @@ class MemoryStore(OneVerbAtATime):
             deferred = self._defer(entry_id, self._books.post, entry_id, claims, amounts)
             return self._expected(entry_id, claims, amounts) if deferred else None
 
-    def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> None:
+    def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> tuple[Drawn, ...]:
         """Charge entries out of holds that go on, each once."""
-        self._do(object(), self._draw, tuple(hold_ids), tuple(entries))
+        given = tuple(hold_ids), tuple(entries)
+        with self._lock:
+            if self._busy is None:
+                return self._answer("", self._draw, *given)
+            self._defer(object(), self._draw, *given)
+            return ()
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Note the ids, so that they are charged by nobody; the rows are not kept."""
@@ -157,9 +162,14 @@ class MemoryStore(OneVerbAtATime):
             return self._short(claims, now_s)
         return self._books.admit(hold_id, claims, now_s) or self._short(claims, now_s)
 
-    def _draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> None:
+    def _draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> tuple[Drawn, ...]:
+        added: dict[str, int] = {}
         for entry in entries:
-            self._books.draw(hold_ids, entry)
+            if self._books.draw(hold_ids, entry):
+                for key, spent in entry.charges:
+                    added[key] = added.get(key, 0) + spent
+        now_s = self._now()
+        return tuple([Drawn(key, self._books.shown(key, now_s), spent) for key, spent in added.items()])
 
     def _write(self, entries: Sequence[Entry]) -> None:
         for entry in entries:

@@ -196,10 +196,13 @@ class MemoryBooks:
         books |= changed
         return answer
 
-    def draw(self, hold_ids: Sequence[str], entry: Entry) -> None:
-        """Charge one entry out of holds that go on, the first of them first, and what they lack beside them."""
+    def draw(self, hold_ids: Sequence[str], entry: Entry) -> bool:
+        """Charge one entry out of holds that go on, the first of them first, and what they lack beside them.
+
+        False: it was charged before.
+        """
         if self.was_charged(entry.id):
-            return
+            return False
         lessened: dict[str, Sequence[Claim]] = {}
         changed: dict[str, State] = {}
         for key, spent in entry.charges:
@@ -221,6 +224,7 @@ class MemoryBooks:
         charged[entry.id] = None
         holds |= lessened
         books |= changed
+        return True
 
     def was_charged(self, entry_id: str) -> bool:
         """Whether the id is among the last charges."""

@@ -159,8 +159,8 @@ class _Line:
         each = values if isinstance(values, tuple) else (values,)
         pairs = list(zip(self.attributes, each, strict=True))
         scope = ",".join(f"{name}={value or NONE}" for name, value in pairs) or "global"
-        scope_key = ",".join(f"{_escaped(name)}={_escaped(value) if value else NONE}" for name, value in pairs)
-        account = (f"{_escaped(self.book)}|{scope_key}|{window.id}", scope)
+        scope_key = ",".join(f"{escaped(name)}={escaped(value) if value else NONE}" for name, value in pairs)
+        account = (f"{escaped(self.book)}|{scope_key}|{window.id}", scope)
         if len(window.accounts) >= _MAX_ACCOUNTS:
             window.accounts.clear()
         window.accounts[values] = account
@@ -209,9 +209,9 @@ _SPECIAL = re.compile("[%|=,(~\x00-\x1f\x7f\ud800-\udfff]")
 _MAX_VALUE = 128
 
 
-def _escaped(value: str) -> str:
+def escaped(value: str) -> str:
     """The value, so that no two are alike and none runs into its neighbour; long ones end in a digest."""
     if len(value) > _MAX_VALUE:
         digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-        return f"{_escaped(value[: _MAX_VALUE // 2])}~{digest}"
+        return f"{escaped(value[: _MAX_VALUE // 2])}~{digest}"
     return _SPECIAL.sub(lambda found: f"%{ord(found[0]):04X}", value)

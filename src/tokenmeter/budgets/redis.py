@@ -18,7 +18,7 @@ from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.redis_url import RedisOptions, parse_url
 from tokenmeter.budgets.redis_views import RedisViews
 from tokenmeter.budgets.redis_words import bulk, raw
-from tokenmeter.budgets.store import Entry, Held, Note, Settled, Short, Ticket
+from tokenmeter.budgets.store import Drawn, Entry, Held, Note, Settled, Short, Ticket
 from tokenmeter.errors import ConfigError, StoreUnavailable
 from tokenmeter.faults import swallow
 
@@ -135,12 +135,13 @@ class RedisStore(RedisViews):
         self._ended(entry_id)
         return words.settled(answer) if answer[:2] == b"C " else None
 
-    def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> None:
+    def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> tuple[Drawn, ...]:
         """Charge entries out of holds that go on, each once; a hundred in one step."""
         holders = [bulk(raw(each)) for each in dict.fromkeys(hold_ids)]
         for entry in entries:
             words.check_id(entry.id)
             words.check_amounts(len(entry.charges), [amount for _, amount in entry.charges])
+        drawn: list[Drawn] = []
         for start in range(0, len(entries), _ENTRIES_A_DRAW):
             some = entries[start : start + _ENTRIES_A_DRAW]
             arguments = [words.number(len(holders)), *holders]
@@ -148,8 +149,10 @@ class RedisStore(RedisViews):
                 arguments += [bulk(raw(entry.id)), bulk(entry.row), words.number(len(entry.charges))]
                 for key, amount in entry.charges:
                     arguments += [bulk(raw(key)), words.number(amount)]
-            self._room.run(scripts.draw, *arguments, ids=tuple(raw(entry.id) for entry in some))
+            answer = self._room.run(scripts.draw, *arguments, ids=tuple(raw(entry.id) for entry in some))
+            drawn += words.drawn(answer)
         self._line.stir()
+        return tuple(drawn)
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Write rows that charge nothing, each once."""
@@ -160,7 +163,7 @@ class RedisStore(RedisViews):
         return self._owner.recover()
 
     def accept_loss(self) -> None:
-        """Go on although the server lost the books: with what it has now. Once for the whole fleet."""
+        """Go on although the server lost the books: with what it has now. Once for the whole fleet, from anywhere."""
         self._room.accept_loss()
 
     def close(self) -> None:

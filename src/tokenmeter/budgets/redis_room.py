@@ -143,9 +143,10 @@ class Room:
         self._look_at_memory(deadline)
         self._epoch.reload()
         fresh = _fresh()
-        sent = (bulk(b"%d" % len(KEYS)), self._keys, bulk(self._epoch.last.encode()), bulk(fresh))
+        seen_ms = bulk(b"%d" % int(self._epoch.seen_s * 1000))
+        sent = (bulk(b"%d" % len(KEYS)), self._keys, bulk(self._epoch.last.encode()), bulk(fresh), seen_ms)
         before = time.monotonic()
-        answer = self._link.run(scripts.first, sent, len(KEYS) + 3, deadline)
+        answer = self._link.run(scripts.first, sent, len(KEYS) + 4, deadline)
         if answer == _LOST:
             raise StoreUnavailable(self._what_was_lost())
         return self._learn(answer, (before + time.monotonic()) / 2)
@@ -202,9 +203,9 @@ class Room:
         seen = dt.datetime.fromtimestamp(max(self._epoch.seen_s, self._answered_s), dt.UTC)
         return (
             f"Redis at {self.options.address} no longer has the budgets of tenant {self.options.tenant!r} that were "
-            f"there on {seen:%Y-%m-%d %H:%M} UTC: its data was flushed, or lost in a restart or failover. What was "
-            "spent since is not known to it. Restore its data, or go on from what it has with accept_loss() on the "
-            "store; to keep data over restarts set appendonly yes"
+            f"there on {seen:%Y-%m-%d %H:%M} UTC: its data was flushed, or lost in a restart or failover (appendonly "
+            "yes keeps it over restarts), and what was spent since is not known to it; restore its data, or let all "
+            "programs go on from what it has: tokenmeter accept-loss --store URL, or accept_loss() on the store"
         )
 
 

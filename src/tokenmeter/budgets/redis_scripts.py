@@ -153,6 +153,7 @@ return hold
 # ARGV: ids of holds, then of each entry id, row, number of charges, and key and amount of each.
 DRAW = """
 local holders, at = {}, 5 + ARGV[4]
+local before, touched = {}, {}
 for n = 5, at - 1 do
   local hold = hold_of(ARGV[n])
   if hold then holders[#holders + 1] = {ARGV[n], hold} end
@@ -166,6 +167,10 @@ while at <= #ARGV do
     for n = at + 3, at + 2 + 2 * many, 2 do
       local key, amount = ARGV[n], ARGV[n + 1]
       local posted, held, leased, limit = book(key)
+      if not before[key] then
+        before[key] = posted
+        touched[#touched + 1] = key
+      end
       local left = amount
       for _, holder in ipairs(holders) do
         local hold = holder[2]
@@ -192,7 +197,14 @@ end
 for _, holder in ipairs(holders) do
   if holder.changed then keep(holder[1], holder[2]) end
 end
-return 'OK'
+local answer = {'D'}
+for _, key in ipairs(touched) do
+  local posted, held, _, limit = book(key)
+  local told = posted .. ' ' .. held .. ' ' .. add(limit, raised(key), 1)
+  answer[#answer + 1] = key
+  answer[#answer + 1] = told .. ' ' .. add(posted, before[key], -1)
+end
+return answer
 """
 
 READ = """
@@ -298,7 +310,8 @@ return 'T ' .. now
 
 LEAVE = "call('ZADD', owners, 'XX', 0, ARGV[4]) return 'OK'"
 
-# ARGV: what the caller takes for the epoch, or nothing; a fresh one.
+# An epoch may end with a dot and a time: whoever saw other books before that may take them for lost. ARGV: what the
+# caller takes for the epoch, or nothing; a fresh one; when the caller saw it first.
 OPEN = """
 local found = call('GET', epoch)
 if not found and ARGV[1] == '' then
@@ -306,15 +319,21 @@ if not found and ARGV[1] == '' then
   found = ARGV[2]
 end
 if not found then return 'LOST' end
-if ARGV[1] ~= '' and found ~= ARGV[1] and call('SISMEMBER', accepted, ARGV[1]) == 0 then return 'LOST' end
+if ARGV[1] ~= '' and found ~= ARGV[1] and call('SISMEMBER', accepted, ARGV[1]) == 0 then
+  local accepted_ms = found:match('^[^.]*%.[^.]*%.(%d+)$')
+  if not accepted_ms or tonumber(ARGV[3]) > tonumber(accepted_ms) then return 'LOST' end
+end
 return 'T ' .. now .. ' ' .. found
 """
 
-# ARGV: a fresh epoch; those that the caller knew.
+# ARGV: a fresh epoch; those that the caller knew. Of those that others knew only the time is known.
 ACCEPT = """
-call('SET', epoch, ARGV[1], 'NX')
+local found = call('GET', epoch) or ARGV[1]
+local fresh = found:match('^[^.]*%.[^.]*') .. '.' .. now
+call('SADD', accepted, found)
 for n = 2, #ARGV do call('SADD', accepted, ARGV[n]) end
-return 'T ' .. now .. ' ' .. call('GET', epoch)
+call('SET', epoch, fresh)
+return 'T ' .. now .. ' ' .. fresh
 """
 
 _books = (START, KNOWN, NUMBERS, SHELF)

@@ -25,6 +25,8 @@ _SCHEMES: dict[str, tuple[Kind, bool]] = {
 }
 _PORTS: dict[Kind, int] = {"single": 6379, "cluster": 6379, "sentinel": 26379}
 _EXAMPLE = "write redis://HOST:6379/0, redis+cluster://HOST:6379 or redis+sentinel://HOST:26379,HOST:26379/SERVICE"
+# What stands behind such a sign looks like a path or an option, and is a part of the password: it isn't shown.
+_LOGIN = "redis login makes no sense; in a login write %, #, @, :, / and ? as %25, %23, %40, %3A, %2F and %3F"
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -94,8 +96,11 @@ def parse_url(url: str) -> RedisOptions:
     if parts.scheme not in _SCHEMES:
         raise ConfigError(f"redis scheme {parts.scheme + '://'!r} is unknown; {_EXAMPLE}")
     kind, tls = _SCHEMES[parts.scheme]
+    if "#" in url or "@" in parts.path:
+        raise ConfigError(_LOGIN)
     login, _, hosts = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
+    query = _query(parts.query, tls=tls)
     nodes = tuple(_node(host, _PORTS[kind]) for host in hosts.split(","))
     if kind == "single" and len(nodes) > 1:
         raise ConfigError(f"redis:// names one server; {_EXAMPLE}")
@@ -114,7 +119,7 @@ def parse_url(url: str) -> RedisOptions:
         service=service,
         username=unquote(user) or None,
         password=unquote(password) or None,
-        **_query(parts.query, tls=tls),
+        **query,
     )
 
 
@@ -129,6 +134,8 @@ def _query(text: str, *, tls: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in parse_qsl(text, keep_blank_values=True):
         read = _OPTIONS.get(name)
+        if read is None and "@" in text:
+            raise ConfigError(_LOGIN)
         if read is None or (name.startswith("ssl_") and not tls):
             close = difflib.get_close_matches(name, _OPTIONS, n=1)
             hint = f"; did you mean {close[0]!r}?" if close and close[0] != name else ""
@@ -137,7 +144,8 @@ def _query(text: str, *, tls: bool) -> dict[str, Any]:
         try:
             found[name] = read(value)
         except ValueError:
-            raise ConfigError(f"redis {name}={value!r} is no number") from None
+            told = repr(value) if "@" not in value else "…"
+            raise ConfigError(f"redis {name}={told} is no number") from None
         if value == "":
             raise ConfigError(f"redis option {name!r} is empty; leave it out or give a value")
     return found

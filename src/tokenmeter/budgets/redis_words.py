@@ -12,7 +12,7 @@ from typing import Any
 from tokenmeter.budgets.budget import Budget
 from tokenmeter.budgets.limit import MAX_AMOUNT
 from tokenmeter.budgets.policy import Claim
-from tokenmeter.budgets.store import Book, Entry, Grant, Held, Pause, Settled, Short, State
+from tokenmeter.budgets.store import Book, Drawn, Entry, Grant, Held, Pause, Settled, Short, State
 from tokenmeter.errors import ConfigError
 
 _MAX_ID = 200
@@ -214,6 +214,15 @@ def settled(answer: bytes) -> Settled:
     words = answer.split()[1:]
     count = len(words) // 4
     return Settled(tuple(_states(words[: 3 * count])), tuple(map(int, words[3 * count :])))
+
+
+def drawn(answer: Sequence[bytes]) -> list[Drawn]:
+    """The answer of draw."""
+    found = []
+    for key, text in zip(answer[1::2], answer[2::2], strict=True):
+        posted, under_way, limit, added = map(int, text.split())
+        found.append(Drawn(unraw(key), State(posted, under_way, limit), added))
+    return found
 
 
 def read(answer: bytes) -> tuple[State, ...]:

@@ -24,7 +24,7 @@ from tokenmeter.budgets.sqlite_owner import Owner
 from tokenmeter.budgets.sqlite_url import SqliteOptions, parse_url
 from tokenmeter.budgets.sqlite_views import SqliteViews, tidy
 from tokenmeter.budgets.sqlite_words import Lines
-from tokenmeter.budgets.store import Entry, Held, Note, Settled, Short, State, Ticket
+from tokenmeter.budgets.store import Drawn, Entry, Held, Note, Settled, Short, State, Ticket
 from tokenmeter.errors import StoreUnavailable
 from tokenmeter.faults import swallow
 
@@ -142,21 +142,23 @@ class SqliteStore(SqliteViews):
         self._ended(entry_id)
         return settled
 
-    def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> None:
+    def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> tuple[Drawn, ...]:
         """Charge entries out of holds that go on, each once; a hundred in one step."""
         for entry in entries:
             words.check_id(entry.id)
             words.check_amounts(len(entry.charges), [amount for _, amount in entry.charges])
         holders = [words.raw(each) for each in dict.fromkeys(hold_ids)]
         written = [(words.raw(each.id), each, [words.raw(key) for key, _ in each.charges]) for each in entries]
+        drawn: list[Drawn] = []
         for start in range(0, len(written), _ENTRIES_A_DRAW):
             some = written[start : start + _ENTRIES_A_DRAW]
             try:
-                self._desk.write(partial(self._charges.draw, holders=holders, entries=some))
+                drawn += self._desk.write(partial(self._charges.draw, holders=holders, entries=some))
             except Nested:
                 again = partial(self.draw, tuple(hold_ids), [entry for _, entry, _ in some])
                 self._desk.later(f"draw {some[0][1].id}", again)
         self._line.stir()
+        return tuple(drawn)
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Write rows that charge nothing, each once."""

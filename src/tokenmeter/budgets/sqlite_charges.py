@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from tokenmeter.budgets import redis_words as words
 from tokenmeter.budgets.sqlite_sheet import Raises, Sheet, is_lease
 from tokenmeter.budgets.sqlite_words import ALONE, Line, charges_of, read_lines, write_charges, write_lines
-from tokenmeter.budgets.store import Entry, Settled, State
+from tokenmeter.budgets.store import Drawn, Entry, Settled, State
 
 Connection = sqlite3.Connection
 Lives = Callable[[int, "float | None"], bool]
@@ -118,7 +118,7 @@ class Charges:
 
     def draw(
         self, db: Connection, holders: Sequence[bytes], entries: Sequence[tuple[bytes, Entry, Sequence[bytes]]]
-    ) -> None:
+    ) -> list[Drawn]:
         """Charge entries out of holds that go on, the first of them first. With each: its id and keys as written."""
         standing: dict[bytes, list[Line]] = {}
         for hold in holders:
@@ -126,6 +126,7 @@ class Charges:
             if found is not None:
                 standing[hold] = list(read_lines(found[0]))
         lessened: set[bytes] = set()
+        added: dict[bytes, int] = {}
         sheet = Sheet(db, {key for _, _, keys in entries for key in keys})
         for name, entry, keys in entries:
             amounts = [amount for _, amount in entry.charges]
@@ -134,6 +135,7 @@ class Charges:
             for key, amount in zip(keys, amounts, strict=True):
                 page = sheet.page(Line(key, 0, 0, 0, 0, b"", None))
                 page.posted += amount
+                added[key] = added.get(key, 0) + amount
                 left = amount
                 for hold, lines in standing.items():
                     for place, line in enumerate(lines):
@@ -146,7 +148,13 @@ class Charges:
                             lessened.add(hold)
         for hold in lessened:
             db.execute("UPDATE holds SET claims = ? WHERE id = ?", (write_lines(tuple(standing[hold])), hold))
+        raised = self._raises.at(db)
+        drawn = []
+        for key, spent in added.items():
+            page = sheet.page(Line(key, 0, 0, 0, 0, b"", None))
+            drawn.append(Drawn(words.unraw(key), State(page.posted, page.held, page.top + raised(key)), spent))
         sheet.save()
+        return drawn
 
     # -- the dead
 

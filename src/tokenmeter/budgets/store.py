@@ -68,11 +68,20 @@ class Short:
 class Settled(NamedTuple):
     """What a charge did, per claim: the book after it, and by how much it changed what is posted.
 
-    ``added`` differs from the amounts only where a late settle corrects what was charged by estimate.
+    ``added`` differs from the amounts where a late settle corrects what was charged by estimate, and is zero where
+    the charge is yet to be drawn from a lease: the draw tells then what it changed.
     """
 
     states: tuple[State, ...]
     added: tuple[int, ...]
+
+
+class Drawn(NamedTuple):
+    """What a draw did to one book: the book after it, and by how much it changed what is posted."""
+
+    key: str
+    state: State
+    added: int
 
 
 class Entry(NamedTuple):
@@ -199,10 +208,12 @@ class Store(Protocol):
         """
         ...
 
-    def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> None:
+    def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> tuple[Drawn, ...]:
         """Charge entries out of holds that go on: each charge lessens the hold that has its book.
 
-        Exactly once by the id of the entry. What exceeds the hold is charged all the same.
+        Exactly once by the id of the entry. What exceeds the hold is charged all the same. What is returned is in the
+        order in which it was done; a book comes once for each step that the store took, of a hundred entries or more.
+        Nothing is returned where it is left to be done later.
         """
         ...
 

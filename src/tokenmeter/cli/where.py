@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from tokenmeter.config import Config
 
 _REMEDY = "give --store redis://HOST:6379/0 or --store sqlite:///FILE, or name it in tokenmeter.toml under [store]"
-_LEASES = re.compile(r"(?<=[?&])leases=[^&#]*(?:&|$)")
 _TIMEOUT_S = 2.0  # people are more patient than calls are
 
 
@@ -105,7 +103,9 @@ def shown_address(url: str) -> str:
 
 def bare(url: str) -> str:
     """The address without what only a meter goes by: whether it takes leases."""
-    return _LEASES.sub("", url).rstrip("?&")
+    from tokenmeter.budgets.address import split_leases
+
+    return split_leases(url)[0]
 
 
 def missing_file(url: str) -> Path | None:

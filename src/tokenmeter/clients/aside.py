@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,6 +41,25 @@ async def aside(work: Callable[[], _T], undo: Callable[[], object] | None = None
     except asyncio.CancelledError:
         errand.abandon()
         raise
+
+
+def sleep(pause_s: float) -> None:
+    """Let time pass on this thread."""
+    time.sleep(pause_s)
+
+
+async def sleep_async(pause_s: float) -> None:
+    """Let time pass for this task, under asyncio or whatever anyio knows."""
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        import anyio
+
+        await anyio.sleep(pause_s)
+    else:
+        await asyncio.sleep(pause_s)
 
 
 class _Errand:

@@ -7,7 +7,6 @@ it done first.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import threading
@@ -16,6 +15,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+
+from tokenmeter.ending import at_end
 
 TICK_S = 0.01
 SLEEP_S = 60.0
@@ -112,7 +113,7 @@ def _work(ref: weakref.ref[Later], bell: SimpleQueue[bool]) -> None:
 _LIVE: weakref.WeakSet[Later] = weakref.WeakSet()
 
 
-def _at_exit() -> None:
+def _at_end(left_s: float) -> None:
     for later in list(_LIVE):
         later.flush()
 
@@ -123,6 +124,6 @@ def _after_fork() -> None:
         later._start_afresh()
 
 
-atexit.register(_at_exit)
+at_end(0, _at_end)  # first: what waits here is still to be settled
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tokenmeter.budgets import Held, Store
+from tokenmeter.budgets import Claim, Held, Settled, Store
 from tokenmeter.budgets.thresholds import Crossing
 from tokenmeter.clients.later import Later
 from tokenmeter.effects import Record
 from tokenmeter.faults import swallow
 from tokenmeter.ledger import MemoryLedger
+from tokenmeter.loops.guard import Finding
 from tokenmeter.notes import Call, House
 from tokenmeter.record import Recorder
 from tokenmeter.telemetry import Metrics, Spans
@@ -21,6 +22,7 @@ from tokenmeter.telemetry.spans import Recording
 logger = logging.getLogger("tokenmeter")
 
 WARN_AT_PERCENT = 80
+MAX_TOLD = 4_096
 
 
 class Clock(Protocol):
@@ -44,6 +46,7 @@ class Metering:
     clock: Clock
     propagate_baggage: bool = False
     on_threshold: Callable[[Crossing], object] | None = None
+    told: set[tuple[str, str | None, str | None]] = field(default_factory=set)
     later: Later = field(default_factory=Later)
     follow: Callable[[], object] | None = None  # brings the house up to date with its file
     try_hold: Callable[..., Held | None] | None = None  # of a store that can often hold at once
@@ -69,6 +72,15 @@ class Metering:
             swallow(fault, "opening a span")
             return None
 
+    def _tell(self, finding: Finding, call: Call) -> None:
+        """Log what a guard found and let pass: once for each guard, agent and run."""
+        key = (finding.guard, call.scope.agent, call.scope.run)
+        if key not in self.told:
+            if len(self.told) >= MAX_TOLD:
+                self.told.clear()
+            self.told.add(key)
+            logger.warning("%s", finding.message)
+
     def watched(self, recording: Recording | None) -> bool:
         """Whether somebody looks at each call as it ends, so that its story is told to the end at once."""
         if self.recorders:
@@ -79,13 +91,11 @@ class Metering:
         """End the span, queue the metrics, add the row up, and tell who listens."""
         row = told.row
         self.ledger.record(row)
-        for crossing in told.crossings:
-            logger.log(logging.INFO if crossing.percent < WARN_AT_PERCENT else logging.WARNING, "%s", crossing.message)
-            if self.on_threshold is not None:
-                try:
-                    self.on_threshold(crossing)
-                except Exception as fault:
-                    swallow(fault, "calling on_threshold")
+        for finding in told.call.findings:
+            if finding.action != "refuse":
+                self._tell(finding, told.call)
+        if told.crossings:
+            self.report(told.crossings)
         if recording is not None:
             try:
                 self.spans.close(recording, told)
@@ -100,3 +110,17 @@ class Metering:
                 recorder.record(row)
             except Exception as fault:
                 swallow(fault, "calling a recorder")
+
+    def drawn(self, claims: Sequence[Claim], settled: Settled) -> None:
+        """Report what leased calls of this process crossed, now that the store knows what they spent."""
+        self.report(self.house.thresholds.crossed(claims, settled, self.clock.now_s()))
+
+    def report(self, crossings: Sequence[Crossing]) -> None:
+        """Log what was crossed, and tell who listens."""
+        for crossing in crossings:
+            logger.log(logging.INFO if crossing.percent < WARN_AT_PERCENT else logging.WARNING, "%s", crossing.message)
+            if self.on_threshold is not None:
+                try:
+                    self.on_threshold(crossing)
+                except Exception as fault:
+                    swallow(fault, "calling on_threshold")

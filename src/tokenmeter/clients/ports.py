@@ -17,13 +17,27 @@ from msgspec.structs import replace
 
 from tokenmeter import wire
 from tokenmeter.budgets import Entry, Held, Short, Ticket
-from tokenmeter.clients.aside import aside, here
+from tokenmeter.clients.aside import aside, here, sleep, sleep_async
 from tokenmeter.clients.decoding import Decoded, Decoder, Undecodable, decoder_for
 from tokenmeter.clients.growth import Growth
 from tokenmeter.clients.library import Library
 from tokenmeter.clients.metering import Metering
 from tokenmeter.clients.relay import Passage
-from tokenmeter.effects import Effect, Hold, Open, Queue, Record, Relay, Release, Send, Sent, Settle, Story, Write
+from tokenmeter.effects import (
+    Brake,
+    Effect,
+    Hold,
+    Open,
+    Queue,
+    Record,
+    Relay,
+    Release,
+    Send,
+    Sent,
+    Settle,
+    Story,
+    Write,
+)
 from tokenmeter.errors import Refused, StoreUnavailable
 from tokenmeter.faults import swallow
 from tokenmeter.notes import Answer, Call
@@ -164,7 +178,9 @@ class Port:
     def _outgoing(self, effect: Send) -> Any:
         """The request to send: the caller's own, unless something must differ on the wire."""
         request = self.request
-        drop = () if self.metering.propagate_baggage or not _has_baggage(request) else ("baggage",)
+        drop: tuple[str, ...] = ()
+        if _has_baggage(request) and not (self.metering.propagate_baggage and _has_no_lineage(request)):
+            drop = ("baggage",)
         if effect.body is None and not drop:
             return request
         return self.library.with_body(request, effect.body, drop=drop)
@@ -352,6 +368,8 @@ class SyncPort(Port):
             if isinstance(found, Held | Short):
                 return found
             return self._noted(found[0].wait(found[1]))
+        if isinstance(effect, Brake):
+            return sleep(effect.pause_s)
         if isinstance(effect, Sent):
             return self.sent_at_once(effect) or here(partial(self.metering.store.sent, effect.hold_id))
         return self.instant(effect)
@@ -427,6 +445,8 @@ class AsyncPort(Port):
             if isinstance(found, Held | Short):
                 return found
             return self._noted(await found[0].wait_async(found[1]))
+        if isinstance(effect, Brake):
+            return await sleep_async(effect.pause_s)
         if isinstance(effect, Sent):
             return self.sent_at_once(effect) or await aside(partial(self.metering.store.sent, effect.hold_id))
         return self.instant(effect)
@@ -486,6 +506,11 @@ def _has_baggage(request: Any) -> bool:
         if len(name) == 7 and name.lower() == b"baggage":
             return True
     return False
+
+
+def _has_no_lineage(request: Any) -> bool:
+    """Whether the baggage says nothing of the run: that is for one's own services, never for a provider."""
+    return "tokenmeter.lineage" not in request.headers["baggage"]
 
 
 def _tidily(end: Callable[[], object]) -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from tokenmeter.budgets import address
 from tokenmeter.budgets.budget import Budget
 from tokenmeter.budgets.policy import Policy
 from tokenmeter.config.lines import lines_of
-from tokenmeter.config.tables import Source, Table, kind_of, shown
+from tokenmeter.config.tables import Source, Table, kind_of, plain, shown
 from tokenmeter.errors import ConfigError
 from tokenmeter.loops import LoopPolicy
 from tokenmeter.pricing import Price, parse_prices
@@ -23,7 +24,9 @@ from tokenmeter.telemetry.metrics import LABELS
 
 NAME = "tokenmeter.toml"
 VARIABLE = "TOKENMETER_CONFIG"
-_TABLES = ("meter", "store", "loops", "prices", "telemetry", "budgets")
+_TABLES = ("meter", "store", "ledger", "loops", "prices", "telemetry", "budgets")
+_LEDGERS = ("sqlite", "postgresql", "postgresql+psycopg")
+_MOST_DAYS = 36_500
 _MAX_BYTES = 4_000_000
 
 
@@ -32,7 +35,8 @@ class Config:
     """What a file says, checked. The fields are the arguments of `Meter` with the same names.
 
     ``path`` is the file, ``files`` are all that were read for it. ``store`` is the address, that of a SQLite file
-    made absolute. ``user_key_env`` names the environment variable that ``user_key`` was read from.
+    made absolute. ``user_key_env`` names the environment variable that ``user_key`` was read from. ``ledger`` is the
+    address of the ledger, None where none is named; its rows are kept for ``ledger_keep_days``, 0 keeps all.
     """
 
     path: Path
@@ -48,6 +52,8 @@ class Config:
     user_key_env: str | None = None
     user_key: bytes | None = field(default=None, repr=False)
     propagate_baggage: bool = False
+    ledger: str | None = field(default=None, repr=False)
+    ledger_keep_days: float = 0.0
 
 
 def find_config(start: str | os.PathLike[str] | None = None) -> Path | None:
@@ -105,6 +111,7 @@ def load_config(path: str | os.PathLike[str]) -> Config:
         unpriced=unpriced,
         ask_stream_usage=ask_stream_usage,
         **_telemetry(section("telemetry")),
+        **_ledger(section("ledger")),
     )
 
 
@@ -197,7 +204,33 @@ def _store(table: Table) -> str:
     if key in table and "://" not in url:
         # The address itself may carry a password.
         table.refuse(key, '… is no address of a store; write "sqlite:///tokenmeter.db" or "redis://HOST:6379"')
+    if url:
+        try:
+            address.check(url)
+        except ConfigError as error:
+            table.refuse(key, f"… makes no sense: {error}")
     return _anchored(url, table.source.path.parent) if url else "memory://"
+
+
+def _ledger(table: Table) -> dict[str, Any]:
+    url = table.take("url", str, "")
+    variable = table.take("url_env", str, "")
+    keep_days = plain(table.any("keep_days", 0))
+    table.done()
+    if url and variable:
+        table.refuse("url_env", f"{shown(variable)} stands beside url; keep one of the two")
+    key = "url_env" if variable else "url"
+    if variable:
+        url = _variable(table, "url_env", variable)
+    if key in table and url.partition("://")[0] not in _LEDGERS:
+        # The address itself may carry a password.
+        table.refuse(key, '… is no address of a ledger; write "sqlite:///FILE" or "postgresql://USER@HOST/DATABASE"')
+    if isinstance(keep_days, bool) or not isinstance(keep_days, int | float) or not 0 <= keep_days <= _MOST_DAYS:
+        table.refuse("keep_days", f"{shown(keep_days)} is no number of days; write 1 to {_MOST_DAYS}, or 0 to keep all")
+    return {
+        "ledger": _anchored(url, table.source.path.parent) if url else None,
+        "ledger_keep_days": float(keep_days),
+    }
 
 
 def _anchored(url: str, folder: Path) -> str:

@@ -6,9 +6,9 @@ Most pairs differ at once; only those whose letters agree are looked at closely.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class Likeness(IntEnum):
@@ -16,9 +16,10 @@ class Likeness(IntEnum):
 
     SAME = 0
     TICKS = 1  # a time, a random id or a counter that says what it is differs
-    COUNTS = 2  # a number went up or down by a little
-    MOVED = 3  # other numbers differ
-    OTHER = 4
+    COUNTER = 2  # a number that stands apart from all that is said goes up by a step
+    COUNTS = 3  # a number went up or down by a little
+    MOVED = 4  # other numbers differ
+    OTHER = 5
 
 
 _MAX_LENGTHENED: Final = 24
@@ -28,9 +29,12 @@ _DIGITS_AND_HEX: Final = b"0123456789abcdefABCDEF \t\r\n-:.+"
 
 # A number, a time or an id behind a word that says it is none of the question: "attempt 3", "request_id": "77f1…"
 _LABELLED: Final = re.compile(
-    rb"""(?P<word>\b(?:attempt|retry|retries|try|tries|iteration|iter|round|counter|seq|sequence|nonce|tick|turn
-    |timestamp|ts|now|as[_ ]of|current[_ ]time|(?:requested|sent|checked|updated|generated|fetched)[_ ]?at
+    rb"""(?P<word>(?:\b|(?<=_))(?:attempts?|retry|retries|try|tries|iteration|iter|round|counter|seq|sequence|nonce
+    |tick|turn|timestamp|ts|now|as[_ ]of|current[_ ]time|server[_ ]time|epoch(?:_?m?s)?|salt
+    |(?:requested|sent|checked|updated|generated|fetched|retrieved|served)[_ ]?(?:at|on)
+    |elapsed(?:_?m?s)?|latency(?:_?m?s)?|took(?:_?m?s)?|duration(?:_?m?s)?|uptime|cache_?bust(?:er)?
     |(?:request|call|poll|query)(?=[ #])
+    |(?:request|call|poll|query|check|try|retry|attempt|round|sequence|seq|serial)[_ -]?(?:no|nr|num|number|count|index)
     |(?:request|trace|span|correlation|idempotency|message|call)[_ -]?(?:id|key)))
     (?P<gap>(?:[\W_]|no\b|number\b|count\b){0,8}?)
     (?:\d{4}-\d\d-\d\d[t ][\d:.,z+-]+|[0-9a-f-]{8,}(?![\w:-])|\d[\d:.,tz+-]*)""",
@@ -58,37 +62,58 @@ def loose(text: bytes) -> bytes:
     return text.translate(_LOWER, _DIGITS_AND_HEX)
 
 
-def alike(one: bytes, other: bytes) -> Likeness:
-    """How alike two texts are. Texts that differ in more than one long stretch are not."""
-    if one == other:
-        return Likeness.SAME
-    length = len(one)
-    pair = _difference(one, other)
-    if pair is None:
-        return Likeness.OTHER
-    one, other = (_LABELLED.sub(rb"\g<word>\g<gap>~", text) for text in pair)
-    if one == other:
-        return Likeness.TICKS
-    likeness = Likeness.OTHER
-    for left, right in ((_TICKING.sub(b"~", one), _TICKING.sub(b"~", other)), (one, other)):
-        if left == right:
-            return Likeness.TICKS
-        if _NUMBER.split(left) == _NUMBER.split(right):
-            likeness = min(likeness, _by_numbers(left, right))
-    if likeness is Likeness.COUNTS and length >= _LONG_BYTES and _COUNTER_AT_END.search(one):
-        return Likeness.TICKS
-    return likeness
+class Relation(NamedTuple):
+    """How alike two texts are, and the step by which a number goes from one to the other."""
+
+    likeness: Likeness
+    step: int = 0
 
 
-def same_question(one: bytes, other: bytes) -> bool:
-    """Whether arguments ask the same: equal but for what says of itself that it is none of the question."""
+EQUAL: Final = Relation(Likeness.SAME)
+_TICKS: Final = Relation(Likeness.TICKS)
+_OTHER: Final = Relation(Likeness.OTHER)
+
+
+def alike(one: bytes, other: bytes, tool: bool = True) -> Relation:
+    """How alike two results of tools, or two texts, are: from the earlier to the later one.
+
+    Texts that differ in more than one long stretch are not alike.
+    """
     if one == other:
-        return True
-    pair = _difference(one, other)
-    if pair is None:
-        return False
-    one, other = (_LABELLED.sub(rb"\g<word>\g<gap>~", text) for text in pair)
-    return one == other
+        return EQUAL
+    found = _difference(one, other)
+    if found is None:
+        return _OTHER
+    left, right = (_LABELLED.sub(rb"\g<word>\g<gap>~", text) for text in found.folded())
+    if left == right:
+        return _TICKS
+    relation = _OTHER
+    for a, b in ((_TICKING.sub(b"~", left), _TICKING.sub(b"~", right)), (left, right)):
+        if a == b:
+            return _TICKS
+        if _NUMBER.split(a) == _NUMBER.split(b):
+            relation = min(relation, _by_numbers(a, b, found._replace(one=a, other=b), _result if tool else _text))
+    return relation
+
+
+def same_question(one: bytes, other: bytes) -> Relation:
+    """How alike the arguments of two calls are: a time and an id are part of the question unless their names deny it."""
+    if one == other:
+        return EQUAL
+    found = _difference(one, other)
+    if found is None:
+        return _OTHER
+    left, right = (_LABELLED.sub(rb"\g<word>\g<gap>~", text) for text in found.folded())
+    if left == right:
+        return _TICKS
+    if _NUMBER.split(left) != _NUMBER.split(right):
+        return _OTHER
+    return _by_numbers(left, right, found._replace(one=left, other=right), _argument)
+
+
+def says_much(result: bytes) -> bool:
+    """Whether a result says more than that something was done, or that nothing was found."""
+    return len(loose(result)) >= _MUCH_LETTERS
 
 
 def ticked(text: bytes) -> bytes:
@@ -97,11 +122,25 @@ def ticked(text: bytes) -> bytes:
     return _TICKING.sub(b"~", _LABELLED.sub(rb"\g<word>\g<gap>~", text))
 
 
-def _difference(one: bytes, other: bytes) -> list[bytes] | None:
-    """The stretch in which two texts differ and a little around it, folded; None if more than numbers differ."""
+class _Difference(NamedTuple):
+    """The stretch in which two texts differ, and a little around it."""
+
+    one: bytes
+    other: bytes
+    from_start: bool
+    to_end: bool
+    length: int  # of the whole text
+
+    def folded(self) -> tuple[bytes, bytes]:
+        return b" ".join(self.one.lower().split()), b" ".join(self.other.lower().split())
+
+
+def _difference(one: bytes, other: bytes) -> _Difference | None:
+    """Where two texts differ; None if more than numbers differ."""
     if abs(len(one) - len(other)) > _MAX_LENGTHENED:
         return None
-    same = min(len(one), len(other))
+    length = same = min(len(one), len(other))
+    start = end = 0
     if same > _AROUND_BYTES * 4:
         start = max(0, _shared(one, other, same) - _AROUND_BYTES)
         left, right = one[:start:-1], other[:start:-1]
@@ -109,7 +148,7 @@ def _difference(one: bytes, other: bytes) -> list[bytes] | None:
         one, other = one[start : len(one) - end], other[start : len(other) - end]
     if len(one) > _MOST_BYTES or loose(one) != loose(other):
         return None
-    return [b" ".join(text.lower().split()) for text in (one, other)]
+    return _Difference(one, other, start == 0, end == 0, length)
 
 
 def _shared(one: bytes, other: bytes, most: int) -> int:
@@ -127,15 +166,114 @@ def _shared(one: bytes, other: bytes, most: int) -> int:
 _AROUND_BYTES: Final = 64
 _MOST_BYTES: Final = 4_096
 _LONG_BYTES: Final = 200
-_COUNTER_AT_END: Final = re.compile(rb'[ ][#(\[]?\d+[)\].]{0,2}\\?"[}\]\s]*$')
+_MUCH_LETTERS: Final = 12
+_MAX_STEP: Final = 1_000
+
+# What stands before and behind a number tells what it is.
+_KEY: Final = re.compile(rb'([\w .-]{0,32})\\*"\s?:\s?\\*"?$')
+_BEHIND_VALUE: Final = re.compile(rb'\\*"?\s?[,}\]]')
+_WORD_BEFORE: Final = re.compile(rb"([a-z_%/]*)[\s:=]{0,2}$")
+_WORD_BEHIND: Final = re.compile(rb"\s?([a-z%/]*)")
+_AT_START: Final = re.compile(rb'^[\s\\"\[({<#]*$')
+_START_ENDS: Final = re.compile(rb'^[\])}>]?(?:[.:;,)|-]|\\n|\\t|\s?[\[{"(\\<-]|\s)')
+_AT_END: Final = re.compile(rb'^[\s\\".)\]}>]*$')
+_END_BEGINS: Final = re.compile(rb'(?:\s|\\n|[.!?,;|}\]"])[#(\[<-]*$')
+_MARK_BEGINS: Final = re.compile(rb'(?:^|[\s"])[#(\[]{1,2}$')
+_SENTENCE_ENDS: Final = re.compile(rb"[.!?)\]][\s#(\[]*$")
+_COUNTERS: Final = re.compile(rb"_*(?:n|i|k|c|t|v|nr|no|num|number|ct|cb|cnt|ctr|idx|tag|mark|serial|_)_*")
+_TERSE: Final = re.compile(rb"_+\w{0,3}|n|k|c|t|nr|ct|cb|cnt|ctr")
+_QUANTITY: Final = re.compile(
+    rb"""%|percent|pct|progress|done|complet|finish|process|remain|left|pending|queue|position|eta|upload|download|load
+    |import|export|deploy|sync|copied|written|received|step|stage|phase|part|chunk|page|item|row|record|line|file|byte
+    |size|total|\bof\b|/|score|balance|price|amount|cost|seat|stock|avail|unread|temperature|value|level|offset|cursor
+    |batch|task|job|test|pass|fail|error|message|result|count|width|height|age|rate|speed|depth|rank|votes?|likes?|views?
+    |users?|votes?|visits?|points?|found|id$""",
+    re.VERBOSE,
+)
+_BUSY: Final = re.compile(
+    rb"%|percent|progress|pending|running|queue|processing|waiting|working|uploading|downloading|loading|building"
+    rb"|deploying|training|importing|exporting|indexing|copying|syncing|remaining|starting|in flight|complete|\bof \d"
+)
+_SUBJECT: Final = re.compile(
+    rb"id$|_id|page|offset|cursor|start|skip|limit|day|date|month|year|hour|minute|time|row|line|col|index|slot|seat|room"
+    rb"|order|item|chapter|part|port|number|key|name|code|from|to$|file|path|level|depth|^[xyz]$"
+)
 
 
-def _by_numbers(one: bytes, other: bytes) -> Likeness:
-    steps = [int(b[-15:]) - int(a[-15:]) for a, b in zip(_NUMBER.findall(one), _NUMBER.findall(other), strict=True)]
-    moved = {step for step in steps if step}
-    if not moved:
-        return Likeness.TICKS
-    return Likeness.COUNTS if len(moved) == 1 and abs(moved.pop()) <= _MAX_COUNTED else Likeness.MOVED
+def _by_numbers(one: bytes, other: bytes, found: _Difference, apart: Callable[[_Spot], Likeness]) -> Relation:
+    """What kind of numbers differ: all by the same step, or each by its own."""
+    steps: set[int] = set()
+    worst = Likeness.TICKS
+    for left, right in zip(_NUMBER.finditer(one), _NUMBER.finditer(other), strict=True):
+        if step := int(right[0][-15:]) - int(left[0][-15:]):
+            steps.add(step)
+            spot = _Spot(one[: left.start()], one[left.end() :], found)
+            worst = max(worst, apart(spot))
+    if not steps:
+        return _TICKS
+    if len(steps) > 1:
+        return Relation(Likeness.MOVED)
+    step = steps.pop()
+    if 0 < step <= _MAX_STEP and worst <= Likeness.COUNTER:
+        return Relation(Likeness.COUNTER, step)
+    return Relation(Likeness.COUNTS if abs(step) <= _MAX_COUNTED else Likeness.MOVED, step)
+
+
+class _Spot(NamedTuple):
+    """A number that differs, and what is around it."""
+
+    before: bytes
+    behind: bytes
+    found: _Difference
+
+    @property
+    def key(self) -> bytes | None:
+        """The name of a JSON value that is nothing but the number."""
+        named = _KEY.search(self.before)
+        return named[1] if named is not None and _BEHIND_VALUE.match(self.behind) else None
+
+    def at_start(self) -> bool:
+        return self.found.from_start and bool(_AT_START.match(self.before) and _START_ENDS.match(self.behind))
+
+    def at_end(self) -> bool:
+        return self.found.to_end and bool(_AT_END.match(self.behind) and _END_BEGINS.search(self.before))
+
+
+def _result(spot: _Spot) -> Likeness:
+    """A number in a result: a counter stands at an end of it or has a name that says nothing, and nothing is under way."""
+    found = spot.found
+    is_long = found.length >= _LONG_BYTES
+    if not is_long and (_BUSY.search(found.one) or len(loose(found.one)) < _MUCH_LETTERS):
+        return Likeness.COUNTS
+    key = spot.key
+    if key is not None:
+        counts = _COUNTERS.fullmatch(key) or (is_long and not _QUANTITY.search(key))
+        return Likeness.COUNTER if counts else Likeness.COUNTS
+    word = _WORD_BEFORE.search(spot.before)
+    if spot.at_end() and not (word and word[1] and _QUANTITY.search(word[1])):
+        return Likeness.COUNTER
+    behind = _WORD_BEHIND.match(spot.behind)
+    if spot.at_start() and not (behind and behind[1] and _QUANTITY.search(behind[1])):
+        return Likeness.COUNTER
+    return Likeness.COUNTS
+
+
+def _text(spot: _Spot) -> Likeness:
+    """A number in what somebody says: a mark before it or behind it, and no word of it."""
+    if spot.at_start() and not spot.behind[:1].isspace():
+        return Likeness.COUNTER
+    marked = _MARK_BEGINS.search(spot.before) or _SENTENCE_ENDS.search(spot.before)
+    return Likeness.COUNTER if marked and spot.at_end() else Likeness.COUNTS
+
+
+def _argument(spot: _Spot) -> Likeness:
+    """A number in a question that has more to it, under a name that says nothing; or one that may be anything."""
+    if len(loose(spot.found.one)) < _MUCH_LETTERS:
+        return Likeness.COUNTS
+    key = spot.key
+    if key is None:
+        return Likeness.COUNTER if _MARK_BEGINS.search(spot.before) and spot.at_end() else Likeness.COUNTS
+    return Likeness.COUNTER if _TERSE.fullmatch(key) or _COUNTERS.fullmatch(key) else Likeness.COUNTS
 
 
 def words(text: bytes) -> set[bytes]:

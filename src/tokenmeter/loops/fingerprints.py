@@ -1,7 +1,7 @@
 """What tells one request from another, in eight bytes each: the same request, and nearly the same request.
 
 A fingerprint is a keyed hash, so that nobody who has it can try texts against it. Of a long conversation the last turns
-are hashed whole, and of the others some: a request that grew by a turn has another fingerprint.
+are hashed whole, and of what stands before them samples: a request that grew by a turn has another fingerprint.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from tokenmeter.loops.alike import loose, ticked
 from tokenmeter.loops.asked import Asked
 from tokenmeter.loops.steps import read_items
 
-_WHOLE_BYTES: Final = 6_144  # as much of a request is hashed as it is
+_WHOLE_BYTES: Final = 4_096  # as much of a request is hashed as it is
 _END_BYTES: Final = 2_048
 _FIRST_TURNS: Final = 4
 _OLDER_SEEN: Final = 32  # of the turns before those
+_SAMPLES: Final = 24  # of what stands before the turns that were cut
+_SAMPLE_BYTES: Final = 64
 _ANSWERED: Final = (b'"assistant"', b'"model"', b'"function_call', b'"tool_result"')
 
 
@@ -43,22 +45,22 @@ class Fingerprints:
     def of(self, asked: Asked) -> Prints:
         """The fingerprints of a request."""
         shape, said = _parts(asked)
-        text = b"\0".join(said)
+        text = b"\0".join((self._key, *said))
         near = _without_ids(asked) if asked.server_state else loose(text)
-        return Prints(hash((shape, hash(self._key + text))), hash((shape, hash(self._key + near))))
+        return Prints(hash((shape, hash(text))), hash((shape, hash(near))))
 
     def ticked(self, asked: Asked) -> int:
         """The fingerprint of a request without times, random ids and counters that say what they are: slow and sure."""
         shape, said = _parts(asked)
-        return hash((shape, hash(b"\0".join([self._key, *(ticked(bytes(each)) for each in said)]))))
+        return hash((shape, hash(b"\0".join([self._key, b"ticked", *(ticked(bytes(each)) for each in said)]))))
 
 
-def _parts(asked: Asked) -> tuple[tuple[int, ...], list[Raw | bytes]]:
+def _parts(asked: Asked) -> tuple[tuple[int, ...], list[Raw | bytes | memoryview]]:
     """What must be equal in any case, and what is said: the last turns whole, and the two ends of a long one."""
-    turns = asked.turns
+    turns, earlier = asked.turns, asked.earlier
     left = _WHOLE_BYTES
-    said: list[Raw | bytes] = []
-    fixed: list[int] = [len(turns), hash(b"".join(asked.rest[:2])[:512]), *map(len, asked.rest)]
+    said: list[Raw | bytes | memoryview] = []
+    fixed = [len(turns), hash(b"".join(asked.rest[:2])[:512]), *map(len, asked.rest)]
     at = len(turns)
     while at and left > 0:
         at -= 1
@@ -68,10 +70,14 @@ def _parts(asked: Asked) -> tuple[tuple[int, ...], list[Raw | bytes]]:
             said.append(turn)
         else:
             view = memoryview(turn)
-            said += (bytes(view[:_END_BYTES]), bytes(view[-_END_BYTES:]))
+            said += (view[:_END_BYTES], view[-_END_BYTES:])
             fixed.append(hash(bytes(view[_END_BYTES:-_END_BYTES])))
         left -= size
-    if at:
+    if earlier is not None:
+        size = len(earlier)
+        fixed += (size, *map(len, turns[:at]))
+        said += [earlier[i : i + _SAMPLE_BYTES] for i in range(0, size, 1 + size // _SAMPLES)]
+    elif at:
         for i in (*range(min(at, _FIRST_TURNS)), *range(_FIRST_TURNS, at, 1 + at // _OLDER_SEEN)):
             size = len(turns[i])
             fixed.append(size if size <= _END_BYTES else hash(bytes(turns[i])))

@@ -6,10 +6,13 @@ warn, wait) is done by who asked. After the answer, `answered` tells the memory 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
+
+from msgspec import Raw
 
 from tokenmeter.errors import DepthExceeded, LoopDetected, Refused
 from tokenmeter.loops.asked import Asked, open_request
@@ -18,6 +21,7 @@ from tokenmeter.loops.history import FEWEST_TURNS, Repeats, look
 from tokenmeter.loops.memory import Asker, Known, Seen
 from tokenmeter.loops.policy import Action, Guard, LoopPolicy, shown_path
 
+_NONE: Final = sys.maxsize
 _NEAR_TIMES: Final = 4  # requests that differ only in numbers may be the items of a batch
 _STEERING: Final = frozenset({"chat", "text_completion", "generate_content"})
 
@@ -85,7 +89,7 @@ class Memory:
 
     def __init__(self, key: bytes, seen: Seen | None = None) -> None:
         self.prints = Fingerprints(key)
-        self.seen = seen or Seen()
+        self.seen = Seen() if seen is None else seen
 
     def answered(self, ticket: Ticket, failed: bool = False) -> None:
         """Tell of each request that was judged and not refused: its answer came, or it failed and may be retried."""
@@ -102,17 +106,21 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
     found: list[_Passed] = []
     if facts.path or facts.run_calls is not None or facts.run_usd is not None:
         found += _standing(own, facts)
-    if known.calls_in_minute or known.runs_in_minute:
+    if known.calls_in_minute >= (own.max_calls_per_minute or _NONE) or known.runs_in_minute >= (
+        own.max_runs_per_minute or _NONE
+    ):
         found += _rates(own, known)
     if asked is not None and prints is not None:
         if known.near.times:
             again = memory.seen.note(asker, prints, memory.prints.ticked(asked))
-            strangers = facts.run is None and not has_answers(asked)
+            strangers = facts.run is None or not has_answers(asked)
             found += _again(own, memory, asker, known, again, strangers=strangers)
         else:
             memory.seen.news(asker)
         if len(asked.turns) >= FEWEST_TURNS:
-            found += _history(own, look(asked.turns, own.allows, own.max_repeats or 3))
+            repeats = look(asked.turns, own.allows, own.max_repeats or 3, None if asked.earlier is None else _all(facts))
+            if repeats:
+                found += _history(own, repeats)
     ticket = Ticket(asker, prints)
     if not found:
         return Judged((), ticket)
@@ -121,6 +129,12 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
     if judged.refusal is not None:
         memory.answered(ticket, failed=True)
     return judged
+
+
+def standing(policy: LoopPolicy, memory: Memory, facts: Facts) -> tuple[Finding, ...]:
+    """What is wrong with where a request stands: its path, and the counters of its run where they are given."""
+    own = policy.of(facts.agent)
+    return tuple(_finding(own, memory, facts, each) for each in _standing(own, facts))
 
 
 def refused(finding: Finding, facts: Facts) -> Refused:
@@ -159,7 +173,7 @@ class _Passed:
     who: tuple[str, ...] = ()
     since_s: float | None = None
     tools: tuple[str, ...] = ()
-    strangers: bool = False  # of no run, and a question of its own: others may have asked the same
+    strangers: bool = False  # of no run, or a question without an answer: samples, tests and batches ask the same
 
 
 def _asked(own: LoopPolicy, facts: Facts) -> Asked | None:
@@ -170,6 +184,16 @@ def _asked(own: LoopPolicy, facts: Facts) -> Asked | None:
         return None
     asked = open_request(facts.protocol, facts.body)
     return asked if asked is not None and asked.turns else None
+
+
+def _all(facts: Facts) -> Callable[[], Sequence[Raw]]:
+    """All turns of a request of which only the last were cut."""
+
+    def turns() -> Sequence[Raw]:
+        asked = open_request(facts.protocol, facts.body or b"", whole=True)
+        return asked.turns if asked is not None else ()
+
+    return turns
 
 
 def _standing(own: LoopPolicy, facts: Facts) -> Iterable[_Passed]:
@@ -219,7 +243,8 @@ def _again(
             yield _Passed("max_repeats", near.times, most, what, near.agents, near.since_s, strangers=strangers)
         elif near.times >= _NEAR_TIMES * most:
             what = f"a request that differs only in its numbers went out {near.times} times before"
-            yield _Passed("max_repeats", near.times, _NEAR_TIMES * most, what, near.agents, near.since_s)
+            limit = _NEAR_TIMES * most
+            yield _Passed("max_repeats", near.times, limit, what, near.agents, near.since_s, strangers=strangers)
     most = own.max_rounds_without_news
     if most is not None and len(agents) > 1 and rounds >= most * len(agents):
         count = rounds // len(agents)
@@ -262,7 +287,7 @@ def _line(own: LoopPolicy, each: Repeats) -> _Passed | None:
 def _finding(own: LoopPolicy, memory: Memory, facts: Facts, passed: _Passed) -> Finding:
     guard, agent = passed.guard, facts.agent
     action = own.action(guard)
-    if passed.strangers and action == "refuse":
+    if passed.strangers and guard not in own.actions:
         action = "warn"
     agents = tuple(filter(None, passed.who)) or ((agent,) if agent else ())
     remedy = _remedy(passed, agent)

@@ -42,11 +42,15 @@ def nothing_allowed(_tool: str) -> bool:
 
 
 def look(
-    turns: Sequence[msgspec.Raw], allowed: Callable[[str], bool] = nothing_allowed, times: int = 3
+    turns: Sequence[msgspec.Raw],
+    allowed: Callable[[str], bool] = nothing_allowed,
+    times: int = 3,
+    all_turns: Callable[[], Sequence[msgspec.Raw]] | None = None,
 ) -> tuple[Repeats, ...]:
     """What the last turns repeat; empty for nearly all requests. Counts only, the policy draws the lines.
 
-    ``times`` is from how many times on it is of interest.
+    ``times`` is from how many times on it is of interest; ``all_turns`` is asked for where those given are only the
+    last ones and the loop began before them.
     """
     if len(turns) < FEWEST_TURNS or not _may_repeat(turns, times - 1):
         return ()
@@ -54,7 +58,8 @@ def look(
     if len(items) < 3:
         return ()
     found = _Tail(items, allowed).repeats()
-    if len(turns) > FIRST_LOOK_TURNS and any(each.turns > len(items) - _PERIOD for each in found):
+    if (all_turns or len(turns) > FIRST_LOOK_TURNS) and any(each.turns > len(items) - _PERIOD for each in found):
+        turns = turns if all_turns is None else all_turns()
         found = _Tail(read_items(turns, LAST_TURNS), allowed).repeats()
     return found
 

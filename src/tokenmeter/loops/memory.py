@@ -4,12 +4,17 @@ Bounded in number and in age, whatever comes by: the oldest is forgotten first. 
 
 The same request counts again only when it begins while none of its like is under way: a loop waits for its answer,
 samples that are drawn side by side do not. A request that failed doesn't count, for a retry is no loop.
+
+An answer may be told from a finalizer, which can interrupt any line here, in the same thread: it never waits, it only
+leaves a note that the next request reads. A child of a fork starts with a lock of its own.
 """
 
 from __future__ import annotations
 
+import os
 import threading
-from collections import OrderedDict
+import weakref
+from collections import OrderedDict, deque
 from typing import Final, NamedTuple
 
 from msgspec import Struct
@@ -54,6 +59,9 @@ class Known(NamedTuple):
     runs_in_minute: int = 0
 
 
+_UNKNOWN: Final = Known()
+
+
 class _Entry(Struct, gc=False):
     """Requests that are nearly the same, one row of rounds; the last of them in the words it had."""
 
@@ -87,100 +95,163 @@ class _Minute(Struct, gc=False):
         return self.current + int(self.before * max(0.0, 1 - passed / 60))
 
 
+_memories: weakref.WeakSet[Seen] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for seen in list(_memories):
+        seen.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class Seen:
-    """The memory of one process. All methods take a short lock."""
+    """The memory of one process. All methods but `end` take a short lock.
+
+    A method that interrupts another one of the same thread finds the tables half written: it leaves them alone and
+    says that nothing is known.
+    """
 
     def __init__(self, max_prints: int = 8_192, max_agents: int = 1_024, max_runs: int = 4_096) -> None:
         self._max_prints = max_prints
         self._max_agents = max_agents
         self._max_runs = max_runs
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._inside = False  # somebody who holds the lock is at work
+        self._ended: deque[tuple[int, int, bool]] = deque(maxlen=65_536)  # answers that no request has read yet
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._calls: OrderedDict[str, _Minute] = OrderedDict()
         self._runs_begun: OrderedDict[str, _Minute] = OrderedDict()
         self._runs: OrderedDict[int, None] = OrderedDict()
         self._quiet: OrderedDict[int, tuple[int, tuple[str, ...]]] = OrderedDict()
         self._brakes: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        _memories.add(self)
 
     def begin(self, asker: Asker, prints: Prints | None, window_s: float) -> Known:
         """Count a request that is about to go out; what was known before it."""
         agent, run, at_s = asker.agent or "", asker.run, asker.at_s
         with self._lock:
-            calls = self._minute(self._calls, agent)
-            calls_before = calls.at(at_s)
-            calls.current += 1
-            runs_before = 0
-            if run is not None and self._is_new_run(run, agent):
-                runs = self._minute(self._runs_begun, agent)
-                runs_before = runs.at(at_s)
-                runs.current += 1
-            if prints is None:
-                return Known(calls_in_minute=calls_before, runs_in_minute=runs_before)
-            exact, near = self._count(prints, asker, window_s)
-            return Known(exact, near, calls_before, runs_before)
+            if self._inside:
+                return _UNKNOWN
+            try:
+                self._inside = True
+                if self._ended:
+                    self._read_ended()
+                calls = self._minute(self._calls, agent)
+                calls_before = calls.at(at_s)
+                calls.current += 1
+                runs_before = 0
+                if run is not None and self._is_new_run(run, agent):
+                    runs = self._minute(self._runs_begun, agent)
+                    runs_before = runs.at(at_s)
+                    runs.current += 1
+                if prints is None:
+                    return Known(calls_in_minute=calls_before, runs_in_minute=runs_before)
+                exact, near = self._count(prints, asker, window_s)
+                return Known(exact, near, calls_before, runs_before)
+            finally:
+                self._inside = False
 
     def note(self, asker: Asker, prints: Prints, ticked: int) -> int:
         """How often the request went out before but for times and the like, as far as anybody looked that closely."""
         with self._lock:
-            entry = self._entries.get(prints.near ^ asker.owner)
-            if entry is None:
+            if self._inside:
                 return 0
-            if entry.ticked != ticked:
-                entry.ticked, entry.ticked_times = ticked, 0
-            if entry.ticked_round != entry.times:
-                entry.ticked_round = entry.times
-                entry.ticked_times += 1
-            return entry.ticked_times - 1
+            try:
+                self._inside = True
+                entry = self._entries.get(prints.near ^ asker.owner)
+                if entry is None:
+                    return 0
+                if entry.ticked != ticked:
+                    entry.ticked, entry.ticked_times = ticked, 0
+                if entry.ticked_round != entry.times:
+                    entry.ticked_round = entry.times
+                    entry.ticked_times += 1
+                return entry.ticked_times - 1
+            finally:
+                self._inside = False
 
     def turn(self, asker: Asker) -> tuple[int, tuple[str, ...]]:
         """How many requests of a run in a row brought nothing new, this one among them, and which agents made them."""
         with self._lock:
-            owner, agent = asker.owner, asker.agent or ""
-            count, agents = self._quiet.pop(owner, _NO_TURNS)
-            if agent not in agents and len(agents) < _MAX_AGENTS_KEPT:
-                agents = (*agents, agent)
-            self._quiet[owner] = count + 1, agents
-            if len(self._quiet) > self._max_runs:
-                self._quiet.popitem(last=False)
-            return count + 1, agents
+            if self._inside:
+                return _NO_TURNS
+            try:
+                self._inside = True
+                owner, agent = asker.owner, asker.agent or ""
+                count, agents = self._quiet.pop(owner, _NO_TURNS)
+                if agent not in agents and len(agents) < _MAX_AGENTS_KEPT:
+                    agents = (*agents, agent)
+                self._quiet[owner] = count + 1, agents
+                if len(self._quiet) > self._max_runs:
+                    self._quiet.popitem(last=False)
+                return count + 1, agents
+            finally:
+                self._inside = False
 
     def news(self, asker: Asker) -> tuple[int, tuple[str, ...]]:
         """A request of a run brought something new."""
         if self._quiet:
             with self._lock:
-                self._quiet.pop(asker.owner, None)
+                if not self._inside:
+                    try:
+                        self._inside = True
+                        self._quiet.pop(asker.owner, None)
+                    finally:
+                        self._inside = False
         return _NO_TURNS
 
     def end(self, asker: Asker, prints: Prints | None, failed: bool) -> None:
-        """A request that began has its answer, or failed; a refused one failed."""
-        if prints is None:
-            return
+        """A request that began has its answer, or failed; a refused one failed. Never waits for anybody."""
+        if prints is not None:
+            self._ended.append((prints.near ^ asker.owner, prints.exact, failed))
+
+    def brake(self, what: str, at_s: float, first_s: float = 0.5, most_s: float = 30.0) -> float:
+        """How long to pause now: twice as long as the last time, from the start after a quiet minute."""
         with self._lock:
-            entry = self._entries.get(prints.near ^ asker.owner)
+            if self._inside:
+                return first_s
+            try:
+                self._inside = True
+                times, last_s = self._brakes.pop(what, (0, at_s))
+                if at_s - last_s > 60 + most_s:
+                    times = 0
+                self._brakes[what] = (times + 1, at_s)
+                if len(self._brakes) > self._max_agents:
+                    self._brakes.popitem(last=False)
+            finally:
+                self._inside = False
+        return float(min(most_s, first_s * 2 ** min(times, 16)))
+
+    def renew(self) -> None:
+        """In a child of a fork: the threads that held the lock or wait for an answer are not there."""
+        self._lock = threading.RLock()
+        self._inside = False
+        self._ended.clear()
+        for entry in self._entries.values():
+            entry.open = 0
+
+    def __len__(self) -> int:
+        kept = (self._entries, self._calls, self._runs_begun, self._runs, self._quiet, self._brakes)
+        return sum(len(each) for each in kept)
+
+    def _read_ended(self) -> None:
+        """What became of the requests that ended since the last one began."""
+        ended, entries = self._ended, self._entries
+        while ended:
+            key, exact, failed = ended.popleft()
+            entry = entries.get(key)
             if entry is None:
-                return
+                continue
             entry.open = max(0, entry.open - 1)
             if failed and entry.open == 0:
                 entry.times = max(0, entry.times - 1)
                 entry.ticked_times = max(0, entry.ticked_times - 1)
                 entry.ticked_round = -1
-                if entry.exact == prints.exact:
+                if entry.exact == exact:
                     entry.exact_times = max(0, entry.exact_times - 1)
-
-    def brake(self, what: str, at_s: float, first_s: float = 0.5, most_s: float = 30.0) -> float:
-        """How long to pause now: twice as long as the last time, from the start after a quiet minute."""
-        with self._lock:
-            times, last_s = self._brakes.pop(what, (0, at_s))
-            if at_s - last_s > 60 + most_s:
-                times = 0
-            self._brakes[what] = (times + 1, at_s)
-            if len(self._brakes) > self._max_agents:
-                self._brakes.popitem(last=False)
-        return float(min(most_s, first_s * 2 ** min(times, 16)))
-
-    def __len__(self) -> int:
-        kept = (self._entries, self._calls, self._runs_begun, self._runs, self._quiet, self._brakes)
-        return sum(len(each) for each in kept)
 
     def _minute(self, minutes: OrderedDict[str, _Minute], agent: str) -> _Minute:
         found = minutes.get(agent)

@@ -74,7 +74,9 @@ class LoopPolicy:
         max_runs_per_minute: runs that one agent begins in any minute, in this process.
         max_repeats: how often the same may be done with nothing new in between: the same request sent by one run,
             the same tool call with the same arguments and the same result in one conversation. What differs only in
-            a time, an id that is drawn at random or a counter is the same.
+            a time, an id that is drawn at random or a counter is the same. A question that has no answer in it yet is
+            often meant to be asked again (samples, tests, batches): its repeats are warned of, and refused only where
+            ``actions`` says so.
         max_rounds_without_news: rounds of two speakers, or of agents that take turns, in which nobody says anything
             new.
         max_polls: the same tool call in a row while its results change.
@@ -87,10 +89,10 @@ class LoopPolicy:
 
     max_depth: int | None = 10
     max_visits: int | None = 3
-    max_calls_per_run: int | None = 2_000
+    max_calls_per_run: int | None = 5_000
     max_usd_per_run: Decimal | str | float | None = Decimal(100)
-    max_calls_per_minute: int | None = 3_000
-    max_runs_per_minute: int | None = 1_000
+    max_calls_per_minute: int | None = 60_000
+    max_runs_per_minute: int | None = 6_000
     max_repeats: int | None = 3
     max_rounds_without_news: int | None = 3
     max_polls: int | None = 24

@@ -80,6 +80,7 @@ class Metrics:
         )
         self._cost = meter.create_counter(n.COST_METRIC, unit="USD", description="Cost of the calls")
         self._refusals = meter.create_counter(n.REFUSALS_METRIC, unit="{call}", description="Calls not sent")
+        self._loops = meter.create_counter(n.LOOPS_METRIC, unit="{call}", description="Findings of loop guards")
         meter.create_observable_counter(
             n.DROPPED_METRIC,
             callbacks=[_on_collection],
@@ -143,6 +144,8 @@ class Metrics:
         if isinstance(row, _CostOnly):
             row = row.row
         base = self._base(row)
+        for guard in row.guards:
+            self._loops.add(1, {**base, n.LOOP_GUARDS: guard})
         if row.status == "refused":
             self._refusals.add(1, {**base, n.ERROR_TYPE: row.error_type or "refused"})
             return

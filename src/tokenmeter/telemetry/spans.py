@@ -22,9 +22,10 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 from opentelemetry.util.types import AttributeValue
 
+from tokenmeter.budgets.runs import guard_of
 from tokenmeter.budgets.thresholds import Crossing
 from tokenmeter.effects import Record
-from tokenmeter.errors import BudgetExceeded
+from tokenmeter.errors import BudgetExceeded, LoopDetected
 from tokenmeter.notes import Call
 from tokenmeter.record import CallRecord
 from tokenmeter.telemetry import names as n
@@ -211,20 +212,27 @@ def _usage(out: dict[str, AttributeValue], row: CallRecord) -> None:
 def _budgets(out: dict[str, AttributeValue], call: Call, row: CallRecord) -> None:
     if row.output_cap is not None:
         out[n.BUDGET_OUTPUT_CAP] = row.output_cap
-    if call.claims:
-        out[n.BUDGET_NAMES] = [claim.budget.name or "" for claim in call.claims]
-    if call.held is not None:
-        out[n.BUDGET_REMAINING] = [_left(state.posted, state.held, state.limit) for state in call.held.states]
+    names = [claim.budget.name for claim in call.claims if guard_of(claim) is None]
+    if names:
+        out[n.BUDGET_NAMES] = names
+    if names and call.held is not None:
+        states = call.held.states[: len(names)]  # the counters of the run stand behind the budgets
+        out[n.BUDGET_REMAINING] = [_left(state.posted, state.held, state.limit) for state in states]
         if call.worst_nanos is not None:
             out[n.BUDGET_HELD_USD] = call.worst_nanos / 1e9
     if row.warned:
         out[n.BUDGET_WARNED] = list(row.warned)
+    if row.guards:
+        out[n.LOOP_GUARDS] = list(row.guards)
     if row.downgraded_from is not None:
         out[n.BUDGET_DOWNGRADED_FROM] = row.downgraded_from
         out[n.REQUEST_MODEL] = row.model or ""
     refusal = call.refusal
     if refusal is not None:
         out[n.REFUSAL_REASON] = refusal.reason
+        if isinstance(refusal, LoopDetected):
+            out[n.LOOP_COUNT] = float(refusal.count or 0)
+            out[n.LOOP_LIMIT] = float(refusal.limit or 0)
         if isinstance(refusal, BudgetExceeded):
             out[n.REFUSAL_BUDGET] = refusal.budget
             out[n.REFUSAL_SCOPE] = refusal.scope
