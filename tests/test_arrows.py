@@ -15,6 +15,8 @@ SOURCE = Path(tokenmeter.__file__).parent
 GROUPS: list[list[str]] = [
     ["tokenmeter.cli"],
     ["tokenmeter.testing"],
+    ["tokenmeter.report"],
+    ["tokenmeter.outcomes"],
     ["tokenmeter"],
     ["tokenmeter.meter"],
     ["tokenmeter.config"],
@@ -26,6 +28,8 @@ GROUPS: list[list[str]] = [
         "tokenmeter.budgets.leases",
         "tokenmeter.telemetry",
         "tokenmeter.ledger",
+        "tokenmeter.outcomes.kinds",
+        "tokenmeter.outcomes.sink",
     ],
     ["tokenmeter.call", "tokenmeter.charging", "tokenmeter.holding", "tokenmeter.effects", "tokenmeter.notes"],
     ["tokenmeter.record"],

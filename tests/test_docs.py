@@ -65,7 +65,7 @@ def _page_name(page: Path) -> str:
 )
 def test_the_python_of_a_page_runs(page: Path) -> None:
     found = [block for block in blocks(page) if block.language == "python"]
-    for module in ("openai", "anthropic", "httpx", "opentelemetry.sdk"):
+    for module in ("openai", "anthropic", "httpx", "mcp", "opentelemetry.sdk"):
         if any(re.search(rf"^(from|import) {re.escape(module)}\b", block.text, re.MULTILINE) for block in found):
             pytest.importorskip(module)
     todo = [(block.line, block.text, block.text.startswith(CONTINUED)) for block in found]

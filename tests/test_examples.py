@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 SAYS = {
+    "agent_chatter.py": ["stopped by max_repeats after 5 calls"],
     "anthropic_messages.py": ["2000 tokens in, 1800 of them from the cache, $0.00", "'billing': $0.00"],
     "async_agents.py": [
         "refused at depth 3: planner → helper → worker",
@@ -34,6 +35,7 @@ SAYS = {
         "1 refused; the provider saw 2 requests",
     ],
     "streaming.py": ["30 tokens in, 9 out, 0 estimated", "abandoned: 1 call charged, 1 estimated: $0.0"],
+    "triage_cycle.py": ["stopped by max_repeats after 3 calls"],
 }
 
 

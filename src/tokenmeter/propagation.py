@@ -7,24 +7,37 @@ signed can't be forged; what comes without a lineage, or with a bad one, is a ru
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextvars import Context as Variables
+from contextvars import ContextVar, Token, copy_context
 from types import TracebackType
 from typing import Any, TypeVar
+
+from opentelemetry import baggage
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
 
 from tokenmeter import attribution, wire
 from tokenmeter.attribution import Scope
 from tokenmeter.errors import ConfigError
 from tokenmeter.loops import carriers
 from tokenmeter.loops.carriers import Arrival
-from tokenmeter.loops.lineage import Keys, Lineage, shortened
+from tokenmeter.loops.lineage import Keys, Lineage, encode, shortened
+from tokenmeter.wire.hosts import provider_of
 
 logger = logging.getLogger("tokenmeter")
 
 MAX_AGE_S = 86_400.0
+
+# Hosts of providers at which customers run services of their own.
+_OF_CUSTOMERS = (".modal.run", ".modal.direct", ".azure-api.net")
+
+_entered: ContextVar[tuple[Token[Context], ...]] = ContextVar("tokenmeter-continued", default=())
 
 C = TypeVar("C")
 LineageKeys = Keys | Mapping[str, bytes] | bytes | None
@@ -62,26 +75,29 @@ def extract(carrier: carriers.Carrier, *, keys: LineageKeys = None) -> Continued
 
 
 class Continued:
-    """What `extract` returns. ``lineage`` is what came, or None; ``verdict`` says why."""
+    """What `extract` returns. ``lineage`` is what came, or None; ``verdict`` says why.
 
-    __slots__ = ("_tokens", "lineage", "verdict")
+    It may be entered any number of times, also nested and by several threads or tasks at once.
+    """
+
+    __slots__ = ("lineage", "verdict")
 
     def __init__(self, found: Arrival) -> None:
         self.lineage = found.lineage
         self.verdict = found.verdict
-        self._tokens: list[Any] = []
 
     def __enter__(self) -> Scope:
         scope = attribution.current() if self.lineage is None else _scope(self.lineage)
-        fresh = attribution.in_force(scope)
-        fresh.__enter__()
-        self._tokens.append(fresh)
+        context = _without_lineage(attribution.carry(scope))
+        _entered.set((*_entered.get(), otel_context.attach(context)))
         return scope
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._tokens.pop().__exit__(kind, error, trace)
+        *outer, token = _entered.get()
+        _entered.set(tuple(outer))
+        otel_context.detach(token)
 
     async def __aenter__(self) -> Scope:
         return self.__enter__()
@@ -108,47 +124,51 @@ class AsgiMiddleware:
 
 
 class WsgiMiddleware:
-    """Goes on with the run that each request of a WSGI application brings, also while its answer is iterated."""
+    """Goes on with the run that each request of a WSGI application brings, also while its answer is iterated.
+
+    Each request has context variables of its own: what the application sets in them stays until its answer is closed,
+    whatever the server does in between.
+    """
 
     def __init__(self, app: Callable[..., Iterable[bytes]], *, keys: LineageKeys = None) -> None:
         self._app = app
         self._keys = _keys(keys)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        run = extract(environ, keys=self._keys)
-        with run:
-            answer = self._app(environ, start_response)
+        variables = copy_context()
+        variables.run(extract(environ, keys=self._keys).__enter__)
+        answer = variables.run(self._app, environ, start_response)
         if isinstance(answer, list | tuple):
             return answer
-        return _WithinRun(answer, run)
+        return _WithinRun(answer, variables)
 
 
 class _WithinRun:
     """The body of a WSGI answer, made within its run."""
 
-    def __init__(self, answer: Iterable[bytes], run: Continued) -> None:
+    def __init__(self, answer: Iterable[bytes], variables: Variables) -> None:
         self._answer = answer
-        self._pieces = iter(answer)
-        self._run = run
+        self._variables = variables
+        self._pieces = variables.run(iter, answer)
 
     def __iter__(self) -> _WithinRun:
         return self
 
     def __next__(self) -> bytes:
-        with self._run:
-            return next(self._pieces)
+        return self._variables.run(next, self._pieces)
 
     def close(self) -> None:
         close = getattr(self._answer, "close", None)
         if close is not None:
-            with self._run:
-                close()
+            self._variables.run(close)
 
 
 def injecting(client: C, *, keys: LineageKeys = None) -> C:
     """Have an httpx or httpx2 client, sync or async, inject the run into each of its requests; the same client.
 
-    For clients of one's own services. A model provider is never told: model calls are left as they are.
+    For clients of one's own services. A model provider is never told: model calls, and whatever goes to a host that
+    is known to be a provider's, carry no lineage. Where the OpenTelemetry context has baggage, an instrumentation
+    further in writes that in place of ours; so the lineage is put beside it while the request is out.
 
     Raises:
         ConfigError: this is no such client.
@@ -160,17 +180,74 @@ def injecting(client: C, *, keys: LineageKeys = None) -> C:
     signing = _keys(keys)
 
     def write(request: Any) -> None:
-        if wire.recognise(request.method, request.url.host, request.url.path) is not None:
-            return  # a model call: its provider is not told
-        carriers.inject(request.headers, _lineage(), signing)
+        if _is_for_a_provider(request):
+            _take_off(request.headers)  # a redirect may have led here
+        else:
+            carriers.inject(request.headers, _lineage(), signing)
 
     async def write_async(request: Any) -> None:
         write(request)
 
     is_async = inspect.iscoroutinefunction(getattr(client, "send", None))
     hook = write_async if is_async else write
-    client.event_hooks = {**hooks, "request": [*hooks["request"], hook]}  # type: ignore[attr-defined]
+    sending: Any = client
+    sending.event_hooks = {**hooks, "request": [*hooks["request"], hook]}
+    own = vars(client).get("send")
+
+    def further_in(*args: Any, **kwargs: Any) -> Any:
+        # A patch of the class that comes later must find its request here too.
+        return type(sending).send(sending, *args, **kwargs) if own is None else own(*args, **kwargs)
+
+    def send(request: Any, *args: Any, **kwargs: Any) -> Any:
+        with _beside_baggage(request, signing):
+            return further_in(request, *args, **kwargs)
+
+    async def send_async(request: Any, *args: Any, **kwargs: Any) -> Any:
+        with _beside_baggage(request, signing):
+            return await further_in(request, *args, **kwargs)
+
+    sending.send = send_async if is_async else send
     return client
+
+
+def _is_for_a_provider(request: Any) -> bool:
+    """Whether this is a model call, or goes to a host that is known to be a provider's."""
+    url = request.url
+    if wire.recognise(request.method, url.host, url.raw_path.partition(b"?")[0].decode("ascii")) is not None:
+        return True
+    return provider_of(url.host) is not None and not url.host.endswith(_OF_CUSTOMERS)
+
+
+def _take_off(headers: MutableMapping[str, str]) -> None:
+    """Take the lineage off headers, and leave the baggage of others."""
+    found = headers.get(carriers.BAGGAGE, "")
+    if carriers.KEY in found:
+        rest = carriers.without(found)
+        if rest:
+            headers[carriers.BAGGAGE] = rest
+        else:
+            del headers[carriers.BAGGAGE]
+
+
+@contextlib.contextmanager
+def _beside_baggage(request: Any, keys: Keys | None) -> Iterator[None]:
+    """Have the lineage in the context's baggage while a request is out, if there is any that would be sent."""
+    here = otel_context.get_current()
+    if not baggage.get_all(here) or _is_for_a_provider(request):
+        yield
+        return
+    token = otel_context.attach(baggage.set_baggage(carriers.KEY, encode(_lineage(), keys), here))
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
+
+
+def _without_lineage(context: Context) -> Context:
+    """A context whose baggage has no lineage, which OpenTelemetry read from the request: it is that of the caller."""
+    if baggage.get_baggage(carriers.KEY, context) is None:
+        return context
+    return baggage.remove_baggage(carriers.KEY, context)
 
 
 def _lineage() -> Lineage:
@@ -193,7 +270,15 @@ def _scope(lineage: Lineage) -> Scope:
 def _keys(keys: LineageKeys) -> Keys | None:
     if keys is None or isinstance(keys, Keys):
         return keys
-    return Keys({"key": keys} if isinstance(keys, bytes) else keys)
+    if isinstance(keys, bytes):
+        return Keys({"key": keys})
+    named: object = keys
+    if not isinstance(named, Mapping):
+        raise ConfigError(
+            f"keys is a {type(named).__name__}; give bytes, such as secrets.token_bytes(32), or bytes by name: "
+            '{"2026-11": secrets.token_bytes(32)}'
+        )
+    return Keys(keys)
 
 
 def _report(found: Arrival) -> None:

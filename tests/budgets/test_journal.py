@@ -343,3 +343,28 @@ def test_kill_minus_nine(tmp_path: Path) -> None:
     assert Journal(tmp_path).replay(store) >= said
     assert store.heard[: said + 1] == [str(n) for n in range(len(store.heard[: said + 1]))]
     assert store.books()[0].resets_at == 1e9
+
+
+def test_a_journal_that_is_just_begun_is_not_taken_for_a_dead_one(tmp_path: Path) -> None:
+    """Others look for what dead processes left while one makes its files."""
+    over = threading.Event()
+
+    def look() -> None:
+        heir = Journal(tmp_path)
+        while not over.is_set():
+            heir.replay_dead(Listening())
+
+    lookers = [threading.Thread(target=look) for _ in range(3)]
+    for each in lookers:
+        each.start()
+    written = []
+    for number in range(200):
+        journal = Journal(tmp_path)
+        written.append(journal.put(posting(f"e{number}", (claim(),), (1,))))
+        journal.forget(f"e{number}")
+        journal.close()
+    over.set()
+    for each in lookers:
+        each.join()
+    assert all(written)
+    assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.shared_books import SharedBooks, command
 from tests.support.redis_server import RedisServer, missing
-from tokenmeter.budgets import Need, Pause
+from tokenmeter.budgets import Need, Pause, open_store
 from tokenmeter.budgets.journal import Journal, Write
 from tokenmeter.cli import main
 from tokenmeter.cli.doctor import journals, libraries, prices, store, telemetry
@@ -120,6 +120,18 @@ def test_a_store_that_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
     assert "can't be reached" in found["found"]
     assert "look whether the server is up" in found["remedy"]
     assert "s3cret" not in json.dumps(found)
+
+
+def test_a_store_that_lost_its_data(
+    redis_server: RedisServer, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("redis")
+    url = f"{redis_server.url}?tenant=lost&state_dir={elsewhere}"
+    open_store(url).close()
+    redis_server.flush()
+    found = examined(capsys, "--store", url, status=1)["store"]
+    assert "no longer has the budgets" in found["found"]
+    assert "tokenmeter accept-loss" in found["remedy"]
 
 
 def test_an_address_that_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from tokenmeter.cli import _parser, main
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 REFERENCE = (DOCS / "reference" / "cli.md").read_text(encoding="utf-8")
 GUIDE = (DOCS / "how-to" / "operate-budgets.md").read_text(encoding="utf-8")
-OPERATOR = ("budgets", "grant", "pause", "resume", "doctor")
+OPERATOR = ("budgets", "grant", "pause", "resume", "accept-loss", "doctor")
 
 
 def _lines() -> list[str]:

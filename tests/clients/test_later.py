@@ -131,3 +131,36 @@ def test_a_forked_child_leaves_what_waits_to_its_parent() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["child", "parent"]
+
+
+def test_who_finds_it_full_does_one_thing_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(later_module, "MAX_WAITING", 8)
+    later, done = Later(tick_s=LONG_S), list[int]()
+    for number in range(8):
+        later.put(lambda number=number: done.append(number))  # type: ignore[misc]
+    assert done == [0]
+    later.close()
+    assert done == list(range(8))
+
+
+def test_whoever_asks_is_not_kept_by_what_comes_meanwhile() -> None:
+    later, done = Later(tick_s=LONG_S), list[int]()
+
+    def again() -> None:
+        done.append(len(done))
+        if len(done) < 990:
+            later.put(again)
+
+    later.put(again)
+    assert later.flush()
+    assert done == [0]
+    for _ in range(10):
+        later.put(lambda: done.append(-1))
+    assert later.flush(0.0)  # there is no time
+    assert done == [0]
+    assert later.flush()
+    assert len(done) == 12
+    while later.flush():
+        pass
+    assert len(done) == 1000
+    later.close()

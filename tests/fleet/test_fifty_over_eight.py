@@ -15,7 +15,7 @@ from tokenmeter.budgets.assembly import assemble
 from tokenmeter.testing import Reply, ScriptedProvider
 
 PROCESSES, CALLERS, ADMITTED = 8, 50, 10
-BEFORE = 24  # calls of each process in a warm run
+BEFORE = size(8, 24)  # calls of each process in a warm run
 # What each of the eight has, as threads and tasks and streams in threads and in tasks: fifty in all.
 CROWDS = [(3, 2, 1), (2, 3, 1), *[(2, 2, 1)] * 6]
 INPUT, OUTPUT = "0.123457", "1.700003"  # odd figures: a rounding would show

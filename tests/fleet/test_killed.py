@@ -20,7 +20,7 @@ from tests.fleet.ledgers import Ledger, look
 from tokenmeter.budgets.assembly import assemble
 from tokenmeter.testing import Reply, Request, ScriptedProvider
 
-KILLS = size(12, 500)
+KILLS = size(6, 500)
 PROCESSES = 4
 INPUT, OUTPUT = Decimal("123.457"), Decimal("1700.003")  # nanodollars a token
 LIMIT = "0.004"  # some hundred calls

@@ -1,8 +1,8 @@
 """What the guards catch and what they stop for nothing: real runs replayed, and loops built from them.
 
-Run it as ``python -m tests.loops.evaluate [TRACES]``. Every assistant message of a run is an answer; the messages
-before it are the request. A loop counts as caught when one of its requests is refused under the default policy, and
-a clean run as stopped when one of its is.
+Run it as ``python -m tests.loops.evaluate [TRACES] [SEED]``. Every assistant message of a run is an answer; the
+messages before it are the request. A loop counts as caught when one of its requests is refused under the default
+policy, and a clean run as stopped when one of its is.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import gzip
 import json
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.loops.meant import KINDS, meant
 from tokenmeter.loops.guard import Facts, Finding, Memory, judge
 from tokenmeter.loops.policy import LoopPolicy
 
 TRACES = Path(__file__).parents[3] / "shared" / "traces" / "tau_airline.jsonl.gz"
+
+MOST_SHOWN = 12
 
 Message = dict[str, Any]
 Requests = Iterator[list[Message]]
@@ -80,6 +83,11 @@ def clean_runs(runs: list[dict[str, Any]]) -> list[Run]:
         )
         for number, run in enumerate(runs)
     ]
+
+
+def meant_runs(seed: int, each: int) -> Iterator[Run]:
+    for number, (kind, told) in enumerate(meant(seed, each)):
+        yield Run(f"{kind}-{number}-{seed}", kind, partial(prefixes, told))
 
 
 def steps_of(messages: list[Message]) -> list[int]:
@@ -161,6 +169,13 @@ def loops(runs: list[dict[str, Any]], seed: int, each: int = 40) -> Iterator[Run
         yield from built(f"counter in the arguments x{times}", counted)
         yield from built(f"time in the request x{times}", partial(resent, times=times, what="time"))
         yield from built(f"counter in the request x{times}", partial(resent, times=times, what="counter"))
+    for times in (4, 8):
+        for what in WRAPPED:
+            yield from built(f"{what} around the result x{times}", partial(wrapped, times=times, what=what))
+        for what in ("a terse counter", "a counter of no known name", "a mark"):
+            yield from built(f"{what} in the arguments x{times}", partial(argued, times=times, what=what))
+    for times in (4, 6, 12):
+        yield from built(f"status talk x{times}", partial(status_talk, times=times))
     for times in (6, 12):
         yield from built(f"paraphrased exchange x{times}", partial(paraphrased, times=times))
         yield from built(f"paraphrased request and step x{times}", partial(paraphrased_step, times=times))
@@ -267,6 +282,70 @@ def paraphrased_step(messages: list[Message], rng: random.Random, times: int) ->
     return lambda: prefixes(told)
 
 
+WRAPPED: dict[str, Callable[[str, int, int], str]] = {
+    "an epoch in JSON": lambda said, n, at: json.dumps({"data": said, "epoch": at + 17 * n}),
+    "milliseconds in JSON": lambda said, n, at: json.dumps({"at": (at + 17 * n) * 1000 + n * 7 % 1000, "result": said}),
+    "n in JSON": lambda said, n, at: json.dumps({"n": n, "result": said}),
+    "a counter in JSON": lambda said, n, at: json.dumps({"result": said, "counter": at % 50 + n}),
+    "a request number in JSON": lambda said, n, at: json.dumps({"request_no": at % 900 + n, "output": said}),
+    "milliseconds taken in JSON": lambda said, n, at: json.dumps({"output": said, "elapsed_ms": at * n * 37 % 900}),
+    "a bare number before": lambda said, n, at: f"{n} {said}",
+    "a number and a colon before": lambda said, n, at: f"{n}: {said}",
+    "a bare number behind": lambda said, n, at: f"{said} {n}",
+    "a bare number below": lambda said, n, at: f"{said}\n{at % 90 + n}",
+}
+
+
+def wrapped(messages: list[Message], rng: random.Random, times: int, what: str) -> Callable[[], Requests]:
+    """A step with something that goes on around its result."""
+    start, at = rng.randrange(1_780_000_000, 1_790_000_000), rng.choice(steps_of(messages))
+    told = messages[:at]
+    for number in range(1, times + 1):
+        first, second = again(messages[at : at + 2], rng)
+        second["content"] = WRAPPED[what](second["content"], number, start)
+        told = [*told, first, second]
+    return lambda: prefixes(told)
+
+
+def argued(messages: list[Message], rng: random.Random, times: int, what: str) -> Callable[[], Requests]:
+    """A step with something among its arguments that goes on."""
+    at, start = rng.choice(steps_of(messages)), rng.randrange(50)
+    key = rng.choice(["n", "_", "i", "cnt"] if what == "a terse counter" else ["foo", "pass_through", "lap", "go"])
+    told = messages[:at]
+    for number in range(1, times + 1):
+        first, second = again(messages[at : at + 2], rng)
+        function = first["tool_calls"][0]["function"]
+        args = json.loads(function["arguments"])
+        if what == "a mark":
+            name = next((name for name, value in args.items() if isinstance(value, str)), "note")
+            args[name] = f"{args.get(name, '')} (#{start + number})"
+        else:
+            args[key] = start + number
+        function["arguments"] = json.dumps(args)
+        told = [*told, first, second]
+    return lambda: prefixes(told)
+
+
+STATUS = {
+    "assistant": ["I'm still working on {}.", "{} is still in progress, please hold on.", "Still checking {} for you.",
+                  "No news on {} yet, one moment.", "Let me look into {} again.", "I am waiting for {}, bear with me."],
+    "user": ["Any update on {}?", "How is {} going?", "Is {} done yet?", "Please keep me posted on {}.",
+             "Still waiting for {}.", "OK, and {}?"],
+}  # fmt: skip
+TOPICS = ["the refund", "your booking", "the seat change", "the baggage claim", "the report", "that flight"]
+
+
+def status_talk(messages: list[Message], rng: random.Random, times: int) -> Callable[[], Requests]:
+    """Two who keep each other waiting, in ever other words."""
+    told = messages[: rng.choice(exchanges_of(messages))]
+    topic = rng.choice(TOPICS)
+    for _ in range(times):
+        for who in ("assistant", "user"):
+            said = rng.choice(STATUS[who]).format(topic)
+            told.append({"role": who, "content": said[0].upper() + said[1:]})
+    return lambda: prefixes(told)
+
+
 @dataclass(frozen=True)
 class Figures:
     """Of one evaluation: runs and how many of them were stopped, by kind."""
@@ -274,27 +353,38 @@ class Figures:
     by_kind: dict[str, tuple[int, int]]
     runs: list[Run]
 
+    def of(self, kinds: Collection[str]) -> tuple[int, int]:
+        """How many runs there were of some kinds, and how many were stopped."""
+        counts = [self.by_kind.get(kind, (0, 0)) for kind in kinds]
+        return sum(total for total, _ in counts), sum(stopped for _, stopped in counts)
+
+    @property
+    def looping(self) -> tuple[int, int]:
+        return self.of([kind for kind in self.by_kind if kind not in CLEAN])
+
     @property
     def recall(self) -> float:
-        looping = [of for kind, of in self.by_kind.items() if kind not in {"solved", "failed"}]
-        return sum(stopped for _, stopped in looping) / max(1, sum(all_of for all_of, _ in looping))
+        total, stopped = self.looping
+        return stopped / max(1, total)
 
     @property
     def precision(self) -> float:
-        """Of all that was stopped, what loops; a run that was solved and stopped is not one, a failed one may be."""
-        looping = sum(stopped for kind, (_, stopped) in self.by_kind.items() if kind not in {"solved", "failed"})
-        return looping / max(1, looping + self.by_kind.get("solved", (0, 0))[1])
+        """Of all that was stopped, what loops; of the real runs only one that was solved is surely none."""
+        stopped = self.looping[1]
+        return stopped / max(1, stopped + self.of([*KINDS, "solved"])[1])
 
     @property
     def precision_if_no_failed_run_loops(self) -> float:
-        looping = sum(stopped for kind, (_, stopped) in self.by_kind.items() if kind not in {"solved", "failed"})
-        clean = sum(self.by_kind.get(kind, (0, 0))[1] for kind in ("solved", "failed"))
-        return looping / max(1, looping + clean)
+        stopped = self.looping[1]
+        return stopped / max(1, stopped + self.of(CLEAN)[1])
+
+
+CLEAN = frozenset({"solved", "failed", *KINDS})
 
 
 def evaluate(runs: list[dict[str, Any]], seed: int = 1, each: int = 40, policy: LoopPolicy | None = None) -> Figures:
     memory = Memory(b"evaluation")
-    mixed = [*clean_runs(runs), *loops(runs, seed, each)]
+    mixed = [*clean_runs(runs), *loops(runs, seed, each), *meant_runs(seed, each)]
     random.Random(seed).shuffle(mixed)
     by_kind: dict[str, tuple[int, int]] = {}
     for run in mixed:
@@ -306,17 +396,18 @@ def evaluate(runs: list[dict[str, Any]], seed: int = 1, each: int = 40, policy: 
 
 def main(path: Path, seed: int) -> None:
     figures = evaluate(load(path), seed)
-    print(f"{'kind':44} {'runs':>5} {'stopped':>8}")
-    for kind, (total, stopped) in figures.by_kind.items():
-        print(f"{kind:44} {total:5} {stopped:8} {stopped / total:8.2f}")
+    for title, clean in (("loops", False), ("meant work and real runs", True)):
+        print(f"\n{title:44} {'runs':>5} {'stopped':>8}")
+        for kind, (total, stopped) in figures.by_kind.items():
+            if (kind in CLEAN) is clean:
+                print(f"{kind:44} {total:5} {stopped:8} {stopped / total:8.2f}")
     print(
-        f"precision {figures.precision:.3f} (with failed runs as clean: {figures.precision_if_no_failed_run_loops:.3f})"
+        f"\nprecision {figures.precision:.3f} "
+        f"(with failed runs as clean: {figures.precision_if_no_failed_run_loops:.3f}), recall {figures.recall:.3f}"
     )
-    print(f"recall {figures.recall:.3f}")
-    print("\nreal runs that were stopped:")
-    for run in figures.runs:
-        if run.kind in {"solved", "failed"} and run.stopped is not None:
-            print(f"  {run.name}, request {run.at}: {run.stopped.message}\n    {run.stopped.evidence}")
+    for run in [each for each in figures.runs if each.kind in CLEAN and each.stopped][:MOST_SHOWN]:
+        if run.stopped is not None:
+            print(f"\nstopped for nothing: {run.name}, request {run.at}: {run.stopped.message}")
 
 
 if __name__ == "__main__":

@@ -117,8 +117,10 @@ def test_questions_of_strangers_only_warn() -> None:
     desk = Desk(agent=None, run=None, path=())
     judged = [desk.send(prompt("hi")) for _ in range(5)]
     assert [[each.action for each in found.findings] for found in judged] == [[], [], [], ["warn"], ["warn"]]
-    told = [desk.tell([ASK, Say("assistant", "Where to?"), Say("user", "Seattle")]) for _ in range(4)]
-    assert [found.action for found in told[-1].findings] == ["refuse"]
+    talk = [ASK, Say("assistant", "Where to?"), Say("user", "Seattle")]
+    for run, action in ((None, "warn"), ("r", "refuse")):
+        told = [desk.tell(talk, run=run) for _ in range(4)]
+        assert [found.action for found in told[-1].findings] == [action]
 
 
 def test_agents_that_take_turns_with_nothing_new() -> None:
@@ -139,7 +141,7 @@ def test_agents_that_take_turns_with_nothing_new() -> None:
         ({"path": tuple(f"a{n}" for n in range(11))}, "max_depth"),
         ({"path": ("desk",), "depth": 11}, "max_depth"),
         ({"path": ("desk", "b", "desk", "b", "desk", "b", "desk")}, "max_visits"),
-        ({"run_calls": 2_000}, "max_calls_per_run"),
+        ({"run_calls": 5_000}, "max_calls_per_run"),
         ({"run_usd": Decimal(100)}, "max_usd_per_run"),
     ],
 )

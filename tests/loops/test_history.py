@@ -90,12 +90,108 @@ def test_arguments_that_differ_only_in_what_is_none_of_the_question(dialect: str
     assert seen(dialect, [ASK, *steps])["same"] == 4
 
 
+ERROR = "Error: payment method not found"
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda n: json.dumps({"result": ERROR, "n": n}),
+        lambda n: json.dumps({"epoch": 1_790_000_000 + 17 * n, "result": ERROR}),
+        lambda n: json.dumps({"result": ERROR, "request_no": n}),
+        lambda n: json.dumps({"result": ERROR, "elapsed_ms": n * 37 % 100}),
+        lambda n: f"{n} {ERROR}",
+        lambda n: f"{n}: {ERROR}",
+        lambda n: f"{ERROR} {n}",
+        lambda n: f"[{n}] {ERROR}",
+        lambda n: f"{ERROR}\n{n}",
+        lambda n: f"[] {n}",
+        lambda n: json.dumps({"views": n, "found": LONG, "lap": n}),
+    ],
+)
+def test_a_counter_that_stands_apart_from_the_result(dialect: str, form: Any) -> None:
+    found = seen(dialect, [ASK, *(search(result=form(n)) for n in range(1, 5))])
+    assert found.get("same", 0) == (0 if "views" in form(1) else 4)
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda n: f"{n}",
+        lambda n: f"{n} rows",
+        lambda n: f"Uploading chunk {n}",
+        lambda n: f"position in the queue: {n}",
+        lambda n: f"2026-11-{n:02}",
+        lambda n: json.dumps({"gauge": "the boiler in the cellar", "value": 20 + n / 10}),
+        lambda n: json.dumps({"state": "RUNNING", "job": "nightly", "n": n}),
+        lambda n: json.dumps({"found": LONG, "completed_tasks": n}),
+        lambda n: f"{ERROR} {n * n}",
+        lambda n: f"{9 - n} {ERROR}",
+    ],
+)
+def test_a_number_that_is_what_the_result_says(dialect: str, form: Any) -> None:
+    assert "same" not in seen(dialect, [ASK, *(search(result=form(n)) for n in range(1, 8))])
+
+
+@EVERY
+@pytest.mark.parametrize(
+    ("args", "result", "same"),
+    [
+        (lambda n: {"to": "the harbour of Seattle", "n": n}, ERROR, 5),
+        (lambda n: {"to": "the harbour of Seattle", "_": 1_790_000_000_000 + n}, ERROR, 5),
+        (lambda n: {"to": f"the harbour of Seattle (#{n})"}, ERROR, 5),
+        (lambda n: {"to": "the harbour of Seattle", "lap": n}, LONG, 5),
+        (lambda n: {"to": "the harbour of Seattle", "lap": n}, ERROR, 0),
+        (lambda n: {"to": "the harbour of Seattle", "page": n}, LONG, 0),
+        (lambda n: {"to": "the harbour of Seattle", "order_id": n}, LONG, 0),
+        (lambda n: {"folder": "the inbox of 2026", "i": n}, '{"status": "ok"}', 0),
+        (lambda n: {"n": n}, ERROR, 0),
+    ],
+)
+def test_a_counter_among_the_arguments(dialect: str, args: Any, result: str, same: int) -> None:
+    found = seen(dialect, [ASK, *(Step("search", args(n), result) for n in range(1, 6))])
+    assert found.get("same", 0) == same
+
+
+@EVERY
+def test_two_who_keep_each_other_waiting(dialect: str) -> None:
+    asked = ["Any update on my refund?", "How is the refund going?", "Is my refund done yet?", "And the refund?"]
+    said = [
+        "I'm still checking the refund.",
+        "Your refund is in progress.",
+        "No news on the refund yet.",
+        "One moment.",
+    ]
+    told: list[Step | Say] = [ASK, Say("assistant", "Which one?")]
+    for one, other in zip(asked, said, strict=True):
+        told += [Say("user", one), Say("assistant", other)]
+    assert seen(dialect, told)["silent"] >= 3
+    assert seen(dialect, told[:-1])["same"] >= 3
+
+
+@EVERY
+def test_short_questions_about_something_else_each_time(dialect: str) -> None:
+    told: list[Step | Say] = [ASK]
+    for seat in ("window", "aisle", "middle", "front", "rear", "exit"):
+        told += [Say("assistant", f"Is the {seat} seat ok?"), Say("user", "No, thanks.")]
+    for hour in range(9, 15):
+        told += [Say("assistant", f"Would {hour} o'clock suit you?"), Say("user", "No.")]
+    for length in range(2, len(told) + 1):
+        found = seen(dialect, told[:length])
+        assert "silent" not in found, length
+        assert found.get("same", 0) < 3, length
+
+
 @EVERY
 def test_a_number_that_goes_on_for_the_same_long_result(dialect: str) -> None:
     steps = [Step("search", {"page": n}, LONG) for n in range(7)]
     assert seen(dialect, [ASK, *steps]) == {"restated": 7}
     steps = [Step("search", {}, json.dumps({"n": n, "found": LONG})) for n in range(13)]
-    assert seen(dialect, [ASK, *steps]) == {"counting": 13, "poll": 13}
+    assert seen(dialect, [ASK, *steps]) == {"same": 13, "poll": 13}
+    steps = [Step("search", {}, json.dumps({"seats_left": n, "found": LONG})) for n in range(13)]
+    assert seen(dialect, [ASK, *steps]) == {"poll": 13}
 
 
 MEANT: dict[str, Told] = {

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import signal
 import threading
 import tracemalloc
+from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -137,6 +142,145 @@ def test_threads_count_exactly() -> None:
         list(pool.map(work, range(8)))
     for number in range(8):
         assert seen.begin(Asker("a", f"r{number}", 500.0), prints("x"), 1e9).exact.times == 500
+
+
+class Interrupted(OrderedDict[Any, Any]):
+    """A table that is interrupted whenever it is looked into, as a finalizer does."""
+
+    act: Callable[[], object] | None = None
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        found = super().get(key, default)
+        if self.act is not None:
+            self.act()
+        return found
+
+
+def in_time(act: Callable[[], object]) -> None:
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), "it waits for itself"
+
+
+def test_an_answer_that_is_told_while_a_request_is_counted() -> None:
+    seen, asker = Seen(), Asker("a", "r", 10.0)
+    table = seen._entries = Interrupted()
+    counts: list[int] = []
+
+    def work() -> None:
+        table.act = lambda: seen.end(asker, prints("x"), failed=False)
+        counts.extend(seen.begin(asker, prints("x"), WINDOW_S).exact.times for _ in range(5))
+
+    in_time(work)
+    assert counts == [0, 1, 2, 3, 4]
+
+
+def test_a_request_of_a_finalizer_is_not_counted_and_harms_nothing() -> None:
+    seen, asker = Seen(), Asker("a", "r", 10.0)
+    table = seen._entries = Interrupted()
+    inner: list[object] = []
+
+    def act() -> None:
+        other = Asker("b", "s", 10.0)
+        inner.append(seen.begin(other, prints("y"), WINDOW_S))
+        inner.extend((seen.turn(other), seen.news(other), seen.note(other, prints("y"), 1), seen.brake("b", 1.0)))
+
+    def work() -> None:
+        table.act = act
+        for times in range(4):
+            assert seen.begin(asker, prints("x"), WINDOW_S).exact.times == times
+            seen.end(asker, prints("x"), failed=False)
+        table.act = None
+
+    in_time(work)
+    assert inner[:5] == [Known(), (0, ()), (0, ()), 0, 0.5]
+    assert seen.begin(asker, prints("x"), WINDOW_S).exact.times == 4
+
+
+def test_streams_that_the_garbage_collector_ends() -> None:
+    seen = Seen()
+
+    class Stream:
+        def __init__(self, number: int) -> None:
+            self.asker, self.ring = Asker("a", f"r{number}", 10.0), self
+
+        def __del__(self) -> None:
+            seen.end(self.asker, prints("x"), failed=False)
+
+    def work() -> None:
+        for _ in range(30):
+            for number in range(40):
+                stream = Stream(number)
+                seen.begin(stream.asker, prints("x"), WINDOW_S)
+                del stream
+
+    threshold = gc.get_threshold()
+    gc.set_threshold(3)
+    try:
+        in_time(work)
+    finally:
+        gc.set_threshold(*threshold)
+    gc.collect()
+    assert seen.begin(Asker("a", "r0", 10.0), prints("x"), WINDOW_S).exact.times > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_of_a_fork_has_its_own_lock_and_waits_for_nobody() -> None:
+    seen, asker = Seen(), Asker("a", "r", 10.0)
+    seen.begin(asker, prints("x"), WINDOW_S)
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with seen._lock:
+            held.set()
+            let_go.wait(20)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(20)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        first = seen.begin(asker, prints("x"), WINDOW_S).exact.times
+        seen.end(asker, prints("x"), failed=False)
+        os._exit(0 if (first, seen.begin(asker, prints("x"), WINDOW_S).exact.times) == (1, 2) else 1)
+    try:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        let_go.set()
+        holder.join()
+
+
+def test_the_last_turns_of_a_long_request_are_found_without_reading_all_of_it() -> None:
+    def turn(number: int, **more: object) -> dict[str, object]:
+        nested = [{"role": "x", "parts": [{"role": "y"}]}]
+        return {"role": "user", "content": f'}},{{"role":"{number}" ' + "word " * 190, "nested": nested, **more}
+
+    for protocol, field, first, last in (
+        ("openai.chat", "messages", {"model": "m"}, {"tools": [{"type": "function"}], "seed": 1}),
+        ("anthropic.messages", "messages", {"model": "m", "system": [{"type": "text"}]}, {"tools": [{"name": "a"}]}),
+        ("openai.responses", "input", {"model": "m", "instructions": "i"}, {"tools": [{"type": "function"}] * 40}),
+        ("gemini.generate", "contents", {}, {"tools": [{"functionDeclarations": []}], "generationConfig": {}}),
+        ("bedrock.converse", "messages", {}, {"toolConfig": {"tools": [{"toolSpec": {}}] * 40}}),
+    ):
+        for separators in ((",", ":"), (", ", ": ")):
+            body = json.dumps({**first, field: [turn(n) for n in range(90)], **last}, separators=separators).encode()
+            end, whole = open_request(protocol, body), open_request(protocol, body, whole=True)
+            assert end is not None
+            assert whole is not None
+            assert whole.earlier is None
+            assert end.earlier is not None, (protocol, separators)
+            assert len(end.turns) == 26
+            assert list(map(bytes, end.turns)) == list(map(bytes, whole.turns[-26:]))
+            assert list(map(bytes, end.rest)) == list(map(bytes, whole.rest))
+            assert end.server_state is whole.server_state
+    tangled = [turn(n, inner=[{"role": "x"}, {"role": "y"}, {"type": "message"}]) for n in range(90)]
+    for field, protocol in (("messages", "openai.chat"), ("input", "openai.responses")):
+        found = open_request(protocol, json.dumps({field: tangled}, separators=(",", ":")).encode())
+        assert found is not None
+        assert (len(found.turns), found.earlier) == (90, None)
 
 
 def test_fingerprints_depend_on_the_key_and_hold_no_text() -> None:

@@ -362,7 +362,7 @@ class Journal:
             raise OSError(38, "this system has no flock")
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock_file = _locked(self.directory / f"{self.owner}.lock", create=True)
+            self._lock_file = _own_lock(self.directory / f"{self.owner}.lock")
             self._file = self._fresh()
             with contextlib.suppress(OSError):
                 os.write(self._lock_file, _WHOLE)
@@ -445,7 +445,7 @@ class Journal:
             if path.stem == self.owner:
                 continue
             with contextlib.suppress(OSError):  # locked: its process lives; gone: another was faster
-                yield _Left(path, _locked(path, create=False))
+                yield _Left(path, _locked(path))
 
     def _tell_once(self, what: str, text: str, detail: object) -> None:
         if what not in self._told:
@@ -510,10 +510,10 @@ def default_directory() -> Path:
     return Path(os.path.expanduser("~")) / ".local" / "state" / "tokenmeter"  # noqa: PTH111 - never raises
 
 
-def _locked(path: Path, *, create: bool) -> int:
-    """The lock file, locked and still at its path. Raises ``OSError`` where another has it."""
+def _locked(path: Path) -> int:
+    """The lock file of another, locked and still at its path. Raises ``OSError`` where its process lives."""
     while True:
-        file = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
+        file = os.open(path, os.O_RDWR)
         try:
             flock(file, LOCK_EX | LOCK_NB)
             with contextlib.suppress(FileNotFoundError):
@@ -523,6 +523,20 @@ def _locked(path: Path, *, create: bool) -> int:
             os.close(file)
             raise
         os.close(file)  # whoever cleaned up took it away between the two steps
+
+
+def _own_lock(path: Path) -> int:
+    """A lock file of one's own, locked before it is at its path: others would take it for that of a dead process."""
+    fresh = path.with_suffix(".fresh")
+    file = os.open(fresh, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        flock(file, LOCK_EX | LOCK_NB)
+        fresh.rename(path)
+    except BaseException:
+        os.close(file)
+        fresh.unlink(missing_ok=True)
+        raise
+    return file
 
 
 def _number(path: Path) -> int | None:

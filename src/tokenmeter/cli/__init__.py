@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tokenmeter.cli import budgets, doctor, drain, grant, loss, pause
+from tokenmeter.cli import budgets, doctor, drain, grant, loss, outcome, pause, report, serve
 from tokenmeter.cli.trouble import FAILURE, USAGE, Trouble
 from tokenmeter.errors import ConfigError, StoreUnavailable
 from tokenmeter.version import VERSION
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tokenmeter {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
-    for module in (budgets, grant, pause, drain, loss, doctor):
+    for module in (budgets, grant, pause, drain, loss, outcome, report, serve, doctor):
         module.add(commands)
     return parser
 

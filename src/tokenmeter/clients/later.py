@@ -51,16 +51,22 @@ class Later:
             self._asleep = False
             self._bell.put(True)
         elif len(waiting) >= MAX_WAITING:
-            self.flush()
+            self._do_oldest()  # and no more: each may take as long as the store does
 
-    def flush(self) -> bool:
-        """Do all that waits. Whether there was anything, here or under way on the thread."""
+    def flush(self, timeout_s: float = -1.0) -> bool:
+        """Do all that waits by now, or as much as there is time for. Whether there was anything.
+
+        What is under way on the thread counts, and what comes meanwhile is not waited for.
+        """
+        until_s = time.monotonic() + timeout_s
         busy = not self._doing.acquire(blocking=False)
-        if busy:
-            self._doing.acquire()
+        if busy and not self._doing.acquire(timeout=timeout_s):
+            return True
         try:
-            busy = busy or bool(self._waiting)
-            while self._waiting:
+            count = len(self._waiting)
+            while count and self._waiting and (timeout_s < 0 or time.monotonic() < until_s):
+                count -= 1
+                busy = True
                 self._waiting.popleft()()
             return busy
         finally:
@@ -86,10 +92,13 @@ class Later:
         done = False
         while self._waiting:
             done = True
-            with self._doing, contextlib.suppress(IndexError):  # whoever flushed may have been faster
-                self._waiting.popleft()()
+            self._do_oldest()
             time.sleep(0)
         return done
+
+    def _do_oldest(self) -> None:
+        with self._doing, contextlib.suppress(IndexError):  # whoever flushed may have been faster
+            self._waiting.popleft()()
 
 
 def _work(ref: weakref.ref[Later], bell: SimpleQueue[bool]) -> None:

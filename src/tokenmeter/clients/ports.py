@@ -48,6 +48,7 @@ from tokenmeter.wire import Reading
 INSIDE: ContextVar[tuple[tuple[Metering, Any], ...]] = ContextVar("tokenmeter-inside", default=())
 
 _LARGE_BYTES = 64 << 10  # such a body is read at once: those that wait take memory
+_SETTLING_S = 1.0  # how long a call for which there is no room settles those that ended
 _MAY_BLAME = (400, 422)
 _BLAMES_THE_OPTION = re.compile(
     r"stream_options|include_usage|extra (fields?|inputs?)|unexpected|unknown|unrecognized|unsupported"
@@ -143,7 +144,7 @@ class Port:
         store, now_s = metering.store, metering.clock.now_s()
         self._expect(effect)
         verdict = store.hold(effect.hold_id, effect.claims, now_s, effect.note)
-        if isinstance(verdict, Short) and metering.later.flush():
+        if isinstance(verdict, Short) and metering.later.flush(_SETTLING_S):
             verdict = store.hold(effect.hold_id, effect.claims, now_s, effect.note)
         return self._noted(verdict)
 

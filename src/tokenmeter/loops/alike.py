@@ -17,9 +17,10 @@ class Likeness(IntEnum):
     SAME = 0
     TICKS = 1  # a time, a random id or a counter that says what it is differs
     COUNTER = 2  # a number that stands apart from all that is said goes up by a step
-    COUNTS = 3  # a number went up or down by a little
-    MOVED = 4  # other numbers differ
-    OTHER = 5
+    BESIDE = 3  # a number goes up by a step, and no name says that it is what is asked for
+    COUNTS = 4  # a number went up or down by a little
+    MOVED = 5  # other numbers differ
+    OTHER = 6
 
 
 _MAX_LENGTHENED: Final = 24
@@ -54,7 +55,7 @@ _NUMBER: Final = re.compile(rb"\d+")
 _MARKS: Final = b"\"'.,;:!?()[]{}<>*_-/\\|\n\t\r"
 _WORDS: Final = _LOWER.translate(bytes.maketrans(_MARKS, b" " * len(_MARKS)))
 WORDS_BYTES: Final = 1_600
-_FEW_WORDS: Final = 2
+_FEW_WORDS: Final = 3
 
 
 def loose(text: bytes) -> bytes:
@@ -97,7 +98,7 @@ def alike(one: bytes, other: bytes, tool: bool = True) -> Relation:
 
 
 def same_question(one: bytes, other: bytes) -> Relation:
-    """How alike the arguments of two calls are: a time and an id are part of the question unless their names deny it."""
+    """How alike the arguments of two calls are: a time or an id is part of the question unless its name denies it."""
     if one == other:
         return EQUAL
     found = _difference(one, other)
@@ -112,8 +113,15 @@ def same_question(one: bytes, other: bytes) -> Relation:
 
 
 def says_much(result: bytes) -> bool:
-    """Whether a result says more than that something was done, or that nothing was found."""
-    return len(loose(result)) >= _MUCH_LETTERS
+    """Whether a result says more than that something was done, or that there is nothing."""
+    if len(result) >= _LONG_BYTES:
+        return True
+    return len(loose(result)) >= _MUCH_LETTERS and not (len(result) < _SHORT_BYTES and _DONE.search(result.lower()))
+
+
+def asks_much(said: bytes) -> bool:
+    """Whether a question has so much to it that a counter beside it makes no other question of it."""
+    return len(said) >= _LONG_BYTES
 
 
 def ticked(text: bytes) -> bytes:
@@ -166,6 +174,7 @@ def _shared(one: bytes, other: bytes, most: int) -> int:
 _AROUND_BYTES: Final = 64
 _MOST_BYTES: Final = 4_096
 _LONG_BYTES: Final = 200
+_SHORT_BYTES: Final = 60
 _MUCH_LETTERS: Final = 12
 _MAX_STEP: Final = 1_000
 
@@ -174,6 +183,10 @@ _KEY: Final = re.compile(rb'([\w .-]{0,32})\\*"\s?:\s?\\*"?$')
 _BEHIND_VALUE: Final = re.compile(rb'\\*"?\s?[,}\]]')
 _WORD_BEFORE: Final = re.compile(rb"([a-z_%/]*)[\s:=]{0,2}$")
 _WORD_BEHIND: Final = re.compile(rb"\s?([a-z%/]*)")
+_LETTERS: Final = re.compile(rb"[a-z]|[^\x00-\x7f]")
+_SAYS: Final = re.compile(rb'[^\s".#()\\:,-]')
+_PART_BEFORE: Final = re.compile(rb"\d[.,:/-]$")
+_PART_BEHIND: Final = re.compile(rb"[.,:/-]\d")
 _AT_START: Final = re.compile(rb'^[\s\\"\[({<#]*$')
 _START_ENDS: Final = re.compile(rb'^[\])}>]?(?:[.:;,)|-]|\\n|\\t|\s?[\[{"(\\<-]|\s)')
 _AT_END: Final = re.compile(rb'^[\s\\".)\]}>]*$')
@@ -181,18 +194,22 @@ _END_BEGINS: Final = re.compile(rb'(?:\s|\\n|[.!?,;|}\]"])[#(\[<-]*$')
 _MARK_BEGINS: Final = re.compile(rb'(?:^|[\s"])[#(\[]{1,2}$')
 _SENTENCE_ENDS: Final = re.compile(rb"[.!?)\]][\s#(\[]*$")
 _COUNTERS: Final = re.compile(rb"_*(?:n|i|k|c|t|v|nr|no|num|number|ct|cb|cnt|ctr|idx|tag|mark|serial|_)_*")
-_TERSE: Final = re.compile(rb"_+\w{0,3}|n|k|c|t|nr|ct|cb|cnt|ctr")
+_MARK_ENDS: Final = re.compile(rb'[)\]]?\\*"')
 _QUANTITY: Final = re.compile(
     rb"""%|percent|pct|progress|done|complet|finish|process|remain|left|pending|queue|position|eta|upload|download|load
     |import|export|deploy|sync|copied|written|received|step|stage|phase|part|chunk|page|item|row|record|line|file|byte
     |size|total|\bof\b|/|score|balance|price|amount|cost|seat|stock|avail|unread|temperature|value|level|offset|cursor
-    |batch|task|job|test|pass|fail|error|message|result|count|width|height|age|rate|speed|depth|rank|votes?|likes?|views?
-    |users?|votes?|visits?|points?|found|id$""",
+    |batch|task|job|test|pass|fail|errors|messages|results|count|width|height|age|rate|speed|depth|rank|votes?|likes?|views?
+    |users?|visits?|points?|id$""",
     re.VERBOSE,
 )
 _BUSY: Final = re.compile(
     rb"%|percent|progress|pending|running|queue|processing|waiting|working|uploading|downloading|loading|building"
     rb"|deploying|training|importing|exporting|indexing|copying|syncing|remaining|starting|in flight|complete|\bof \d"
+)
+_DONE: Final = re.compile(
+    rb"\b(?:ok|okay|done|success\w*|succeeded|created|updated|deleted|saved|sent|added|removed|written|archived|moved"
+    rb"|clicked|typed|accepted|booked|taken)\b"
 )
 _SUBJECT: Final = re.compile(
     rb"id$|_id|page|offset|cursor|start|skip|limit|day|date|month|year|hour|minute|time|row|line|col|index|slot|seat|room"
@@ -208,14 +225,14 @@ def _by_numbers(one: bytes, other: bytes, found: _Difference, apart: Callable[[_
         if step := int(right[0][-15:]) - int(left[0][-15:]):
             steps.add(step)
             spot = _Spot(one[: left.start()], one[left.end() :], found)
-            worst = max(worst, apart(spot))
+            worst = max(worst, Likeness.COUNTS if spot.is_part() else apart(spot))
     if not steps:
         return _TICKS
     if len(steps) > 1:
         return Relation(Likeness.MOVED)
     step = steps.pop()
-    if 0 < step <= _MAX_STEP and worst <= Likeness.COUNTER:
-        return Relation(Likeness.COUNTER, step)
+    if 0 < step <= _MAX_STEP and worst <= Likeness.BESIDE:
+        return Relation(worst, step)
     return Relation(Likeness.COUNTS if abs(step) <= _MAX_COUNTED else Likeness.MOVED, step)
 
 
@@ -232,6 +249,10 @@ class _Spot(NamedTuple):
         named = _KEY.search(self.before)
         return named[1] if named is not None and _BEHIND_VALUE.match(self.behind) else None
 
+    def is_part(self) -> bool:
+        """Whether it is a part of a date, a fraction or a list of numbers."""
+        return bool(_PART_BEFORE.search(self.before) or _PART_BEHIND.match(self.behind))
+
     def at_start(self) -> bool:
         return self.found.from_start and bool(_AT_START.match(self.before) and _START_ENDS.match(self.behind))
 
@@ -240,15 +261,19 @@ class _Spot(NamedTuple):
 
 
 def _result(spot: _Spot) -> Likeness:
-    """A number in a result: a counter stands at an end of it or has a name that says nothing, and nothing is under way."""
+    """A number in a result: a counter stands at an end of it or has an empty name, and nothing is under way."""
     found = spot.found
     is_long = found.length >= _LONG_BYTES
-    if not is_long and (_BUSY.search(found.one) or len(loose(found.one)) < _MUCH_LETTERS):
+    if not is_long and _BUSY.search(found.one):
         return Likeness.COUNTS
     key = spot.key
     if key is not None:
-        counts = _COUNTERS.fullmatch(key) or (is_long and not _QUANTITY.search(key))
-        return Likeness.COUNTER if counts else Likeness.COUNTS
+        counts = _COUNTERS.fullmatch(key) and (is_long or found.one.count(b":") > 1)
+        return Likeness.COUNTER if counts or (is_long and not _QUANTITY.search(key)) else Likeness.COUNTS
+    if not is_long:
+        rest = (spot.before + spot.behind).replace(b"\\n", b" ")
+        if not _SAYS.search(rest) or 0 < len(_LETTERS.findall(rest)) < _MUCH_LETTERS:
+            return Likeness.COUNTS
     word = _WORD_BEFORE.search(spot.before)
     if spot.at_end() and not (word and word[1] and _QUANTITY.search(word[1])):
         return Likeness.COUNTER
@@ -272,16 +297,58 @@ def _argument(spot: _Spot) -> Likeness:
         return Likeness.COUNTS
     key = spot.key
     if key is None:
-        return Likeness.COUNTER if _MARK_BEGINS.search(spot.before) and spot.at_end() else Likeness.COUNTS
-    return Likeness.COUNTER if _TERSE.fullmatch(key) or _COUNTERS.fullmatch(key) else Likeness.COUNTS
+        return (
+            Likeness.COUNTER if _MARK_BEGINS.search(spot.before) and _MARK_ENDS.match(spot.behind) else Likeness.COUNTS
+        )
+    if _SUBJECT.search(key):
+        return Likeness.COUNTS
+    return Likeness.COUNTER if _COUNTERS.fullmatch(key) else Likeness.BESIDE
 
 
-def words(text: bytes) -> set[bytes]:
-    """The words of a text, without regard to case; of a long one, those of its beginning."""
-    return set(text[:WORDS_BYTES].translate(_WORDS).split())
+def words(text: bytes) -> frozenset[bytes]:
+    """The words of a text that mean something, without their endings; of a long one, those of its beginning.
+
+    Courtesies, talk of waiting and small words mean nothing; a word with a digit does.
+    """
+    found = set(text[:WORDS_BYTES].translate(_WORDS).split()) - EMPTY_WORDS
+    return frozenset([word if word.isdigit() else word[:_STEM_BYTES] for word in found])
 
 
 def says_little(said: Collection[bytes], before: Collection[bytes], share: float) -> bool:
-    """Whether few of the words are new: one or two at any rate, or a share of them."""
-    new = sum(word not in before for word in said)
-    return new <= max(_FEW_WORDS, share * len(said))
+    """Whether few of the words are new: a share of them, and one of several at any rate; none with a digit."""
+    new = [word for word in said if word not in before]
+    most = max(share * len(said), 1 if len(said) > _FEW_WORDS else 0)
+    return len(new) <= most and not any(_NUMBER.search(word) for word in new)
+
+
+def restates(said: Collection[bytes], other: Collection[bytes]) -> bool:
+    """Whether two texts mean the same, by their words: most of them are in both."""
+    common = sum(word in other for word in said)
+    return common > 0 and 2 * common >= _RESTATED * (len(said) + len(other))
+
+
+_RESTATED: Final = 0.7
+_STEM_BYTES: Final = 6
+EMPTY_WORDS: Final = frozenset(
+    b"""
+    a an the and or but so as at by for from in into of on off out over to up with about again also then than that this
+    these those there here it its is isn t s re ve ll d m are was were be been being am i me my mine you your yours we
+    us our they them their he she his her him do does did doing done don have has had having can could may might must
+    shall should will would won wouldn not no yes yeah yep nope ok okay if when while what which who how why where any
+    some all just only very much more most too well now still yet already soon later back else ever always really quite
+    oh ah hm hmm um let lets let's get got go goes going make take see look looking know think guess suppose
+    please kindly thank thanks thankful sorry apologies apologize apologise regret hello hi hey dear greetings good
+    great nice fine perfect excellent wonderful lovely awesome fantastic amazing day evening morning afternoon night weekend
+    week bye goodbye farewell cheers welcome pleasure glad happy delighted pleased enjoy care safe best wishes regards
+    sure certainly course absolutely definitely indeed right understood noted alright agreed exactly gladly anytime
+    appreciate appreciated appreciation grateful kind kindness help helped helping helpful assist assistance assisting
+    support anything something everything nothing need needs needed want wish hope mind like once more said say says
+    tell told ask asked asking mention mentioned repeat repeating moment moments minute minutes second seconds bit while
+    little time wait waiting hold holding patience patient bear stand stay tuned standby one update updates updated
+    updating news status progress change changed changes check checked checking recheck double work working works busy
+    continue continuing continued proceed proceeding process processing pending underway ongoing hang tight keep keeping
+    posted inform informed notify notified shortly momentarily ready complete completed completion finished finish
+    finishing hear heard reply respond response forward touch feel free further question questions chat talk talking
+    reach contact far long quick quickly first next last another same try trying tried come coming came through
+    """.split()
+)

@@ -1,8 +1,8 @@
 """The turns of one request, cut apart without being read.
 
-Of a long conversation only the last turns are cut: the place where they begin is searched from the end, and what stands
-before and after it is held to be that place only if both sides are JSON of the right depth. Where that can't be said,
-all of the body is read. A turn is an element of the list that a conversation is sent as: a message, an item of ``input``, an entry of
+Of a long conversation only the last turns are cut. Where they begin is searched from the end; the place is trusted only
+if what stands before it and what stands after it are JSON of the right depth, and all of the body is read otherwise. A
+turn is an element of the list that a conversation is sent as: a message, an item of ``input``, an entry of
 ``contents``. What else tells two requests apart (model, system prompt, tools, seed) is kept beside it.
 """
 
@@ -179,10 +179,10 @@ def _open_end(layout: _Layout, body: bytes) -> Asked | None:
     except UNREADABLE:
         return None
     turns = after.turns if len(starts) > 1 else after.messages
+    if len(turns) != found:
+        return None
     rest = tuple([getattr(after, name) or getattr(before, name) for name in layout.rest])
-    server_state = len(starts) > 2 and bool(
-        rest[-1] or after.conversation or before.conversation
-    )
+    server_state = len(starts) > 2 and bool(rest[-1] or after.conversation or before.conversation)
     return Asked(turns, rest, server_state, memoryview(body)[opened:start])
 
 

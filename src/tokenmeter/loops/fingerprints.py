@@ -19,7 +19,7 @@ _WHOLE_BYTES: Final = 4_096  # as much of a request is hashed as it is
 _END_BYTES: Final = 2_048
 _FIRST_TURNS: Final = 4
 _OLDER_SEEN: Final = 32  # of the turns before those
-_SAMPLES: Final = 24  # of what stands before the turns that were cut
+_SAMPLES: Final = 16  # of what stands before the turns that were cut
 _SAMPLE_BYTES: Final = 64
 _ANSWERED: Final = (b'"assistant"', b'"model"', b'"function_call', b'"tool_result"')
 

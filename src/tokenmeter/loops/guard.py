@@ -118,7 +118,9 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
         else:
             memory.seen.news(asker)
         if len(asked.turns) >= FEWEST_TURNS:
-            repeats = look(asked.turns, own.allows, own.max_repeats or 3, None if asked.earlier is None else _all(facts))
+            repeats = look(
+                asked.turns, own.allows, own.max_repeats or 3, None if asked.earlier is None else _all(facts)
+            )
             if repeats:
                 found += _history(own, repeats)
     ticket = Ticket(asker, prints)
@@ -272,9 +274,6 @@ def _line(own: LoopPolicy, each: Repeats) -> _Passed | None:
     if each.kind == "restated" and own.max_repeats is not None and count >= 2 * own.max_repeats:
         what = f"its conversation called {who} {count} times in a row for the same result, with a number that goes on"
         return _Passed("max_repeats", count, 2 * own.max_repeats, what, tools=tools)
-    if each.kind == "counting" and own.max_repeats is not None and count >= _NEAR_TIMES * own.max_repeats:
-        what = f"its conversation called {who} {count} times in a row for a result of which only a number goes on"
-        return _Passed("max_repeats", count, _NEAR_TIMES * own.max_repeats, what, tools=tools)
     if each.kind == "silent" and own.max_rounds_without_news is not None and count >= own.max_rounds_without_news:
         what = f"{who} took turns for {count} rounds in its conversation with nothing new"
         return _Passed("max_rounds_without_news", count, own.max_rounds_without_news, what)

@@ -13,11 +13,22 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from tokenmeter.loops.alike import WORDS_BYTES, Likeness, alike, loose, same_question, says_little, words
+from tokenmeter.loops.alike import (
+    WORDS_BYTES,
+    Likeness,
+    alike,
+    asks_much,
+    loose,
+    restates,
+    same_question,
+    says_little,
+    says_much,
+    words,
+)
 from tokenmeter.loops.asked import NOTHING, UNREADABLE
 from tokenmeter.loops.steps import Item, read_items
 
-Kind = Literal["same", "restated", "counting", "silent", "poll"]
+Kind = Literal["same", "restated", "silent", "poll"]
 
 FEWEST_TURNS: Final = 5
 FIRST_LOOK_TURNS: Final = 26
@@ -30,7 +41,7 @@ _TEXTS_BEFORE: Final = 12
 class Repeats(NamedTuple):
     """What the last turns of a conversation do over and over."""
 
-    kind: Kind  # the same again; the same long result to a question that goes on; one in which a number goes on; …
+    kind: Kind  # the same again; the same long result to a question that goes on; …
     times: int  # or rounds
     who: tuple[str, ...]  # tools or speakers
     turns: int  # how many items the loop spans
@@ -136,7 +147,7 @@ _MARKED: Final = 48  # the last turn may bear a mark for the provider's cache
 _ENDING_BYTES: Final = 256
 _MANY_TURNS: Final = 16
 _TWO_STEPS: Final = 6
-_FEWEST_TEXTS: Final = 8
+_FEWEST_TEXTS: Final = 6
 _TALK_BYTES: Final = 16_384
 
 
@@ -148,12 +159,13 @@ class _Tail:
         self.allowed = allowed
         self.twins: dict[int, int] = {}  # item -> the nearest earlier one that is the same
         self.little: dict[int, bool] = {}
-        self.words: dict[int, set[bytes]] = {}
+        self.words: dict[int, frozenset[bytes]] = {}
+        self.steps: dict[int, tuple[int, ...]] = {}  # by how much the counters of an item go on from its twin
 
     def repeats(self) -> tuple[Repeats, ...]:
         same = [each for each in (self._same(), self._same_steps()) if each is not None]
         most = max(same, key=lambda each: each.times, default=None)
-        found = (most, self._silent(), self._restated(), self._counting(), self._poll())
+        found = (most, self._silent(), self._restated(), self._poll())
         return tuple(each for each in found if each is not None)
 
     def _same(self) -> Repeats | None:
@@ -197,28 +209,21 @@ class _Tail:
 
     def _restated(self) -> Repeats | None:
         """Steps in a row with the same result that says much, while a number of the question goes on."""
-        return self._in_a_row("restated", Likeness.TICKS, Likeness.COUNTS)
-
-    def _counting(self) -> Repeats | None:
-        """Steps in a row with the same question and a result that says much, of which only a number goes on."""
-        return self._in_a_row("counting", Likeness.COUNTS, Likeness.SAME)
-
-    def _in_a_row(self, kind: Kind, got: Likeness, said: Likeness) -> Repeats | None:
         items = self.items
         at = len(items) - 1
-        while at > 0 and self._follows(items[at], items[at - 1], got, said):
+        while at > 0 and self._follows(items[at], items[at - 1]):
             at -= 1
         times = len(items) - at
-        return Repeats(kind, times, (items[-1].who,), times) if times > 2 else None
+        return Repeats("restated", times, (items[-1].who,), times) if times > 2 else None
 
-    def _follows(self, item: Item, before: Item, got: Likeness, said: Likeness) -> bool:
+    def _follows(self, item: Item, before: Item) -> bool:
         return (
             item.tool
             and item.who == before.who
             and len(item.got) >= _INFORMATIVE_BYTES
             and not self.allowed(item.who)
-            and alike(item.got, before.got) <= got
-            and alike(item.said, before.said) <= said
+            and alike(before.got, item.got).likeness <= Likeness.TICKS
+            and same_question(before.said, item.said).likeness <= Likeness.COUNTS
         )
 
     def _poll(self) -> Repeats | None:
@@ -229,7 +234,7 @@ class _Tail:
             return None
         count = 0
         for item in reversed(items):
-            if not item.tool or item.who != last.who or not same_question(item.said, last.said):
+            if not item.tool or item.who != last.who or not _asks_again(item, last):
                 break
             count += 1
         return Repeats("poll", count, (last.who,), count) if count > 1 else None
@@ -243,8 +248,9 @@ class _Tail:
         found = -1
         if not (item.tool and self.allowed(item.who)):
             for earlier in range(at - 1, -1, -1):
-                if _same(item, self.items[earlier]):
-                    found = earlier
+                same = self._same_as(at, earlier)
+                if same is not False:
+                    found = earlier if same else -1
                     break
         self.twins[at] = found
         return found if found >= 0 else None
@@ -255,26 +261,66 @@ class _Tail:
         return at
 
     def _little_news(self, at: int) -> bool:
-        """Whether a text has hardly a word that the texts before it haven't."""
+        """Whether a text has hardly a word that the texts before it haven't, and none of them together for once."""
         if self.items[at].tool or len(self.items[at].said) > WORDS_BYTES:
             return False
         known = self.little.get(at)
         if known is None:
-            before = [self._words(i) for i in range(at - 1, -1, -1) if not self.items[i].tool][:_TEXTS_BEFORE]
-            known = len(before) > 1 and says_little(self._words(at), set().union(*before), _LITTLE)
+            texts = [i for i in range(at - 1, -1, -1) if not self.items[i].tool][:_TEXTS_BEFORE]
+            said, before = self._words(at), [self._words(i) for i in texts]
+            known = len(before) > 1 and says_little(said, frozenset().union(*before), _LITTLE)
+            if known and said:
+                known = any(restates(said, each) for each in before)
             self.little[at] = known
         return known
 
-    def _words(self, at: int) -> set[bytes]:
+    def _words(self, at: int) -> frozenset[bytes]:
         found = self.words.get(at)
         if found is None:
             found = self.words[at] = words(self.items[at].said)
         return found
 
+    def _same_as(self, at: int, earlier: int) -> bool | None:
+        """Whether an item is the same as an earlier one but for its times, ids and counters.
 
-def _same(item: Item, other: Item) -> bool:
-    if item.who != other.who or item.tool is not other.tool:
-        return False
-    if not item.tool:
-        return alike(item.said, other.said) <= Likeness.COUNTS
-    return alike(item.got, other.got) <= Likeness.TICKS and same_question(item.said, other.said)
+        None where a counter stands in it that goes on, but not by the step it had: then it is none, and all is new.
+        """
+        item, other = self.items[at], self.items[earlier]
+        if item.who != other.who or item.tool is not other.tool:
+            return False
+        if not item.tool:
+            said = alike(other.said, item.said, tool=False)
+            if said.likeness <= Likeness.COUNTER:
+                return self._goes_on(at, earlier, said.step, 0)
+            return self._restates(at, earlier)
+        got = alike(other.got, item.got)
+        if got.likeness > Likeness.COUNTER:
+            return False
+        asked = same_question(other.said, item.said)
+        if asked.likeness >= Likeness.COUNTER and not self._proves(item, asked.likeness):
+            return False
+        return self._goes_on(at, earlier, got.step, asked.step)
+
+    def _proves(self, item: Item, asked: Likeness) -> bool:
+        """Whether a result says so much that it would not come twice if the number in the question mattered."""
+        if asked is Likeness.COUNTER:
+            return says_much(item.got) or asks_much(item.said)
+        return asked is Likeness.BESIDE and len(item.got) >= _INFORMATIVE_BYTES
+
+    def _goes_on(self, at: int, earlier: int, *steps: int) -> bool | None:
+        """Whether counters go on by the same steps each time."""
+        if any(steps):
+            if self._twin(earlier) is not None and self.steps.get(earlier, steps) != steps:
+                return None
+            self.steps[at] = steps
+        return True
+
+    def _restates(self, at: int, earlier: int) -> bool:
+        """Whether a speaker says in other words what he said before."""
+        if max(len(self.items[at].said), len(self.items[earlier].said)) > WORDS_BYTES:
+            return False
+        return self._little_news(at) and restates(self._words(at), self._words(earlier))
+
+
+def _asks_again(item: Item, last: Item) -> bool:
+    return same_question(item.said, last.said).likeness <= Likeness.TICKS

@@ -240,7 +240,7 @@ class Seen:
     def _read_ended(self) -> None:
         """What became of the requests that ended since the last one began."""
         ended, entries = self._ended, self._entries
-        while ended:
+        for _ in range(len(ended)):
             key, exact, failed = ended.popleft()
             entry = entries.get(key)
             if entry is None:

@@ -92,6 +92,39 @@ def read_items(turns: Sequence[msgspec.Raw], last: int) -> list[Item]:
         return []
 
 
+class _Document(msgspec.Struct, gc=False):
+    data: msgspec.Raw = NOTHING
+
+
+class _Wrapped(msgspec.Struct, gc=False):
+    text: msgspec.Raw = NOTHING
+    json: msgspec.Raw = NOTHING
+    document: _Document | None = None
+
+
+_as_wrapped = msgspec.json.Decoder(list[_Wrapped]).decode
+_as_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_BRACE: Final = ord("{")
+
+
+def _inner(result: msgspec.Raw) -> bytes:
+    """What a result says, without the part or the one field that it is wrapped in."""
+    first = memoryview(result)[0] if result else 0
+    try:
+        if first == _BRACKET:
+            parts = _as_wrapped(result)
+            if len(parts) == 1:
+                part = parts[0]
+                return bytes(part.text or part.json or (part.document.data if part.document else b"") or result)
+        elif first == _BRACE:
+            fields = list(_as_fields(result).values())
+            if len(fields) == 1:
+                return bytes(fields[0])
+    except UNREADABLE:
+        pass
+    return bytes(result)
+
+
 class _Telling:
     """Puts calls and the results that follow them together."""
 
@@ -113,15 +146,15 @@ class _Telling:
                     if function is not None:
                         self.call(function.name, function.arguments or function.input)
             elif role == "tool" and not turn.parts and not self.holds_parts(turn.content):
-                self.results.append(bytes(turn.content))
+                self.results.append(_inner(turn.content))
             elif (kind := turn.type if type(turn.type) is str else None) in _CALLS:
                 self.call(turn.name or kind, turn.arguments or turn.input)
             elif kind in _OUTPUTS:
-                self.results.append(bytes(turn.output))
+                self.results.append(_inner(turn.output))
             elif turn.function_call is not None:
                 self.call(turn.function_call.name, turn.function_call.arguments)
             elif role == "function" and turn.content:
-                self.results.append(bytes(turn.content))
+                self.results.append(_inner(turn.content))
             elif turn.parts is not None:
                 self.tell_parts(role if type(role) is str else "user", turn.parts)
             elif turn.content and type(role) is str:
@@ -149,12 +182,12 @@ class _Telling:
                 self.call(call.name, call.input or call.args)
                 called = True
             elif answer is not None:
-                self.results.append(bytes(answer.content or answer.response))
+                self.results.append(_inner(answer.content or answer.response))
             elif kind == "tool_use":
                 self.call(part.name, part.input)
                 called = True
             elif kind == "tool_result":
-                self.results.append(bytes(part.content))
+                self.results.append(_inner(part.content))
             elif part.text:
                 texts.append(bytes(part.text))
             elif kind is not None and str(kind) not in {"thinking", "redacted_thinking", "reasoning"}:

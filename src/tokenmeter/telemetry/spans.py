@@ -26,6 +26,7 @@ from tokenmeter.budgets.runs import guard_of
 from tokenmeter.budgets.thresholds import Crossing
 from tokenmeter.effects import Record
 from tokenmeter.errors import BudgetExceeded, LoopDetected
+from tokenmeter.loops.carriers import KEY as LINEAGE
 from tokenmeter.notes import Call
 from tokenmeter.record import CallRecord
 from tokenmeter.telemetry import names as n
@@ -65,8 +66,11 @@ class Spans:
         """Open the span of a call, or find the one that stands for it already."""
         here = otel_context.get_current()
         bare = None
-        if not self._propagate_baggage and baggage.get_all(here):
+        carried = baggage.get_all(here)
+        if carried and not self._propagate_baggage:
             bare = baggage.clear(here)
+        elif LINEAGE in carried:  # never for a provider: OpenTelemetry read it from the caller's request
+            bare = baggage.remove_baggage(LINEAGE, here)
         key, data = UTIL_GENAI.get(call.route.operation, UTIL_GENAI_INFERENCE)
         inference = here.get(key)
         if inference is not None and hasattr(inference, "usage_input_tokens") and here.get(_OURS) is not inference:
