@@ -1,6 +1,7 @@
 """Two agents that thank each other for ever. The default limits stop them; nothing here asks for them."""
 
 import itertools
+from typing import Any
 
 from openai import OpenAI
 
@@ -23,7 +24,7 @@ with ScriptedProvider(model) as provider, tokenmeter.Meter() as meter:
         """One of the two says something; what it said itself is the assistant's, the rest the user's."""
         with meter.agent(name, team="research"):
             roles = ["assistant" if (number + offset) % 2 else "user" for number in range(len(said))]
-            turns = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
+            turns: Any = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
             answer = client.chat.completions.create(model="gpt-5-mini", messages=turns)
         said.append(answer.choices[0].message.content or "")
 

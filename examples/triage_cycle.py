@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from typing import Any
 
 from openai import OpenAI
 
@@ -9,7 +10,7 @@ import tokenmeter
 from tokenmeter.testing import Reply, Request, ScriptedProvider  # stands in for a provider: no key, no network
 
 MAILS = [{"id": 1, "subject": "Re: Re: the plants on the fourth floor"}, {"id": 2, "subject": "Lunch?"}]
-tools = [{"type": "function", "function": {"name": "list_mail", "parameters": {"type": "object"}}}]
+TOOLS: Any = [{"type": "function", "function": {"name": "list_mail", "parameters": {"type": "object"}}}]
 
 
 def model(request: Request) -> Reply:
@@ -19,11 +20,11 @@ def model(request: Request) -> Reply:
 
 with ScriptedProvider(model) as provider, tokenmeter.Meter() as meter:
     client = meter.wrap(OpenAI(base_url=provider.openai_url, api_key="none"))
-    messages: list = [{"role": "user", "content": "Keep my mail in order."}]
+    messages: list[Any] = [{"role": "user", "content": "Keep my mail in order."}]
     with meter.agent("mail-triage", user="alice", team="support"):
         try:
             for _ in itertools.count():
-                answer = client.chat.completions.create(model="gpt-5-mini", messages=messages, tools=tools)
+                answer = client.chat.completions.create(model="gpt-5-mini", messages=messages, tools=TOOLS)
                 message = answer.choices[0].message
                 messages.append(message.model_dump(exclude_none=True))
                 for call in message.tool_calls or []:

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import tokenmeter
+import tokenmeter.budgets.journal as journals
 from tokenmeter.budgets import Drawn, Entry, MemoryStore, State
 from tokenmeter.budgets.journal import Draw, Journal, Lease, Undo, Write, default_directory, posting
 from tokenmeter.errors import ConfigError, StoreUnavailable
@@ -345,26 +346,25 @@ def test_kill_minus_nine(tmp_path: Path) -> None:
     assert store.books()[0].resets_at == 1e9
 
 
-def test_a_journal_that_is_just_begun_is_not_taken_for_a_dead_one(tmp_path: Path) -> None:
-    """Others look for what dead processes left while one makes its files."""
-    over = threading.Event()
+def test_a_journal_that_is_just_begun_is_not_taken_for_a_dead_one(
+    tmp_path: Path, claim: MakeClaim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another, who looks for what dead processes left, comes between the making of the lock and the locking."""
+    lock: Callable[[int, int], None] = getattr(journals, "flock")  # noqa: B009 - it is not of this module
+    taken: list[int] = []
 
-    def look() -> None:
-        heir = Journal(tmp_path)
-        while not over.is_set():
-            heir.replay_dead(Listening())
+    def late(file: int, how: int) -> None:
+        for path in tmp_path.glob("*.lock"):
+            taken.append(os.open(path, os.O_RDWR))
+            lock(taken[-1], how)
+        lock(file, how)
 
-    lookers = [threading.Thread(target=look) for _ in range(3)]
-    for each in lookers:
-        each.start()
-    written = []
-    for number in range(200):
-        journal = Journal(tmp_path)
-        written.append(journal.put(posting(f"e{number}", (claim(),), (1,))))
-        journal.forget(f"e{number}")
-        journal.close()
-    over.set()
-    for each in lookers:
-        each.join()
-    assert all(written)
+    monkeypatch.setattr(journals, "flock", late)
+    journal = Journal(tmp_path)
+    assert journal.put(posting("e", (claim(),), (1,)))
+    assert not taken
+    monkeypatch.undo()
+    assert Journal(tmp_path).replay_dead(Listening()) == 0  # its process lives
+    journal.forget("e")
+    journal.close()
     assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import pytest
 
 from tests.loops_across.ring import Ring
 from tests.support.redis_server import RedisServer, missing
+from tokenmeter.testing import Reply
 
 STORES = ("sqlite", "redis", "redis+leases")
 
@@ -16,10 +17,17 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
-    """The ring, which becomes what each test wants."""
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
+    """The three processes, for all tests."""
     with Ring(tmp_path_factory.mktemp("state")) as found:
         yield found
+
+
+@pytest.fixture
+def ring(processes: Ring) -> Ring:
+    """The ring, which becomes what a test wants; each call of its model costs the same."""
+    processes.provider.reply = Reply("There is none.", input_tokens=4_000, output_tokens=500)
+    return processes
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,6 @@ PRICE = 0.25 * 4_000 / 1e6 + 2.00 * 500 / 1e6  # of gpt-5-mini: in and out
 Store = Callable[[], str]
 
 
-@pytest.fixture(autouse=True)
-def same_price(ring: Ring) -> None:
-    """Each call costs the same."""
-    ring.provider.reply = Reply("There is none.", input_tokens=4_000, output_tokens=500)
-
-
 @pytest.mark.parametrize("keys", SIGNING, ids=IDS)
 @pytest.mark.parametrize("most", [7, 20])
 def test_calls_of_a_run(ring: Ring, store: Store, keys: dict[str, str] | None, most: int) -> None:

@@ -54,9 +54,9 @@ class Later:
             self._do_oldest()  # and no more: each may take as long as the store does
 
     def flush(self, timeout_s: float = -1.0) -> bool:
-        """Do all that waits by now, or as much as there is time for. Whether there was anything.
+        """Do all that waits by now, or as much as there is time for. Whether there was anything to do.
 
-        What is under way on the thread counts, and what comes meanwhile is not waited for.
+        What is under way on the thread counts, and is waited for; what comes meanwhile is not.
         """
         until_s = time.monotonic() + timeout_s
         busy = not self._doing.acquire(blocking=False)

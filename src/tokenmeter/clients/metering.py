@@ -73,13 +73,17 @@ class Metering:
             return None
 
     def _tell(self, finding: Finding, call: Call) -> None:
-        """Log what a guard found and let pass: once for each guard, agent and run."""
+        """Log what a guard found and let pass: once for each guard, agent and run.
+
+        It is a warning where the policy says so, or the call was slowed down; else it is only something to know.
+        """
         key = (finding.guard, call.scope.agent, call.scope.run)
         if key not in self.told:
             if len(self.told) >= MAX_TOLD:
                 self.told.clear()
             self.told.add(key)
-            logger.warning("%s", finding.message)
+            asked_for = finding.action == "brake" or finding.guard in self.house.loops.of(call.scope.agent).actions
+            logger.log(logging.WARNING if asked_for else logging.INFO, "%s", finding.message)
 
     def watched(self, recording: Recording | None) -> bool:
         """Whether somebody looks at each call as it ends, so that its story is told to the end at once."""

@@ -1,7 +1,7 @@
 """What tells one request from another, in eight bytes each: the same request, and nearly the same request.
 
-A fingerprint is a keyed hash, so that nobody who has it can try texts against it. Of a long conversation the last turns
-are hashed whole, and of what stands before them samples: a request that grew by a turn has another fingerprint.
+A fingerprint is a keyed hash, so that nobody who has it can try texts against it. Of a very long conversation the last
+turns are hashed whole, and of what stands before them samples: one that grew by a turn has another fingerprint.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from tokenmeter.loops.alike import loose, ticked
 from tokenmeter.loops.asked import Asked
 from tokenmeter.loops.steps import read_items
 
-_WHOLE_BYTES: Final = 4_096  # as much of a request is hashed as it is
-_END_BYTES: Final = 2_048
-_FIRST_TURNS: Final = 4
-_OLDER_SEEN: Final = 32  # of the turns before those
+_LOOSE_BYTES: Final = 1_536  # as much of a request may differ in its numbers and still be nearly the same
+_END_BYTES: Final = 512
+_FIRST_BYTES: Final = 256
 _SAMPLES: Final = 16  # of what stands before the turns that were cut
 _SAMPLE_BYTES: Final = 64
 _ANSWERED: Final = (b'"assistant"', b'"model"', b'"function_call', b'"tool_result"')
@@ -55,33 +54,49 @@ class Fingerprints:
         return hash((shape, hash(b"\0".join([self._key, b"ticked", *(ticked(bytes(each)) for each in said)]))))
 
 
-def _parts(asked: Asked) -> tuple[tuple[int, ...], list[Raw | bytes | memoryview]]:
-    """What must be equal in any case, and what is said: the last turns whole, and the two ends of a long one."""
-    turns, earlier = asked.turns, asked.earlier
-    left = _WHOLE_BYTES
-    said: list[Raw | bytes | memoryview] = []
-    fixed = [len(turns), hash(b"".join(asked.rest[:2])[:512]), *map(len, asked.rest)]
+def _parts(asked: Asked) -> tuple[tuple[int, ...], list[Raw | memoryview]]:
+    """What must be equal in any case, as hashes and sizes; and what may differ in its numbers.
+
+    The latter are the last turns, the two ends of a long one, and the two ends of the first, for a system prompt may
+    tell the time.
+    """
+    turns, earlier, rest = asked.turns, asked.earlier, asked.rest
+    left = _LOOSE_BYTES
+    said: list[Raw | memoryview] = []
     at = len(turns)
-    while at and left > 0:
+    fixed = [at, hash(b"".join(rest[:2])[:512]), *map(len, rest)]
+    for turn in reversed(turns):
+        if left <= 0:
+            break
         at -= 1
-        turn = turns[at]
         size = len(turn)
-        if size <= left:
+        left -= size
+        if left >= 0 or size <= 2 * _END_BYTES:
             said.append(turn)
         else:
-            view = memoryview(turn)
-            said += (view[:_END_BYTES], view[-_END_BYTES:])
-            fixed.append(hash(bytes(view[_END_BYTES:-_END_BYTES])))
-        left -= size
+            _say(said, fixed, turn, max(_END_BYTES, (size + left) // 2))
+    first = 0
     if earlier is not None:
         size = len(earlier)
-        fixed += (size, *map(len, turns[:at]))
+        fixed.append(size)
         said += [earlier[i : i + _SAMPLE_BYTES] for i in range(0, size, 1 + size // _SAMPLES)]
     elif at:
-        for i in (*range(min(at, _FIRST_TURNS)), *range(_FIRST_TURNS, at, 1 + at // _OLDER_SEEN)):
-            size = len(turns[i])
-            fixed.append(size if size <= _END_BYTES else hash(bytes(turns[i])))
+        _say(said, fixed, turns[0], _FIRST_BYTES)
+        first = 1
+    if at > first:
+        fixed.append(hash(b"".join(turns[first:at])))
     return tuple(fixed), said
+
+
+def _say(said: list[Raw | memoryview], fixed: list[int], turn: Raw, end: int) -> None:
+    """Take a turn, or its two ends."""
+    size = len(turn)
+    if size <= 2 * end:
+        said.append(turn)
+    else:
+        view = memoryview(turn)
+        said += (view[:end], view[-end:])
+        fixed.append(hash(bytes(view[end:-end])))
 
 
 def _without_ids(asked: Asked) -> bytes:
