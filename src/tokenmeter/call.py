@@ -25,7 +25,7 @@ from typing import Any
 from tokenmeter import wire
 from tokenmeter.attribution import MAX_VALUE_CHARS
 from tokenmeter.budgets.thresholds import Crossing
-from tokenmeter.charging import Charge, amounts_of, charge, learn, note_of, row_of
+from tokenmeter.charging import Charge, amounts_of, charge, fingerprint_of, learn, note_of, row_of
 from tokenmeter.effects import Brake, Effect, Open, Record, Relay, Release, Send, Sent, Settle, Story, Write
 from tokenmeter.errors import Refused
 from tokenmeter.holding import hold, loop_facts
@@ -120,6 +120,7 @@ def _unsent(house: House, call: Call, outcome: Charge) -> Generator[Effect, Any,
     """The row of a call that never left."""
     if call.ticket is not None:
         house.memory.answered(call.ticket, failed=True)
+    call.fingerprint = fingerprint_of(house, call)
     row = row_of(call, outcome, Answer())
     if house.rows_last:
         yield Write(call.id, encode(row))
@@ -158,6 +159,7 @@ def _settle(house: House, call: Call, answer: Answer) -> Generator[Effect, Any, 
     usage = outcome.usage
     if call.ticket is not None:
         house.memory.answered(call.ticket, failed=usage is None)
+    call.fingerprint = fingerprint_of(house, call)
     row = row_of(call, outcome, answer)
     row_bytes = encode(row) if house.rows_last else b""
     crossings: tuple[Crossing, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 from msgspec import Struct
@@ -126,8 +127,17 @@ def row_of(call: Call, charge: Charge, answer: Answer) -> CallRecord:
         time_to_first_chunk_s=answer.time_to_first_chunk_s,
         downgraded_from=call.tried_models[0] if call.tried_models else None,
         root=scope.root,
+        fingerprint=call.fingerprint,
         guards=tuple([f"{each.guard}:{each.action}" for each in call.findings]),
     )
+
+
+def fingerprint_of(house: House, call: Call) -> str | None:
+    """A keyed hash of the request, by which rows that last tell duplicate work."""
+    body = call.request.body
+    if not house.fingerprint_key or body is None:
+        return None
+    return hashlib.blake2b(body, key=house.fingerprint_key, digest_size=16).hexdigest()
 
 
 def note_of(house: House, call: Call) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import secrets
 import threading
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from tokenmeter.attribution import AgentScope, Scope
+from tokenmeter.attribution import AgentScope, Scope, current
 from tokenmeter.budgets import Budget, MemoryStore, Need, Policy, Store
 from tokenmeter.budgets.grants import Grants
 from tokenmeter.budgets.pauses import Pauses, paused
@@ -25,7 +27,7 @@ from tokenmeter.clients.later import Later
 from tokenmeter.clients.metering import Clock, Metering
 from tokenmeter.errors import ConfigError, Paused
 from tokenmeter.faults import swallow
-from tokenmeter.ledger import MemoryLedger, Spend
+from tokenmeter.ledger import MemoryLedger, Spend, ledger_beside, open_ledger
 from tokenmeter.ledger.memory import ANY
 from tokenmeter.loops import LoopPolicy
 from tokenmeter.loops.guard import Memory
@@ -38,14 +40,15 @@ from tokenmeter.version import VERSION
 
 if TYPE_CHECKING:
     from tokenmeter.config import Watched
+    from tokenmeter.outcomes.sink import Sink
 
 C = TypeVar("C")
 
 
 # The arguments that a configuration has under the same names.
 _FROM_FILE = (
-    "budgets", "loops", "store", "prices", "unpriced", "ask_stream_usage", "metric_labels", "max_label_values",
-    "user_key", "propagate_baggage",
+    "budgets", "loops", "store", "ledger", "prices", "unpriced", "ask_stream_usage", "metric_labels",
+    "max_label_values", "user_key", "propagate_baggage",
 )  # fmt: skip
 
 
@@ -71,6 +74,13 @@ class Remaining:
     resets_at: float | None
 
 
+def _fingerprint_key(user_key: bytes | None) -> bytes:
+    """With a key of the user's, fingerprints are the same in all processes that have it; else in this one alone."""
+    if user_key is None:
+        return secrets.token_bytes(32)
+    return hmac.new(user_key, b"tokenmeter.fingerprint", hashlib.sha256).digest()
+
+
 def _store_at(address: str) -> Store:
     if address == "memory://":
         return MemoryStore()
@@ -94,6 +104,8 @@ class Meter:
         loops: what stops agents that run in circles; see `LoopPolicy`, whose defaults are in force unless given.
         store: where the budgets are kept: ``memory://``, this process; ``sqlite:///FILE``, the processes of one
             machine; ``redis://HOST:PORT/0``, a fleet. Or a `Store` of one's own, which the meter then doesn't close.
+        ledger: where outcomes go, and calls when they are drained: ``sqlite:///FILE`` or ``postgresql://…``. Beside a
+            store in SQLite by default, else in the memory of this process, where reports can't see them.
         prices: negotiated prices, and prices of models that genai-prices doesn't know: a mapping from
             ``"model"`` or ``"provider/model"`` to `Price`, or the path of a TOML or JSON file.
         unpriced: what to do with a model that has no known price when a money budget applies: ``"refuse"`` it,
@@ -103,7 +115,8 @@ class Meter:
         tracer_provider, meter_provider: the OpenTelemetry providers; the global ones by default.
         metric_labels: scope fields to add to the metrics, of ``agent``, ``user``, ``team``, ``run``.
         max_label_values: how many distinct values such a label may take; the rest becomes ``(other)``.
-        user_key: when given, spans carry ``user.hash``, an HMAC of the user under this key, not ``user.id``.
+        user_key: when given, spans carry ``user.hash``, an HMAC of the user under this key, not ``user.id``; and the
+            fingerprints of requests are the same in all processes that have it, so that duplicate work is seen.
         propagate_baggage: let W3C baggage reach model providers. Off: their requests carry none.
         recorders: objects whose ``record(row)`` gets the `CallRecord` of each call, right after the call was settled:
             on the caller's thread or, under asyncio with a store that may wait, on a thread of the meter's.
@@ -122,6 +135,7 @@ class Meter:
         *,
         loops: LoopPolicy | None = None,
         store: str | Store = "memory://",
+        ledger: str | None = None,
         prices: Mapping[str, Price | Mapping[str, object]] | str | os.PathLike[str] | None = None,
         unpriced: Literal["refuse", "allow"] | Price = "refuse",
         ask_stream_usage: bool = True,
@@ -151,6 +165,8 @@ class Meter:
             raise ConfigError(f"on_threshold is {on_threshold!r}; give a function of one Crossing")
         self._owns_store = isinstance(store, str)
         self._store = _store_at(store) if isinstance(store, str) else _a_store(store)
+        self._ledger_url = ledger if ledger is not None or not isinstance(store, str) else ledger_beside(store)
+        self._outcomes: Sink | None = None
         self._pauses = Pauses(self._store)
         self._pauses.refresh()
         self._prices = PriceBook(parse_prices(prices) if prices is not None else None)
@@ -168,6 +184,7 @@ class Meter:
             loops=loops or LoopPolicy(),
             unpriced=unpriced,
             memory=Memory(secrets.token_bytes(16)),
+            fingerprint_key=_fingerprint_key(user_key) if self._store.keeps_rows else b"",
             usage_option=UsageOption(ask_stream_usage),
             expected=self._expected,
             stops=self._stops,
@@ -335,6 +352,69 @@ class Meter:
             )
         return tuple(found)
 
+    # -- what came of it ---------------------------------------------------------------------------------------
+
+    def outcome(
+        self,
+        kind: str,
+        key: str,
+        *,
+        run: str | None = None,
+        agents: Sequence[str] | None = None,
+        team: str | None = None,
+        user: str | None = None,
+        weight: float | None = None,
+        confidence: float = 1.0,
+        fold: str | None = None,
+        accepted_by: str | None = None,
+    ) -> None:
+        """Note that something came of the spend: ``outcome("deployment", "api#412", accepted_by="ci")``.
+
+        ``kind`` and ``key`` name it once: a second one of the same name changes nothing. What isn't given is taken
+        from the scope in force. ``weight`` is that of the kind unless given; ``fold`` names the change that it is a
+        part of, and all parts of one change count as one. What nobody else than the spender accepted counts less.
+
+        Raises:
+            ConfigError: a name, a weight or a confidence that makes no sense.
+            StoreUnavailable: the ledger can't be reached; nothing was noted, and it may be tried again.
+        """
+        from tokenmeter.outcomes.kinds import new_outcome
+
+        scope = current()
+        path = tuple(dict.fromkeys(scope.path)) if agents is None else tuple(agents)
+        outcome = new_outcome(
+            kind,
+            key,
+            self._clock.now_s(),
+            run=run or scope.root or scope.run,
+            agents=path,
+            team=team or scope.team,
+            user=user or scope.user,
+            weight=weight,
+            confidence=confidence,
+            fold=fold,
+            accepted_by=accepted_by,
+        )
+        self._sink().put_outcome(outcome)
+
+    def revoke(self, kind: str, key: str, why: str = "") -> None:
+        """Take an outcome back: rolled back, reopened, reverted. It may come before the outcome, and counts for good.
+
+        Raises:
+            StoreUnavailable: the ledger can't be reached; nothing was noted, and it may be tried again.
+        """
+        self._sink().revoke(kind, key, self._clock.now_s(), why)
+
+    def _sink(self) -> Sink:
+        if self._outcomes is None:
+            if self._ledger_url is None:
+                from tokenmeter.outcomes.sink import MemorySink
+
+                self._outcomes = MemorySink()
+            else:
+                self._outcomes = open_ledger(self._ledger_url)
+        return self._outcomes
+
     # -- life --------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
@@ -352,6 +432,10 @@ class Meter:
         self._pauses.close()
         if self._owns_store:
             self._store.close()
+        close = getattr(self._outcomes, "close", None)
+        if close is not None:
+            close()
+            self._outcomes = None
 
     def __enter__(self) -> Meter:
         return self

@@ -82,6 +82,7 @@ class House:
     thresholds: Thresholds = field(default_factory=Thresholds)
     expected: ExpectedCost = field(default_factory=ExpectedCost)
     stops: Callable[[Scope], Paused | None] = _nobody_is_paused
+    fingerprint_key: bytes = b""  # of the hashes of requests in rows that last
     rows_last: bool = False  # the store keeps rows, and must know which requests went out
 
 
@@ -105,6 +106,7 @@ class Call(Struct):
     held: Held | None = None
     output_cap: int | None = None  # the cap that was written into the request here
     refusal: Refused | None = None
+    fingerprint: str | None = None
     ticket: Ticket | None = None  # how the guards know it again
     findings: tuple[Finding, ...] = ()  # what the guards found, and let pass
     tried_models: tuple[str, ...] = ()  # the models that no budget could pay, the caller's own first

@@ -22,7 +22,7 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     marks usage and cost that were computed here because the provider's own figures never arrived.
     ``downgraded_from`` is the model that the caller named where a budget chose a cheaper one, which ``model`` is.
     ``root`` is the run at the very beginning. ``guards`` are the loop guards that found something, and what they did:
-    ``max_repeats:warn``.
+    ``max_repeats:warn``. ``fingerprint`` is a keyed hash of the request, where rows last: the same for the same bytes.
     """
 
     id: str
@@ -56,6 +56,7 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     downgraded_from: str | None = None
     root: str | None = None
     guards: tuple[str, ...] = ()
+    fingerprint: str | None = None
 
 
 class Recorder(Protocol):

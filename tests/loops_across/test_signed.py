@@ -41,7 +41,7 @@ def test_what_is_signed_arrives(signed: Ring, at: int) -> None:
 
 
 def altered(text: str) -> str:
-    return text.replace("the-root", "new-root")
+    return text.replace("the-2Droot", "new-2Droot")
 
 
 BAD = {

@@ -31,7 +31,7 @@ _MAC_CHARS: Final = 43
 _MAX_QUOTED_CHARS: Final = 512
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,11}")
 _KEY_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
-_SAFE: Final = re.compile(r"[A-Za-z0-9._~%-]+")
+_SAFE: Final = re.compile(r"[A-Za-z0-9._~-]+")
 
 Verdict = Literal["none", "trusted", "unsigned", "forged", "unknown key", "expired", "garbled"]
 
@@ -157,8 +157,8 @@ def _read(parts: list[str]) -> Lineage | None:
     if _NUMBER.fullmatch(issued) is None or int(depth) > MAX_DEPTH:
         return None
     try:
-        names = tuple(unquote(name, errors="strict") for name in path.split("~")) if path else ()
-        ids = unquote(root, errors="strict"), unquote(run, errors="strict")
+        names = tuple(_unquoted(name) for name in path.split("~")) if path else ()
+        ids = _unquoted(root), _unquoted(run)
     except UnicodeDecodeError:
         return None
     if len(names) > MAX_PATH or len(names) > int(depth) or not all(names):
@@ -168,10 +168,17 @@ def _read(parts: list[str]) -> Lineage | None:
     return Lineage(ids[0], ids[1], int(depth), names, int(issued))
 
 
+def _unquoted(text: str) -> str:
+    return unquote(text.replace("-", "%"), errors="strict")
+
+
 def _quoted(name: str) -> str:
     """A name without the marks that stand between the fields; a long one is cut and stays a name of its own."""
-    quoted = quote(name, safe="", errors="replace").replace(".", "%2E").replace("~", "%7E")
+    quoted = quote(name, safe="", errors="replace")
+    for mark in "-.~":
+        quoted = quoted.replace(mark, f"%{ord(mark):02X}")
+    quoted = quoted.replace("%", "-")  # libraries that carry baggage quote a % once more
     if len(quoted) <= _MAX_QUOTED_CHARS and len(name) <= MAX_NAME_CHARS:
         return quoted
     digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:16]
-    return f"{_quoted(name[:16])}-{digest}"
+    return f"{_quoted(name[:16])}_{digest}"
