@@ -30,6 +30,7 @@ from tokenmeter.effects import Brake, Effect, Open, Record, Relay, Release, Send
 from tokenmeter.errors import Refused
 from tokenmeter.holding import hold, loop_facts
 from tokenmeter.loops.guard import judge, refused
+from tokenmeter.money import usd
 from tokenmeter.notes import Answer, Call, House, Request
 from tokenmeter.record import encode
 from tokenmeter.wire import Ask
@@ -90,7 +91,12 @@ def _guard(house: House, call: Call) -> Generator[Effect, Any, None]:
     paused = house.stops(call.scope)
     if paused is not None:
         raise paused
-    facts = loop_facts(call)
+    run = call.scope.root or call.scope.run
+    if run is None or house.rows_last:
+        facts = loop_facts(call)
+    else:
+        calls, nanos = house.memory.seen.run(run)
+        facts = loop_facts(call, calls, usd(nanos))
     judged = judge(house.loops, house.memory, facts)
     if not judged.findings:
         call.ticket = judged.ticket
@@ -159,6 +165,8 @@ def _settle(house: House, call: Call, answer: Answer) -> Generator[Effect, Any, 
     usage = outcome.usage
     if call.ticket is not None:
         house.memory.answered(call.ticket, failed=usage is None)
+    if not house.rows_last and outcome.cost_nanos and (run := call.scope.root or call.scope.run) is not None:
+        house.memory.seen.spent(run, outcome.cost_nanos)
     call.fingerprint = fingerprint_of(house, call)
     row = row_of(call, outcome, answer)
     row_bytes = encode(row) if house.rows_last else b""

@@ -174,7 +174,7 @@ class Meter:
         self._expected = ExpectedCost()
         self._clock: Clock = clock or SystemClock()
         self._ledger = MemoryLedger()
-        self._later = Later()
+        self._later = Later(instant=self._store.instant)
         self._metrics = Metrics(meter_provider, VERSION, labels=metric_labels, max_label_values=max_label_values)
         self._metrics.before_flush = self._later.flush
         house = House(

@@ -20,11 +20,14 @@ SEARCH = Step("search", {"to": "SEA"}, "[]")
 EVERY = pytest.mark.parametrize("dialect", DIALECTS)
 
 
+STRICT = LoopPolicy(actions={"max_repeats": "refuse"})  # lone questions too
+
+
 class Desk:
     """Sends requests one after the other, each after the answer to the one before."""
 
     def __init__(self, policy: LoopPolicy | None = None, **facts: Any) -> None:
-        self.policy = policy or LoopPolicy()
+        self.policy = policy or STRICT
         self.memory = Memory(b"key")
         self.facts = {"agent": "desk", "run": "r", "path": ("desk",), "protocol": "openai.chat", **facts}
         self.at_s = 1_000.0
@@ -114,9 +117,11 @@ def test_each_run_of_a_cron_job_is_its_own() -> None:
 
 
 def test_questions_of_strangers_only_warn() -> None:
-    desk = Desk(agent=None, run=None, path=())
-    judged = [desk.send(prompt("hi")) for _ in range(5)]
-    assert [[each.action for each in found.findings] for found in judged] == [[], [], [], ["warn"], ["warn"]]
+    desk = Desk(LoopPolicy(), agent=None, run=None, path=())
+    assert all(desk.send(prompt("hi")).findings == () for _ in range(50))
+    judged = [desk.send(prompt("hi"), run="r", agent="b", path=("a", "b")) for _ in range(102)]
+    assert [n for n, found in enumerate(judged) if found.findings] == [10, 100]
+    assert {each.action for found in judged for each in found.findings} == {"warn"}
     talk = [ASK, Say("assistant", "Where to?"), Say("user", "Seattle")]
     for run, action in ((None, "warn"), ("r", "refuse")):
         told = [desk.tell(talk, run=run) for _ in range(4)]
@@ -141,7 +146,7 @@ def test_agents_that_take_turns_with_nothing_new() -> None:
         ({"path": tuple(f"a{n}" for n in range(11))}, "max_depth"),
         ({"path": ("desk",), "depth": 11}, "max_depth"),
         ({"path": ("desk", "b", "desk", "b", "desk", "b", "desk")}, "max_visits"),
-        ({"run_calls": 5_000}, "max_calls_per_run"),
+        ({"run_calls": 20_000}, "max_calls_per_run"),
         ({"run_usd": Decimal(100)}, "max_usd_per_run"),
     ],
 )
@@ -151,7 +156,7 @@ def test_where_a_call_stands(facts: dict[str, Any], guard: str) -> None:
 
 def test_just_below_every_limit() -> None:
     path = (*("desk", "b") * 2, "desk", *(f"c{n}" for n in range(5)))
-    assert Desk().send(path=path, run_calls=4_999, run_usd=Decimal("99.99")).findings == ()
+    assert Desk().send(path=path, run_calls=19_999, run_usd=Decimal("99.99")).findings == ()
 
 
 def test_the_rates_of_one_agent_brake() -> None:
@@ -175,7 +180,11 @@ def test_the_action_is_what_the_policy_says(action: Any) -> None:
 
 
 def test_every_agent_has_its_own_limits() -> None:
-    desk = Desk(LoopPolicy(agents={"poller": {"max_repeats": None}, "strict": {"max_repeats": 2}}))
+    desk = Desk(
+        LoopPolicy(
+            agents={"poller": {"max_repeats": None}, "strict": {"max_repeats": 2, "actions": {"max_repeats": "refuse"}}}
+        )
+    )
     assert all(desk.send(prompt("hi"), agent="poller", run="p").findings == () for _ in range(20))
     assert [guards(desk.send(prompt("hi"), agent="strict", run="s")) for _ in range(3)] == [[], [], ["max_repeats"]]
 

@@ -1,8 +1,10 @@
-"""What comes after a complete answer, told beside the caller's path and before anybody asks for it.
+"""What comes after a complete answer, told a little later and before anybody asks for it.
 
-Once a body is here as a whole, its caller need not wait until it was read, settled and written down. A thread does
-that, a few at a time, within a hundredth of a second. Whoever asks what was spent, or finds no room in a budget, has
-it done first.
+Once a body is here as a whole, its caller need not wait until it was read, settled and written down. That is done a
+few calls at a time, which takes half as long as one by one, or by a thread once nothing happened for a moment. Whoever
+asks what was spent, waits for a budget, or finds no room in one, has it done first.
+
+Where the books take time to write to, a thread does it within a hundredth of a second, beside the callers.
 """
 
 from __future__ import annotations
@@ -19,15 +21,23 @@ from queue import Empty, SimpleQueue
 from tokenmeter.ending import at_end
 
 TICK_S = 0.01
+QUIET_S = 0.05
+BATCH = 16
 SLEEP_S = 60.0
 MAX_WAITING = 256
 
 
 class Later:
-    """A queue of things to do that never raise an `Exception`, and its thread."""
+    """A queue of things to do that never raise an `Exception`, and its thread.
 
-    def __init__(self, tick_s: float = TICK_S) -> None:
-        self._tick_s = tick_s
+    ``instant``: none of them takes time. Then callers do them, so many at once, and the thread only what is left when
+    no more come: two threads that want the interpreter at once cost both more than the work does.
+    """
+
+    def __init__(self, tick_s: float | None = None, *, instant: bool = False) -> None:
+        self._tick_s = tick_s if tick_s is not None else QUIET_S if instant else TICK_S
+        self._instant = instant
+        self._most = BATCH if instant else MAX_WAITING
         self._start_afresh()
         _LIVE.add(self)
 
@@ -38,20 +48,26 @@ class Later:
         self._thread: threading.Thread | None = None
         self._asleep = False
         self._closed = False
+        self._puts = 0
+        self.awaited: list[None] = []  # one for each caller that waits for others to settle
 
     def put(self, rest: Callable[[], object]) -> None:
         """Have it done soon."""
         waiting = self._waiting
         waiting.append(rest)
-        if self._closed:
+        self._puts += 1
+        if self._closed or self.awaited:
             self.flush()
         elif self._thread is None:
             self._start()
         elif self._asleep:
             self._asleep = False
             self._bell.put(True)
-        elif len(waiting) >= MAX_WAITING:
-            self._do_oldest()  # and no more: each may take as long as the store does
+        elif len(waiting) >= self._most:
+            if self._instant:
+                self.flush()
+            else:
+                self._do_oldest()  # and no more: each may take as long as the store does
 
     def flush(self, timeout_s: float = -1.0) -> bool:
         """Do all that waits by now, or as much as there is time for. Whether there was anything to do.
@@ -107,7 +123,10 @@ def _work(ref: weakref.ref[Later], bell: SimpleQueue[bool]) -> None:
         later = ref()
         if later is None or later._bell is not bell:
             return
+        puts = later._puts
         time.sleep(later._tick_s)
+        if later._instant and later._puts != puts and len(later._waiting) < later._most:
+            continue  # they come, and who brings them does them
         if later._work():
             continue
         later._asleep = True

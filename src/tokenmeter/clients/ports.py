@@ -368,7 +368,12 @@ class SyncPort(Port):
             found = self.queued(effect) if self._instant else here(partial(self.queued, effect), self.undoing(effect))
             if isinstance(found, Held | Short):
                 return found
-            return self._noted(found[0].wait(found[1]))
+            self.metering.later.awaited.append(None)
+            try:
+                self.metering.later.flush()
+                return self._noted(found[0].wait(found[1]))
+            finally:
+                self.metering.later.awaited.pop()
         if isinstance(effect, Brake):
             return sleep(effect.pause_s)
         if isinstance(effect, Sent):
@@ -445,7 +450,12 @@ class AsyncPort(Port):
             )
             if isinstance(found, Held | Short):
                 return found
-            return self._noted(await found[0].wait_async(found[1]))
+            self.metering.later.awaited.append(None)
+            try:
+                self.metering.later.flush()
+                return self._noted(await found[0].wait_async(found[1]))
+            finally:
+                self.metering.later.awaited.pop()
         if isinstance(effect, Brake):
             return await sleep_async(effect.pause_s)
         if isinstance(effect, Sent):

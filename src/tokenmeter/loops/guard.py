@@ -7,7 +7,7 @@ warn, wait) is done by who asked. After the answer, `answered` tells the memory 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
@@ -22,6 +22,13 @@ from tokenmeter.loops.memory import Asker, Known, Seen
 from tokenmeter.loops.policy import Action, Guard, LoopPolicy, shown_path
 
 _NONE: Final = sys.maxsize
+_MILESTONES: Final = frozenset({10, 100, 1_000, 10_000, 100_000})
+_ANSWERED_BY: Final[Mapping[str, bytes]] = {
+    "openai.chat": b'"assistant"',
+    "anthropic.messages": b'"assistant"',
+    "bedrock.converse": b'"assistant"',
+    "ollama.chat": b'"assistant"',
+}
 _NEAR_TIMES: Final = 4  # requests that differ only in numbers may be the items of a batch
 _STEERING: Final = frozenset({"chat", "text_completion", "generate_content"})
 
@@ -100,8 +107,12 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
     """All guards on one request. It is counted; one that is refused is taken back."""
     own = policy.of(facts.agent)
     asker = Asker(facts.agent, facts.run, facts.at_s)
-    asked = _asked(own, facts)
-    prints = memory.prints.of(asked) if asked is not None else None
+    asked: Asked | None = None
+    if _is_lone(own, facts):
+        prints = _lone_prints(own, memory, facts)
+    else:
+        asked = _asked(own, facts)
+        prints = memory.prints.of(asked) if asked is not None else None
     known = memory.seen.begin(asker, prints, own.window_s)
     found: list[_Passed] = []
     if facts.path or facts.run_calls is not None or facts.run_usd is not None:
@@ -110,10 +121,12 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
         own.max_runs_per_minute or _NONE
     ):
         found += _rates(own, known)
-    if asked is not None and prints is not None:
+    if asked is None and prints is not None:
+        found += _asked_again(own, memory, asker, known)
+    elif asked is not None and prints is not None:
+        strangers = facts.run is None or not has_answers(asked)
         if known.near.times:
             again = memory.seen.note(asker, prints, memory.prints.ticked(asked))
-            strangers = facts.run is None or not has_answers(asked)
             found += _again(own, memory, asker, known, again, strangers=strangers)
         else:
             memory.seen.news(asker)
@@ -229,6 +242,34 @@ def _rates(own: LoopPolicy, known: Known) -> Iterable[_Passed]:
         yield _Passed("max_runs_per_minute", known.runs_in_minute, most, what)
 
 
+def _is_lone(own: LoopPolicy, facts: Facts) -> bool:
+    """Whether it is a question without any answer in it: often meant to be asked again, as in samples and batches.
+
+    A look for the word that every conversation has in it: reading the request would take ten times as long.
+    """
+    mark = _ANSWERED_BY.get(facts.protocol)
+    return mark is not None and facts.body is not None and mark not in facts.body and "max_repeats" not in own.actions
+
+
+def _lone_prints(own: LoopPolicy, memory: Memory, facts: Facts) -> Prints | None:
+    """Only where several agents share a run do its questions say anything: that they ask each other the same."""
+    if len(facts.path) < 2 or facts.run is None or facts.body is None or facts.operation not in _STEERING:
+        return None
+    return None if own.allows(facts.agent) else memory.prints.whole(facts.body)
+
+
+def _asked_again(own: LoopPolicy, memory: Memory, asker: Asker, known: Known) -> Iterable[_Passed]:
+    """Agents that ask each other the same in turn; and, told now and then, a question that is asked again."""
+    exact = known.exact
+    if not exact.times:
+        memory.seen.news(asker)
+        return
+    yield from _turns(own, known, *memory.seen.turn(asker))
+    if exact.times in _MILESTONES and own.max_repeats is not None:
+        what = f"the same request went out {exact.times} times before"
+        yield _Passed("max_repeats", exact.times, own.max_repeats, what, exact.agents, exact.since_s, strangers=True)
+
+
 def _again(
     own: LoopPolicy, memory: Memory, asker: Asker, known: Known, again: int, *, strangers: bool
 ) -> Iterable[_Passed]:
@@ -247,7 +288,12 @@ def _again(
             what = f"a request that differs only in its numbers went out {near.times} times before"
             limit = _NEAR_TIMES * most
             yield _Passed("max_repeats", near.times, limit, what, near.agents, near.since_s, strangers=strangers)
-    most = own.max_rounds_without_news
+    yield from _turns(own, known, rounds, agents)
+
+
+def _turns(own: LoopPolicy, known: Known, rounds: int, agents: tuple[str, ...]) -> Iterable[_Passed]:
+    """Agents that take turns with nothing new."""
+    most, near = own.max_rounds_without_news, known.near
     if most is not None and len(agents) > 1 and rounds >= most * len(agents):
         count = rounds // len(agents)
         what = f"{_listed(agents)} took turns for {count} rounds with nothing new"

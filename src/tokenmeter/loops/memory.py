@@ -11,6 +11,7 @@ leaves a note that the next request reads. A child of a fork starts with a lock 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
@@ -125,9 +126,29 @@ class Seen:
         self._calls: OrderedDict[str, _Minute] = OrderedDict()
         self._runs_begun: OrderedDict[str, _Minute] = OrderedDict()
         self._runs: OrderedDict[int, None] = OrderedDict()
+        self._spent: dict[str, tuple[int, int]] = {}
         self._quiet: OrderedDict[int, tuple[int, tuple[str, ...]]] = OrderedDict()
         self._brakes: OrderedDict[str, tuple[int, float]] = OrderedDict()
         _memories.add(self)
+
+    def run(self, root: str) -> tuple[int, int]:
+        """The calls and the spend of a run in this process so far, in nanodollars; its calls are counted by it."""
+        runs = self._spent
+        found = runs.get(root)
+        if found is None:
+            if len(runs) >= self._max_runs:
+                with contextlib.suppress(KeyError, RuntimeError, StopIteration):  # another thread was at it
+                    del runs[next(iter(runs))]
+            runs[root] = (1, 0)
+            return 0, 0
+        runs[root] = (found[0] + 1, found[1])
+        return found
+
+    def spent(self, root: str, nanos: int) -> None:
+        """Add what a call of a run came to."""
+        found = self._spent.get(root)
+        if found is not None and nanos:
+            self._spent[root] = (found[0], found[1] + nanos)
 
     def begin(self, asker: Asker, prints: Prints | None, window_s: float) -> Known:
         """Count a request that is about to go out; what was known before it."""

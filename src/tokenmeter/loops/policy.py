@@ -89,7 +89,7 @@ class LoopPolicy:
 
     max_depth: int | None = 10
     max_visits: int | None = 3
-    max_calls_per_run: int | None = 5_000
+    max_calls_per_run: int | None = 20_000
     max_usd_per_run: Decimal | str | float | None = Decimal(100)
     max_calls_per_minute: int | None = 60_000
     max_runs_per_minute: int | None = 6_000

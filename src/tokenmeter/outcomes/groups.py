@@ -1,0 +1,44 @@
+"""Groups that are too small to be shown are folded, so that no figure is that of a person.
+
+A folded row that holds fewer people than the least size would be just that; the next smallest group then goes with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from tokenmeter.outcomes.normalized import Row
+
+SMALL_GROUPS: Final = "(small groups)"
+
+
+def fold_small(rows: Iterable[Row], least: int) -> tuple[Row, ...]:
+    """The rows in the order of their names, and behind them one for all that have fewer people than ``least``.
+
+    A row of programs alone, in which nobody is named, is no group of people and stays.
+    """
+    rows = list(rows)
+    programs = [row for row in rows if row.people is None]
+    by_size = sorted((row for row in rows if row.people is not None), key=lambda row: (row.people or 0, row.name or ""))
+    small = [row for row in by_size if (row.people or 0) < least]
+    large = by_size[len(small) :]
+    while small and large and sum(row.people or 0 for row in small) < least:
+        small.append(large.pop(0))
+    shown = sorted(large + programs, key=lambda row: row.name or "")
+    return (*shown, _folded(small)) if small else tuple(shown)
+
+
+def _folded(small: list[Row]) -> Row:
+    kind = type(small[0])
+    return kind(
+        SMALL_GROUPS,
+        sum(row.nanos for row in small),
+        sum(row.micros for row in small),
+        sum(row.estimated_nanos for row in small),
+        sum(row.linked_nanos or 0 for row in small),
+        sum(row.fruitless_nanos or 0 for row in small),
+        sum(row.people or 0 for row in small),
+        groups=len(small),
+    )

@@ -1,0 +1,40 @@
+"""Whether two names mean the same one: mail addresses and plain names are both used for people."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+_BETWEEN = re.compile(r"[\W_]+")
+_MOST_WORDS = 32
+
+
+@lru_cache(maxsize=65_536)
+def plain(name: str) -> str:
+    """A name to compare by: no case, no spaces around it."""
+    return name.strip().casefold()
+
+
+def same(one: str | None, other: str | None) -> bool:
+    """``Alice`` is ``alice``, and ``alice@example.com`` is ``alice``; two addresses must agree in whole."""
+    if one is None or other is None:
+        return False
+    if one == other:
+        return True
+    left, right = plain(one), plain(other)
+    if ("@" in left) != ("@" in right):
+        left, right = left.partition("@")[0], right.partition("@")[0]
+    return left == right
+
+
+def names_a_person(name: str, users: frozenset[str]) -> bool:
+    """Whether the name of an agent gives away who it belongs to: ``alice-mail`` does, ``planner`` isn't of ``ann``.
+
+    ``users`` are plain names, without what follows an ``@``.
+    """
+    words = [word for word in _BETWEEN.split(plain(name)) if word][:_MOST_WORDS]
+    for i in range(len(words)):
+        for j in range(i + 1, min(len(words), i + 3) + 1):
+            if any(sign.join(words[i:j]) in users for sign in ("", ".", "-", "_", " ")):
+                return True
+    return False

@@ -1,0 +1,23 @@
+"""What came of the spend, for those who answer for it: on a terminal, as a page, as files, and served on this machine.
+
+data       one frozen record of a window: all that is shown anywhere
+gathering  what is read of a ledger for it: sums, never single calls
+narrowing  the part of it that is of one team or one agent
+shown      under which names: small groups are folded, persons are not named
+series     sums over time
+burn       budgets, and how their money went
+depth      how deep runs went, and what was stopped
+terminal   tables of text
+html       one page; `view` has its words, `drawings` and `charts` its figures, `grids` its tables
+exports    JSON and CSV
+focus      CSV with the columns of FOCUS
+server     the page over HTTP; `pages` has its drill-down, `access` says who may read
+"""
+
+from __future__ import annotations
+
+from tokenmeter.report.data import Line, ReportData, Sums, read
+from tokenmeter.report.exports import to_csv, to_json
+from tokenmeter.report.focus import to_focus
+
+__all__ = ["Line", "ReportData", "Sums", "read", "to_csv", "to_focus", "to_json"]

@@ -1,0 +1,140 @@
+"""What is read of a ledger for a report: the sums that it keeps ready, outcomes, and the runs that matter.
+
+No call is read. Of runs, those with the most spend and those that outcomes name: what led to an outcome is found, and
+a ledger of any size fits into memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from tokenmeter.ledger.views import HourSum, Outcome, RepeatSum, RunSum
+from tokenmeter.report.series import DAY_S, HOUR_S, fine_step
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from tokenmeter.ledger.ledger import Ledger
+
+MOST_RUNS: Final = 50_000
+MOST_REPEATS: Final = 2_000
+WASTE_DAYS: Final = 30  # signs of waste are read by the hour, and those of last quarter help nobody
+_BEFORE_S: Final = 31 * DAY_S  # what led to the first outcomes of a window
+_NAMES_AT_ONCE: Final = 500
+_PARTS: Final = ("hours", "outcomes", "runs", "repeats", "hours of agents")
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What was read. ``hours`` are sums of ``step_s``; ``waste_hours`` of single hours."""
+
+    since_s: int
+    until_s: int
+    step_s: int
+    hours: tuple[HourSum, ...]
+    outcomes: tuple[Outcome, ...]
+    runs: tuple[RunSum, ...]
+    runs_cut: bool  # there are more runs than were read
+    repeats: tuple[RepeatSum, ...]
+    waste_since_s: int
+    waste_hours: tuple[HourSum, ...]
+
+
+def gather(
+    ledger: Ledger,
+    since_s: float,
+    until_s: float,
+    *,
+    team: str | None = None,
+    agent: str | None = None,
+    by_user: bool = False,
+    progress: Progress | None = None,
+) -> Gathered:
+    """Read a window. Its first and its last hour are whole ones. ``by_user``: a directory says the team of each."""
+    from tokenmeter.ledger.reading import ANY
+
+    tell = _telling(progress)
+    only: dict[str, Any] = {"team": ANY if team is None else team, "agent": ANY if agent is None else agent}
+    since, until = int(since_s) // HOUR_S * HOUR_S, -(-int(until_s) // HOUR_S) * HOUR_S
+    tell()
+    since = max(since, _first_hour(ledger, since, until))
+    step = fine_step(since, until)
+    hours = tuple(_hours(ledger, since, until, step, only))
+    tell()
+    outcomes = tuple(ledger.outcomes(max(0, since - _BEFORE_S), until))
+    tell()
+    runs = {run.run: run for run in ledger.runs(max(0, since - _BEFORE_S), until, largest=MOST_RUNS)}
+    cut = len(runs) == MOST_RUNS
+    if cut:
+        runs |= {run.run: run for run in _named(ledger, outcomes, runs.keys())}
+    tell()
+    waste_since = max(since, until - WASTE_DAYS * DAY_S)
+    repeats = tuple(ledger.repeats(waste_since, until, largest=MOST_REPEATS, **only))
+    tell()
+    names = ("agent", "team", "model", *(["user"] if by_user else []))
+    fine = tuple(ledger.hours(waste_since, until, by=names, **only))
+    tell()
+    return Gathered(since, until, step, hours, outcomes, tuple(runs.values()), cut, repeats, waste_since, fine)
+
+
+def _first_hour(ledger: Ledger, since: int, until: int) -> int:
+    """When the first calls were made: a window that begins with time itself is drawn from there."""
+    if since > DAY_S:
+        return since
+    return next((hour.hour_s for hour in ledger.hours(since, until)), since)
+
+
+def _hours(ledger: Ledger, since: int, until: int, step_s: int, only: dict[str, Any]) -> Iterator[HourSum]:
+    """The sums of a window. Its whole days are read as such, which are few; what is before and after them, by hours."""
+    everything = ("agent", "team", "user", "provider", "model")
+    first, last = -(-since // DAY_S) * DAY_S, until // DAY_S * DAY_S
+    parts = [(since, until)] if step_s < DAY_S or first >= last else [(since, first), (first, last), (last, until)]
+    for begin, end in parts:
+        if begin < end:
+            for hour in ledger.hours(begin, end, by=everything, step_s=step_s, **only):
+                # The first step of a window may be cut: it begins with the window.
+                yield hour if hour.hour_s >= since else replace(hour, hour_s=since)
+
+
+def _named(ledger: Ledger, outcomes: tuple[Outcome, ...], known: Collection[str]) -> Iterator[RunSum]:
+    """The runs that outcomes name and that are not among the largest."""
+    from tokenmeter.ledger.tables import run_sums
+
+    named = {each.run for each in outcomes if each.run is not None}
+    named |= {value for each in outcomes for name, value in each.attributes if name == "run"}
+    # One question for many names: to ask for each run by itself would take most of the time of a report.
+    left = sorted(named.difference(known))
+    for start in range(0, len(left), _NAMES_AT_ONCE):
+        some = left[start : start + _NAMES_AT_ONCE]
+        with ledger._place.reading() as db:
+            yield from _runs_in(db, run_sums.c.run.in_(some))
+
+
+def _runs_in(db: sa.Connection, which: sa.ColumnElement[bool]) -> Iterator[RunSum]:
+    import msgspec
+    import sqlalchemy
+
+    from tokenmeter.ledger.tables import groups, run_sums
+
+    columns = [groups.c.team, groups.c.user, *run_sums.c]
+    found = sqlalchemy.select(*columns).join(groups, groups.c.number == run_sums.c.group_number)
+    for row in db.execute(found.where(which)):
+        told = row._asdict()
+        told["agents"] = tuple(name for _, name in msgspec.json.decode(told["agents"], type=list[tuple[int, str]]))
+        told["models"] = msgspec.json.decode(told["models"], type=tuple[str, ...])
+        yield RunSum(**{each.name: told[each.name] for each in fields(RunSum)})
+
+
+def _telling(progress: Progress | None) -> Callable[[], None]:
+    done = iter(range(len(_PARTS) + 1))
+
+    def tell() -> None:
+        number = next(done)
+        if progress is not None:
+            progress(_PARTS[number] if number < len(_PARTS) else "", number, len(_PARTS))
+
+    return tell
