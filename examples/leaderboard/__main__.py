@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, metavar="N", help="measure over seeds 1 to N, for each set of ways")
     parser.add_argument("--ways", choices=sorted(SETS), help="one set of ways to play; default: the known ones, or all")
+    parser.add_argument("--own-word", type=float, default=1.0, metavar="PART", help="the rule of this name; default: 1")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write the picture of one company")
     parser.add_argument(
         "--live", action="store_true", help="a small company through a real meter, with and without limits"
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         show_live()
     elif arguments.seeds:
         for name in [arguments.ways] if arguments.ways else SETS:
-            measure(name, arguments.seeds, arguments.people, arguments.weeks)
+            measure(name, arguments.seeds, arguments.people, arguments.weeks, arguments.own_word)
     else:
         company = simulate(
             arguments.seed, SETS[arguments.ways or "known"], size=arguments.people, weeks=arguments.weeks
@@ -41,13 +42,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         show(company)
 
 
-def measure(name: str, seeds: int, people: int, weeks: int) -> list[Score]:
+def measure(name: str, seeds: int, people: int, weeks: int, own_word: float = 1.0) -> list[Score]:
     """The figures of each seed, their mean and the worst."""
     print(f"{name}: {len(SETS[name])} ways to play, {people} people, {weeks} weeks")
     print(f"{'seed':>6}{_head()}")
     found = []
     for seed in range(1, seeds + 1):
-        figures = score(simulate(seed, SETS[name], size=people, weeks=weeks))
+        figures = score(simulate(seed, SETS[name], size=people, weeks=weeks, own_word=own_word))
         found.append(figures)
         print(f"{seed:>6}{_line([getattr(figures, each) for each in _COLUMNS])}", flush=True)
     columns = [[float(getattr(figures, each)) for figures in found] for each in _COLUMNS]

@@ -1,7 +1,10 @@
 """Ways to look good, one function each, in three sets.
 
 `KNOWN` are those that the rules and their thresholds were set with. With `MORE` it was seen what the rules lacked, and
-they were mended: second accounts, rings. `LATER` were written when the rules stood, and nothing was changed after them.
+they were mended: second accounts, rings. `LATER` were written after that, and one rule came of them: accounts which the
+directory doesn't know can't accept each other's. What they still win is a limit of the method; the documentation says
+so.
+
 A player goes on working, with less zeal, and does this besides.
 """
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from examples.leaderboard.books import Books, Person
+from examples.leaderboard.books import DAY_S, Books, Person
 from examples.leaderboard.company import (
     left_running,
     mates_of,
@@ -64,8 +64,16 @@ class Score:
     wasteful: int
 
 
-def simulate(seed: int, ways: Sequence[Way], *, size: int = 200, weeks: int = 8, players: float = 0.3) -> Company:
-    """A company of a seed: ``players`` of its people play, each in one of the ways."""
+def simulate(
+    seed: int,
+    ways: Sequence[Way],
+    *,
+    size: int = 200,
+    weeks: int = 8,
+    players: float = 0.3,
+    own_word: float = 1.0,
+) -> Company:
+    """A company of a seed: ``players`` of its people play, each in one of the ways. ``own_word`` is a rule's."""
     rng = random.Random(seed)
     people = people_of(rng, size)
     mates = mates_of(people)
@@ -87,7 +95,7 @@ def simulate(seed: int, ways: Sequence[Way], *, size: int = 200, weeks: int = 8,
         night_desk(books, who)
     for who in playing:
         play(Table(books, who, mates[who.user], people), ways_of[who.user])
-    rules = Rules(teams={who.user: who.team for who in people})
+    rules = Rules(own_word=own_word, teams={who.user: who.team for who in people})
     hours = books.hour_sums()
     judged = judge(
         books.outcomes, books.runs, link(books.outcomes, books.runs, rules), rules=rules, as_of_s=books.end_s
@@ -121,6 +129,32 @@ def score(company: Company) -> Score:
         recall=right / len(wasteful) if wasteful else 1.0,
         wasteful=len(wasteful),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """What limits would have kept back, of wasteful agents and of the others, in nanodollars."""
+
+    wasted: int
+    wasted_kept: int
+    worked: int
+    worked_kept: int
+
+
+def saving(company: Company, *, calls_per_run: int, nanos_per_day: int) -> Saving:
+    """What a limit of calls a run, and then a budget for each agent and day, would have kept back."""
+    wasteful = wasteful_agents(company)
+    spent: dict[tuple[str, int], int] = defaultdict(int)
+    whole = [0, 0]
+    for run in company.books.runs:
+        is_waste = run.agents[0] in wasteful
+        whole[is_waste] += run.nanos
+        within = run.nanos * min(run.calls, calls_per_run) // run.calls
+        spent[run.agents[0], int(run.first_s) // DAY_S] += within
+    left = [0, 0]
+    for (agent, _), nanos in spent.items():
+        left[agent in wasteful] += min(nanos, nanos_per_day)
+    return Saving(whole[1], whole[1] - left[1], whole[0], whole[0] - left[0])
 
 
 def wasteful_agents(company: Company) -> set[str]:

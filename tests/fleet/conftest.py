@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.fleet.fleet import Fleet
+from tests.fleet.fleet import Fleet, Nursery
 from tests.support.redis_server import RedisServer, missing
 
 KINDS = ("sqlite", "redis", "redis+leases")
@@ -63,8 +63,16 @@ def fresh(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> MakeUrl:
     return make
 
 
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Where the children of all fleets are born."""
+    found = Nursery()
+    yield found
+    found.close()
+
+
 @pytest.fixture
-def fleet() -> Iterator[Fleet]:
+def fleet(nursery: Nursery, tmp_path: Path) -> Iterator[Fleet]:
     """Processes that end with the test."""
-    with Fleet() as found:
+    with Fleet(nursery, tmp_path) as found:
         yield found

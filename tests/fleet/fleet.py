@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -104,34 +103,57 @@ class Worker:
         os.close(self._handle)
 
 
-class Fleet:
-    """Starts children, and ends what is left of them. ``complaints`` is what they wrote to stderr."""
+class Nursery:
+    """The process that forks the children of all fleets."""
 
-    def __init__(self, *, warnings: str = "error") -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
-        self._nursery = subprocess.Popen(
-            [sys.executable, "-W", warnings, "-m", "tests.fleet.nursery"],
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "tests.fleet.nursery"],
             stdin=subprocess.PIPE,
-            stderr=self._errors,
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])},
         )
+
+    def order(self, order: dict[str, Any]) -> None:
+        """Ask for a child."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(LONG_S)
+
+
+class Fleet:
+    """Starts children, and ends what is left of them. ``folder`` is for what they write."""
+
+    def __init__(self, nursery: Nursery, folder: Path) -> None:
+        self._nursery = nursery
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self._listener.settimeout(LONG_S)
+        self._errors = folder / "stderr"
+        self._errors.touch()
         self.workers: list[Worker] = []
 
     @property
     def complaints(self) -> str:
         """What the children wrote to stderr up to now."""
-        self._errors.seek(0)
-        return self._errors.read().decode(errors="replace")
+        return self._errors.read_text(errors="replace")
 
     def start(self, role: str, **options: Any) -> Worker:
-        """Fork a child, and have it begin."""
-        assert self._nursery.stdin is not None
-        order = {"role": role, "options": options, "port": self._listener.getsockname()[1]}
-        self._nursery.stdin.write(json.dumps(order).encode() + b"\n")
-        self._nursery.stdin.flush()
-        self._listener.settimeout(LONG_S)
+        """Have a child born, and have it begin."""
+        self._nursery.order(
+            {
+                "role": role,
+                "options": options,
+                "port": self._listener.getsockname()[1],
+                "errors": str(self._errors),
+                "state": os.environ["XDG_STATE_HOME"],
+            }
+        )
         try:
             connection, _ = self._listener.accept()
         except TimeoutError:
@@ -160,13 +182,9 @@ class Fleet:
         """End all."""
         for worker in list(self.workers):
             self.forget(worker)
-        assert self._nursery.stdin is not None
-        self._nursery.stdin.close()
-        self._nursery.wait(LONG_S)
         self._listener.close()
         if said := self.complaints:
             print("the children wrote:\n" + said[:8000])  # pytest shows it where a test fails
-        self._errors.close()
 
     def __enter__(self) -> Fleet:
         return self

@@ -17,9 +17,11 @@ from tokenmeter.pricing import InputBound, PriceBook
 def _born(order: dict[str, object]) -> None:
     """The life of a child."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
+    for path, how, file in ((os.devnull, os.O_RDONLY, 0), (str(order["errors"]), os.O_WRONLY | os.O_APPEND, 2)):
+        opened = os.open(path, how)
+        os.dup2(opened, file)
+        os.close(opened)
+    os.environ["XDG_STATE_HOME"] = str(order["state"])
     connection = socket.create_connection(("127.0.0.1", int(str(order["port"]))))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     link = Link(connection)

@@ -28,7 +28,7 @@ AGENTS = ("closed", "open", "local")
 PROCESSES, THREADS, TASKS = 3, 3, 3
 TIMEOUT_S = 0.25
 SLACK_S = 5.0  # for a machine that has other things to do as well
-OUTAGE_S = size(2, 30)
+OUTAGE_S = size(1, 30)
 INPUT, OUTPUT = Decimal("123.457"), Decimal("1700.003")  # nanodollars a token
 LOCAL_CALLS = 5
 # What a call holds at the most, and so the calls that the local limit pays.
@@ -63,13 +63,6 @@ def server() -> Iterator[RedisServer]:
     if reason := missing():
         pytest.skip(f"no Redis server: {reason}")
     with RedisServer("--appendonly", "yes", "--appendfsync", "always") as found:
-        yield found
-
-
-@pytest.fixture
-def quiet_fleet() -> Iterator[Fleet]:
-    """Processes that may log that the store is gone."""
-    with Fleet() as found:
         yield found
 
 
@@ -175,9 +168,9 @@ HARMS = [(_kill, "on"), (_pause, "off"), *([(_kill, "off"), (_pause, "on")] if F
 
 @pytest.mark.parametrize(("harm", "leases"), HARMS)
 def test_redis_is_gone_for_a_while(
-    server: RedisServer, quiet_fleet: Fleet, tmp_path: Path, leases: str, harm: Callable[[RedisServer], None]
+    server: RedisServer, fleet: Fleet, tmp_path: Path, leases: str, harm: Callable[[RedisServer], None]
 ) -> None:
-    scene = Scene(server, quiet_fleet, tmp_path, leases)
+    scene = Scene(server, fleet, tmp_path, leases)
     scene.report()
     usual_s = max(scene.slowest_s.values())
     assert {said for found in scene.found.values() for said in found} == {"ok"}, scene.found
@@ -219,9 +212,9 @@ def test_redis_is_gone_for_a_while(
 
 
 @pytest.mark.parametrize("leases", ["off", "on"] if FULL else ["on"])
-def test_redis_is_flushed(server: RedisServer, quiet_fleet: Fleet, tmp_path: Path, leases: str) -> None:
+def test_redis_is_flushed(server: RedisServer, fleet: Fleet, tmp_path: Path, leases: str) -> None:
     """What was spent out stays spent out, until somebody says that the loss is accepted."""
-    scene = Scene(server, quiet_fleet, tmp_path, leases, limit="200 calls")
+    scene = Scene(server, fleet, tmp_path, leases, limit="200 calls")
     until(lambda: scene.bill.by_agent["closed"] >= 200)
     time.sleep(0.5)
     arrived, found = scene.during(0.5)
@@ -229,7 +222,7 @@ def test_redis_is_flushed(server: RedisServer, quiet_fleet: Fleet, tmp_path: Pat
     assert set(found["closed"]) == {"BudgetExceeded"}
     server.flush()
     time.sleep(4 * TIMEOUT_S)
-    arrived, found = scene.during(size(2, 10))
+    arrived, found = scene.during(OUTAGE_S)
     assert arrived["closed"] == 0
     assert set(found["closed"]) == {"StoreUnavailable"}
     assert arrived["open"] > 20

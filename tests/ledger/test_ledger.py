@@ -320,6 +320,7 @@ def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
 
 def test_beside_a_store() -> None:
     assert ledger_beside("sqlite:////var/tokenmeter.db?timeout_s=1") == "sqlite:////var/tokenmeter-ledger.db"
+    assert ledger_beside("sqlite:////var/tokenmeter.db?leases=on") == "sqlite:////var/tokenmeter-ledger.db"
     assert ledger_beside("redis://h") is None
     assert ledger_beside("memory://") is None
 

@@ -35,8 +35,8 @@ def test_the_cost_of_a_solved_task_is_that_of_a_hand_computation(tmp_path: Path)
         every = [json.loads(line) for line in file]
     assert len(every) == 100
     clock, calls = FakeClock(), CapturedCalls(10_000)
-    expected = dict.fromkeys(("solver-0", "solver-1"), 0)
-    solved = dict.fromkeys(expected, 0)
+    expected: dict[str, int] = {"solver-0": 0, "solver-1": 0}
+    solved: dict[str, int] = dict.fromkeys(expected, 0)
     failed_nanos = 0
     outcomes = []
     with (

@@ -162,7 +162,14 @@ def test_what_has_no_spans_is_refused(bad: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "odd", [[], {"resourceSpans": None}, {"resourceSpans": [{}]}, {"resourceSpans": [{"scopeSpans": [{"spans": [3]}]}]}]
+    "odd",
+    [
+        [],
+        {"resourceSpans": None},
+        {"resourceSpans": [{}]},
+        {"resourceSpans": [{"resource": 3}]},
+        {"resourceSpans": [{"scopeSpans": [{"spans": [3]}]}]},
+    ],
 )
 def test_odd_documents_are_empty(odd: object) -> None:
     assert read_otel(odd).outcomes == ()  # type: ignore[arg-type]

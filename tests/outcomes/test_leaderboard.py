@@ -45,6 +45,12 @@ def test_other_ways_dont_pay_either(name: str) -> None:
     assert min(each.precision for each in found) >= 0.95
 
 
+def test_where_ci_tells_of_most_ones_own_word_may_count_little() -> None:
+    found = [score(simulate(seed, LATER, own_word=0.25)) for seed in SEEDS]
+
+    assert min(each.normalized for each in found) >= 0.93
+
+
 def test_there_are_enough_ways() -> None:
     assert len(KNOWN) >= 7
     assert len({*KNOWN, *MORE, *LATER}) == len(KNOWN) + len(MORE) + len(LATER)

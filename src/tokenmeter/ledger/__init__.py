@@ -40,7 +40,8 @@ def ledger_beside(store: str) -> str | None:
     """The ledger of a store that names none: a file beside that of SQLite, ``FILE-ledger.db``; None for others."""
     if not store.startswith("sqlite:"):
         return None
+    from tokenmeter.budgets.address import split_leases
     from tokenmeter.budgets.sqlite_url import parse_url
 
-    path = parse_url(store).path
+    path = parse_url(split_leases(store)[0]).path
     return f"sqlite:///{path.with_name(path.stem + '-ledger.db')}"

@@ -97,7 +97,7 @@ def _is_good(span: Mapping[str, Any], found: Attributes) -> bool:
 
 def _spans(document: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Spans, each with the attributes of its resource beneath its own."""
-    documents = [document] if isinstance(document, Mapping) else list(document)
+    documents: list[Any] = [document] if isinstance(document, Mapping) else list(document)
     for each in documents:
         if not isinstance(each, Mapping):
             raise ConfigError(f"{str(each)[:40]!r} is no span; give OTLP/JSON, or spans as objects")
@@ -107,7 +107,8 @@ def _spans(document: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> Iterato
             yield {**each, "attributes": _plain(each.get("attributes"))}
             continue
         for resource in _list(each["resourceSpans"]):
-            above = _plain(resource.get("resource", {}).get("attributes"))
+            whose = resource.get("resource")
+            above = _plain(whose.get("attributes")) if isinstance(whose, dict) else {}
             for scope in _list(resource.get("scopeSpans")):
                 for span in _list(scope.get("spans")):
                     yield {**span, "attributes": {**above, **_plain(span.get("attributes"))}}
