@@ -36,7 +36,7 @@ def chart(company: Company) -> str:
         _text(76, 462, "works", 12, "#57606a"),
         '<circle cx="136" cy="458" r="4" fill="#d1242f"/>',
         _text(146, 462, "plays for the board", 12, "#57606a"),
-        _text(500, 462, "Simulated. Nobody sees the right side of anybody but themselves.", 12, "#57606a"),
+        _text(500, 462, "Simulated. On the right, each sees only their own point.", 12, "#57606a"),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"

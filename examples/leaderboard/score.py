@@ -141,19 +141,27 @@ class Saving:
     worked_kept: int
 
 
-def saving(company: Company, *, calls_per_run: int, nanos_per_day: int) -> Saving:
-    """What a limit of calls a run, and then a budget for each agent and day, would have kept back."""
+def saving(company: Company, *, calls_per_run: int = 60, depth: int = 4, nanos_per_day: int = 10**9) -> Saving:
+    """What loop limits, and then a budget for each agent and day, would have kept back.
+
+    A run ends at its limit of calls, agents aren't nested deeper, the fourth of the same request isn't sent.
+    """
     wasteful = wasteful_agents(company)
+    repeated: dict[str, int] = defaultdict(int)
+    whole, left = [0, 0], [0, 0]
     spent: dict[tuple[str, int], int] = defaultdict(int)
-    whole = [0, 0]
     for run in company.books.runs:
-        is_waste = run.agents[0] in wasteful
+        agent, is_waste = run.agents[0], run.agents[0] in wasteful
         whole[is_waste] += run.nanos
         within = run.nanos * min(run.calls, calls_per_run) // run.calls
-        spent[run.agents[0], int(run.first_s) // DAY_S] += within
-    left = [0, 0]
+        spent[agent, int(run.first_s) // DAY_S] += within * min(run.max_depth, depth) // run.max_depth
+    for repeat in company.books.repeats:
+        if repeat.runs == 1:
+            repeated[repeat.agent or ""] += max(0, min(repeat.calls, calls_per_run) - 3) * repeat.first_nanos
     for (agent, _), nanos in spent.items():
         left[agent in wasteful] += min(nanos, nanos_per_day)
+    for agent, nanos in repeated.items():
+        left[agent in wasteful] -= min(nanos, left[agent in wasteful])
     return Saving(whole[1], whole[1] - left[1], whole[0], whole[0] - left[0])
 
 
