@@ -133,7 +133,7 @@ def test_agents_that_take_turns_with_nothing_new() -> None:
     found: list[str] = []
     for _ in range(6):
         for agent in ("asker", "teller"):
-            judged = desk.send(prompt(f"{agent}, go on"), agent=agent, path=(agent,))
+            judged = desk.send(prompt(f"{agent}, go on"), agent=agent, path=("office", agent))
             found += guards(judged)
             if judged.findings:
                 assert set(judged.findings[0].agents) == {"asker", "teller"}

@@ -72,7 +72,7 @@ async def test_a_model_call(
         else:
             meter.instrument()
         tokenmeter.inject(headers)
-        assert "run-x" in headers["baggage"]
+        assert "run-2Dx" in headers["baggage"]
         await come(client.post(URL, json=ask))
         await come(client.post(URL, json=ask, headers=headers))
         assert meter.spend().calls == 2

@@ -56,7 +56,7 @@ class Later:
         waiting = self._waiting
         waiting.append(rest)
         self._puts += 1
-        if self._closed or self.awaited:
+        if self._closed or (self.awaited and self._instant):
             self.flush()
         elif self._thread is None:
             self._start()

@@ -370,7 +370,8 @@ class SyncPort(Port):
                 return found
             self.metering.later.awaited.append(None)
             try:
-                self.metering.later.flush()
+                if self._instant:  # else an event loop would wait for the store; the thread does it
+                    self.metering.later.flush()
                 return self._noted(found[0].wait(found[1]))
             finally:
                 self.metering.later.awaited.pop()
@@ -452,7 +453,8 @@ class AsyncPort(Port):
                 return found
             self.metering.later.awaited.append(None)
             try:
-                self.metering.later.flush()
+                if self._instant:  # else an event loop would wait for the store; the thread does it
+                    self.metering.later.flush()
                 return self._noted(await found[0].wait_async(found[1]))
             finally:
                 self.metering.later.awaited.pop()

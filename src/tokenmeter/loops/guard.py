@@ -22,6 +22,7 @@ from tokenmeter.loops.memory import Asker, Known, Seen
 from tokenmeter.loops.policy import Action, Guard, LoopPolicy, shown_path
 
 _NONE: Final = sys.maxsize
+_MOST_LONE_TURNS: Final = 2  # what the system says, and the question
 _MILESTONES: Final = frozenset({10, 100, 1_000, 10_000, 100_000})
 _ANSWERED_BY: Final[Mapping[str, bytes]] = {
     "openai.chat": b'"assistant"',
@@ -247,8 +248,10 @@ def _is_lone(own: LoopPolicy, facts: Facts) -> bool:
 
     A look for the word that every conversation has in it: reading the request would take ten times as long.
     """
-    mark = _ANSWERED_BY.get(facts.protocol)
-    return mark is not None and facts.body is not None and mark not in facts.body and "max_repeats" not in own.actions
+    mark, body = _ANSWERED_BY.get(facts.protocol), facts.body
+    if mark is None or body is None or "max_repeats" in own.actions:
+        return False
+    return mark not in body and body.count(b'"role"') <= _MOST_LONE_TURNS
 
 
 def _lone_prints(own: LoopPolicy, memory: Memory, facts: Facts) -> Prints | None:
