@@ -368,6 +368,7 @@ def test_a_global_pipeline_that_is_set_up_later() -> None:
 from opentelemetry import metrics, trace
 meter = tokenmeter.Meter()
 post(meter, 2)
+meter.flush()
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
