@@ -253,14 +253,14 @@ class Meter:
         Raises:
             ConfigError: this kind of client can't be wrapped.
         """
-        self._warm_up()
         self._instruments.wrap(client)
+        self._warm_up()  # only now: its thread imports, and no lock may be held while imports wait for each other
         return client
 
     def instrument(self) -> None:
         """Meter every supported client of the process, those made before too, and carry scopes into threads."""
-        self._warm_up()
         self._instruments.instrument()
+        self._warm_up()
 
     def uninstrument(self) -> None:
         """Undo `instrument`: the very same functions stand in their places again."""

@@ -68,7 +68,7 @@ class Instruments:
             self._on = True
             self._process += threads.patches()
             for name in HTTP_LIBRARIES:
-                if name in sys.modules:
+                if name in sys.modules and not _is_being_imported(name):
                     self._on_http(sys.modules[name])
             for name in SDKS:
                 if f"{name}._base_client" in sys.modules:
@@ -143,6 +143,11 @@ class Instruments:
             return client
 
         return derive
+
+
+def _is_being_imported(name: str) -> bool:
+    """Whether another thread is at it: its hook patches the module then, and to wait for it here could be for ever."""
+    return bool(getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False))
 
 
 def _library_of(client: Any) -> Library | None:
