@@ -69,6 +69,11 @@ def carry(scope: Scope, context: Context | None = None) -> Context:
     return otel_context.set_value(_KEY, scope, context)
 
 
+def is_alone(context: Context) -> bool:
+    """Whether a context has nothing in it but a scope, if that."""
+    return not context or (len(context) == 1 and _KEY in context)
+
+
 class AgentScope:
     """What ``meter.agent(...)`` returns: a context manager, sync and async, and a decorator.
 

@@ -30,7 +30,6 @@ from tokenmeter.effects import Brake, Effect, Open, Record, Relay, Release, Send
 from tokenmeter.errors import Refused
 from tokenmeter.holding import hold, loop_facts
 from tokenmeter.loops.guard import judge, refused
-from tokenmeter.money import usd
 from tokenmeter.notes import Answer, Call, House, Request
 from tokenmeter.record import encode
 from tokenmeter.wire import Ask
@@ -91,12 +90,8 @@ def _guard(house: House, call: Call) -> Generator[Effect, Any, None]:
     paused = house.stops(call.scope)
     if paused is not None:
         raise paused
-    run = call.scope.root or call.scope.run
-    if run is None or house.rows_last:
-        facts = loop_facts(call)
-    else:
-        calls, nanos = house.memory.seen.run(run)
-        facts = loop_facts(call, calls, usd(nanos))
+    run = None if house.rows_last else call.scope.root or call.scope.run  # else the store counts it
+    facts = loop_facts(call, *house.memory.seen.run(run)) if run is not None else loop_facts(call)
     judged = judge(house.loops, house.memory, facts)
     if not judged.findings:
         call.ticket = judged.ticket

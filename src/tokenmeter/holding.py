@@ -53,8 +53,9 @@ def hold(house: House, call: Call) -> Generator[Effect, Any, None]:
         if guard_of(verdict.claim) is not None:
             _run_is_over(house, call, verdict)
         blocking = verdict.claim.budget
-        if not verdict.spent_out and may_wait and blocking.wait_s > 0:
-            verdict = yield Queue(call.id, call.claims, call.note, blocking.wait_s)
+        wait_s = max(blocking.wait_s, house.patience_s)
+        if not verdict.spent_out and may_wait and wait_s > 0:
+            verdict = yield Queue(call.id, call.claims, call.note, wait_s)
             may_wait = isinstance(verdict, Short) and verdict.spent_out
             continue
         if not (_downgraded(house, call, verdict) or _lowered(call, verdict)):
@@ -69,8 +70,7 @@ def hold(house: House, call: Call) -> Generator[Effect, Any, None]:
 
 def _run_is_over(house: House, call: Call, short: Short) -> NoReturn:
     """Refuse a call whose run has come to its limit."""
-    calls, usd = counted_short(short)
-    facts = loop_facts(call, calls, usd)
+    facts = loop_facts(call, *counted_short(short))
     found = standing(house.loops, house.memory, facts)
     refusal = next(each for each in found if each.guard == guard_of(short.claim))
     call.findings = (*call.findings, refusal)
@@ -82,8 +82,7 @@ def _warned(house: House, call: Call, held: Held) -> Generator[Effect, Any, None
     over = [guard_of(claim) for claim in held.warned]
     if not any(over):
         return
-    calls, usd = counted(call.claims, held.states)
-    facts = loop_facts(call, calls, usd)
+    facts = loop_facts(call, *counted(call.claims, held.states))
     found = tuple(each for each in standing(house.loops, house.memory, facts) if each.guard in over)
     call.findings = (*call.findings, *found)
     pause_s = max((each.pause_s for each in found), default=0.0)
@@ -91,7 +90,7 @@ def _warned(house: House, call: Call, held: Held) -> Generator[Effect, Any, None
         yield Brake(pause_s)
 
 
-def loop_facts(call: Call, run_calls: int | None = None, run_usd: Decimal | None = None) -> LoopFacts:
+def loop_facts(call: Call, run_calls: int | None = None, run_nanos: int | None = None) -> LoopFacts:
     """What the guards are told of a call, and of its run as far as that is known."""
     scope, request = call.scope, call.request
     return LoopFacts(
@@ -104,7 +103,7 @@ def loop_facts(call: Call, run_calls: int | None = None, run_usd: Decimal | None
         protocol=call.route.protocol,
         body=request.body,
         run_calls=run_calls,
-        run_usd=run_usd,
+        run_nanos=run_nanos,
     )
 
 

@@ -189,6 +189,7 @@ class Meter:
             expected=self._expected,
             stops=self._stops,
             rows_last=self._store.keeps_rows,
+            patience_s=getattr(self._store, "patience_s", 0.0),
         )
         self._file: Watched | None = None
         spans = Spans(tracer_provider, VERSION, user_key=user_key, propagate_baggage=propagate_baggage)

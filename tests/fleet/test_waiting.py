@@ -100,7 +100,8 @@ def test_cancelled_tasks_leave_nothing(fleet: Fleet, fresh: MakeUrl) -> None:
     books.close()
     ledger.must_balance()
     ledger.must_hold_nothing()
-    assert len(ledger.charged) == arrived
+    # A call that is cancelled on its way out is charged: nobody knows that it didn't arrive.
+    assert arrived <= len(ledger.charged) <= arrived + ended.count("CancelledError")
 
 
 def test_first_come_first_served_in_one_process(fleet: Fleet, fresh: MakeUrl) -> None:

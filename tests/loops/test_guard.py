@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -147,7 +146,7 @@ def test_agents_that_take_turns_with_nothing_new() -> None:
         ({"path": ("desk",), "depth": 11}, "max_depth"),
         ({"path": ("desk", "b", "desk", "b", "desk", "b", "desk")}, "max_visits"),
         ({"run_calls": 20_000}, "max_calls_per_run"),
-        ({"run_usd": Decimal(100)}, "max_usd_per_run"),
+        ({"run_nanos": 100_000_000_000}, "max_usd_per_run"),
     ],
 )
 def test_where_a_call_stands(facts: dict[str, Any], guard: str) -> None:
@@ -156,7 +155,7 @@ def test_where_a_call_stands(facts: dict[str, Any], guard: str) -> None:
 
 def test_just_below_every_limit() -> None:
     path = (*("desk", "b") * 2, "desk", *(f"c{n}" for n in range(5)))
-    assert Desk().send(path=path, run_calls=19_999, run_usd=Decimal("99.99")).findings == ()
+    assert Desk().send(path=path, run_calls=19_999, run_nanos=99_990_000_000).findings == ()
 
 
 def test_the_rates_of_one_agent_brake() -> None:
@@ -203,7 +202,7 @@ def test_a_poll_that_moves_warns() -> None:
 
 def test_the_refusal_says_which_guard_the_evidence_and_the_remedy() -> None:
     strict = LoopPolicy(actions={"max_repeats": "refuse"})
-    desk = Desk(strict, run_usd=Decimal("1.25"), run_calls=9, run_since_s=900.0)
+    desk = Desk(strict, run_nanos=1_250_000_000, run_calls=9, run_since_s=900.0)
     for _ in range(3):
         desk.send(prompt("hello there"))
     judged = desk.send(prompt("hello there"))
@@ -240,7 +239,7 @@ def test_depth_has_its_own_error() -> None:
 
 def test_a_limit_of_none_lifts_it() -> None:
     lifted: dict[str, Any] = dict.fromkeys(GUARDS)
-    desk = Desk(LoopPolicy(**lifted), run_calls=10**9, run_usd=Decimal(10**9), path=("a",) * 99)
+    desk = Desk(LoopPolicy(**lifted), run_calls=10**9, run_nanos=10**18, path=("a",) * 99)
     for _ in range(20):
         assert desk.tell([ASK, *[SEARCH] * 30]).findings == ()
 

@@ -314,11 +314,11 @@ def test_a_row_that_cant_be_written_does_not_stop_the_rest(
     write = Metrics._write
     seen: list[Any] = []
 
-    def failing(self: Metrics, row: Any) -> None:
+    def failing(self: Metrics, row: Any, costs: Any) -> None:
         seen.append(row)
         if len(seen) == 1:
             raise RuntimeError("broken")
-        write(self, row)
+        write(self, row, costs)
 
     monkeypatch.setattr(Metrics, "_start", lambda self: None)
     monkeypatch.setattr(Metrics, "_write", failing)

@@ -49,6 +49,7 @@ class LeasedStore(Through):
     """
 
     on_drawn: Callable[[Sequence[Claim], Settled], object] | None = None
+    patience_s = 2 * IDLE_S  # after so long, what other processes have leased and don't use is back
 
     def __init__(self, inner: Store, journal: Journal, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(inner)

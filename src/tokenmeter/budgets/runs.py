@@ -8,13 +8,11 @@ run that has spent too much, and budgets are there to keep money from being spen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
 
 from tokenmeter.budgets.budget import Budget
 from tokenmeter.budgets.policy import Claim, escaped
 from tokenmeter.budgets.store import Short, State
 from tokenmeter.loops.policy import Guard, LoopPolicy
-from tokenmeter.money import usd as dollars
 
 CALLS = Budget("1 calls", per="run", name="max_calls_per_run", wait_s=0, thresholds=(), on_store_error="open")
 USD = Budget("$1", per="run", name="max_usd_per_run", wait_s=0, thresholds=(), on_store_error="open")
@@ -30,12 +28,11 @@ def run_claims(policy: LoopPolicy, agent: str | None, root: str | None) -> tuple
         key = f"calls loops max_calls_per_run|run={escaped(root)}|run"
         enforce = own.action("max_calls_per_run") == "refuse"
         found.append(Claim(CALLS, key, scope, 1, own.max_calls_per_run, None, enforce))
-    usd = own.max_usd_per_run
-    if isinstance(usd, Decimal):
+    nanos = own.max_nanos_per_run
+    if nanos is not None:
         key = f"usd loops max_usd_per_run|run={escaped(root)}|run"
         # One below: at the limit itself the run is over, though a call is held with nothing.
-        limit = max(0, int(usd.scaleb(9)) - 1)
-        found.append(Claim(USD, key, scope, 0, limit, None, own.action("max_usd_per_run") == "refuse"))
+        found.append(Claim(USD, key, scope, 0, max(0, nanos - 1), None, own.action("max_usd_per_run") == "refuse"))
     return tuple(found)
 
 
@@ -46,25 +43,25 @@ def guard_of(claim: Claim) -> Guard | None:
     return "max_usd_per_run" if claim.budget is USD else None
 
 
-def counted(claims: Sequence[Claim], states: Sequence[State]) -> tuple[int | None, Decimal | None]:
-    """The calls, those under way included, and the spend of the run before this call, as far as they are known."""
+def counted(claims: Sequence[Claim], states: Sequence[State]) -> tuple[int | None, int | None]:
+    """The calls, those under way included, and the nanodollars of the run before this call, as far as known."""
     calls: int | None = None
-    usd: Decimal | None = None
+    nanos: int | None = None
     for claim, state in zip(claims, states, strict=True):
         if claim.budget is CALLS:
             calls = state.posted + state.held
         elif claim.budget is USD:
-            usd = dollars(state.posted)
-    return calls, usd
+            nanos = state.posted
+    return calls, nanos
 
 
-def counted_short(short: Short) -> tuple[int | None, Decimal | None]:
+def counted_short(short: Short) -> tuple[int | None, int | None]:
     """The same where there was no room."""
     calls: int | None = None
-    usd: Decimal | None = None
+    nanos: int | None = None
     for claim, available, if_settled in zip(short.claims, short.available, short.if_settled, strict=True):
         if claim.budget is CALLS:
             calls = claim.limit - min(available, if_settled)
         elif claim.budget is USD:
-            usd = dollars(claim.limit - if_settled)
-    return calls, usd
+            nanos = claim.limit - if_settled
+    return calls, nanos

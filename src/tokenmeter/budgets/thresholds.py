@@ -66,8 +66,10 @@ class Thresholds:
                 continue
             after = state.posted
             lines = _lines(percents, state.limit)
+            if after < lines[0]:
+                continue
             reached = bisect_right(lines, after)
-            if not reached or lines[reached - 1] <= after - added or claim.budget.per == "call":
+            if lines[reached - 1] <= after - added or claim.budget.per == "call":
                 continue
             first = bisect_right(lines, after - added)
             for percent in percents[first:reached]:

@@ -107,22 +107,23 @@ class Port:
     def instant(self, effect: Effect) -> Any:
         """Do an effect that never waits."""
         metering = self.metering
-        if isinstance(effect, Open):
-            self._recording = metering.open(effect.call)
-        elif isinstance(effect, Settle):
+        # By type, for `isinstance` takes ten times as long to say no.
+        if type(effect) is Settle:
             self._held = effect.hold_id, effect.amounts
             settled = metering.store.settle(effect.hold_id, effect.amounts, effect.row)
             self._held = None
             return settled
-        elif isinstance(effect, Release):
+        if type(effect) is Record:
+            metering.record(self._recording, effect)
+            self._recording = None
+        elif type(effect) is Open:
+            self._recording = metering.open(effect.call)
+        elif type(effect) is Release:
             self._held = effect.hold_id, None
             metering.store.release(effect.hold_id)
             self._held = None
-        elif isinstance(effect, Write):
+        elif type(effect) is Write:
             metering.store.write([Entry(effect.row_id, (), effect.row)])
-        elif isinstance(effect, Record):
-            metering.record(self._recording, effect)
-            self._recording = None
         return None
 
     def held_at_once(self, effect: Hold) -> Held | None:
@@ -180,7 +181,7 @@ class Port:
         """The request to send: the caller's own, unless something must differ on the wire."""
         request = self.request
         drop: tuple[str, ...] = ()
-        if _has_baggage(request) and not (self.metering.propagate_baggage and _has_no_lineage(request)):
+        if "baggage" in request.headers and not (self.metering.propagate_baggage and _has_no_lineage(request)):
             drop = ("baggage",)
         if effect.body is None and not drop:
             return request
@@ -297,14 +298,15 @@ class Port:
 
     def resume(self, story: Story, answer: Callable[[], Answer]) -> None:
         """Tell the rest of a story whose body is over. Never waits, so it may run in a finalizer."""
+        tell: Any = story.send
         try:
-            step: Any = partial(story.send, answer())
+            came: Any = answer()
             while True:
-                effect = step()
+                effect = tell(came)
                 try:
-                    step = partial(story.send, self.instant(effect))
+                    tell, came = story.send, self.instant(effect)
                 except BaseException as error:
-                    step = partial(story.throw, error)
+                    tell, came = story.throw, error
         except StopIteration:
             return
         except Exception as fault:
@@ -358,13 +360,13 @@ class SyncPort(Port):
 
     def do(self, effect: Effect) -> Any:
         """Do one effect and return what came of it."""
-        if isinstance(effect, Send):
+        if type(effect) is Send:
             return self._send(effect)
-        if isinstance(effect, Hold):
+        if type(effect) is Hold:
             if self._instant:
                 return self.held(effect)
             return self.held_at_once(effect) or here(partial(self.held, effect), self.undoing(effect))
-        if isinstance(effect, Queue):
+        if type(effect) is Queue:
             found = self.queued(effect) if self._instant else here(partial(self.queued, effect), self.undoing(effect))
             if isinstance(found, Held | Short):
                 return found
@@ -375,9 +377,9 @@ class SyncPort(Port):
                 return self._noted(found[0].wait(found[1]))
             finally:
                 self.metering.later.awaited.pop()
-        if isinstance(effect, Brake):
+        if type(effect) is Brake:
             return sleep(effect.pause_s)
-        if isinstance(effect, Sent):
+        if type(effect) is Sent:
             return self.sent_at_once(effect) or here(partial(self.metering.store.sent, effect.hold_id))
         return self.instant(effect)
 
@@ -437,13 +439,13 @@ class AsyncPort(Port):
 
     async def do(self, effect: Effect) -> Any:
         """Do one effect and return what came of it."""
-        if isinstance(effect, Send):
+        if type(effect) is Send:
             return await self._send(effect)
-        if isinstance(effect, Hold):
+        if type(effect) is Hold:
             if self._instant:
                 return self.held(effect)
             return self.held_at_once(effect) or await aside(partial(self.held, effect), self.undoing(effect))
-        if isinstance(effect, Queue):
+        if type(effect) is Queue:
             found = (
                 self.queued(effect)
                 if self._instant
@@ -458,9 +460,9 @@ class AsyncPort(Port):
                 return self._noted(await found[0].wait_async(found[1]))
             finally:
                 self.metering.later.awaited.pop()
-        if isinstance(effect, Brake):
+        if type(effect) is Brake:
             return await sleep_async(effect.pause_s)
-        if isinstance(effect, Sent):
+        if type(effect) is Sent:
             return self.sent_at_once(effect) or await aside(partial(self.metering.store.sent, effect.hold_id))
         return self.instant(effect)
 
@@ -511,14 +513,6 @@ class AsyncPort(Port):
                 await response.aread()
             return response
         return await self._wrapped(self.request, stream=self._stream, **self._kwargs)
-
-
-def _has_baggage(request: Any) -> bool:
-    """Whether a header carries baggage. The mapping would decode all headers to tell."""
-    for name, _ in request.headers.raw:  # noqa: SIM110 - a generator would double the cost
-        if len(name) == 7 and name.lower() == b"baggage":
-            return True
-    return False
 
 
 def _has_no_lineage(request: Any) -> bool:

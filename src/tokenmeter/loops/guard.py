@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from tokenmeter.errors import DepthExceeded, LoopDetected, Refused
 from tokenmeter.loops.asked import Asked, open_request
@@ -20,6 +20,7 @@ from tokenmeter.loops.fingerprints import Fingerprints, Prints, has_answers
 from tokenmeter.loops.history import FEWEST_TURNS, Repeats, look
 from tokenmeter.loops.memory import Asker, Known, Seen
 from tokenmeter.loops.policy import Action, Guard, LoopPolicy, shown_path
+from tokenmeter.money import usd
 
 _NONE: Final = sys.maxsize
 _MOST_LONE_TURNS: Final = 2  # what the system says, and the question
@@ -34,7 +35,7 @@ _NEAR_TIMES: Final = 4  # requests that differ only in numbers may be the items 
 _STEERING: Final = frozenset({"chat", "text_completion", "generate_content"})
 
 
-class Facts(NamedTuple):
+class Facts(Struct, frozen=True, gc=False):
     """What is known of one request before it goes out. A counter that is None is not known."""
 
     at_s: float
@@ -46,8 +47,13 @@ class Facts(NamedTuple):
     protocol: str = ""
     body: bytes | None = None
     run_calls: int | None = None  # calls of the run so far, over all processes
-    run_usd: Decimal | None = None  # spend of the run so far, over all processes
+    run_nanos: int | None = None  # nanodollars that the run spent so far, over all processes
     run_since_s: float | None = None
+
+    @property
+    def run_usd(self) -> str | None:
+        """What the run spent so far, in US dollars."""
+        return None if self.run_nanos is None else f"{usd(self.run_nanos).normalize():f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +72,14 @@ class Finding:
     pause_s: float = 0.0  # how long to wait before the request goes out, where the action is to brake
 
 
-class Ticket(NamedTuple):
+class Ticket(Struct, frozen=True, gc=False):
     """How the memory knows a request again when its answer comes."""
 
     asker: Asker
     prints: Prints | None
 
 
-class Judged(NamedTuple):
+class Judged(Struct, frozen=True, gc=False):
     """What the guards found, and the ticket of a request that may go out."""
 
     findings: tuple[Finding, ...]
@@ -116,7 +122,12 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
         prints = memory.prints.of(asked) if asked is not None else None
     known = memory.seen.begin(asker, prints, own.window_s)
     found: list[_Passed] = []
-    if facts.path or facts.run_calls is not None or facts.run_usd is not None:
+    if (
+        len(facts.path) > 1
+        or facts.depth > 1
+        or (facts.run_calls or 0) >= (own.max_calls_per_run or _NONE)
+        or (facts.run_nanos or 0) >= (own.max_nanos_per_run or _NONE)
+    ):
         found += _standing(own, facts)
     if known.calls_in_minute >= (own.max_calls_per_minute or _NONE) or known.runs_in_minute >= (
         own.max_runs_per_minute or _NONE
@@ -224,12 +235,12 @@ def _standing(own: LoopPolicy, facts: Facts) -> Iterable[_Passed]:
             agents = tuple(dict.fromkeys(path))
             what = f"it stands {visits} times on its own path: {shown_path(path)}"
             yield _Passed("max_visits", visits, own.max_visits, what, agents)
-    calls, usd, since_s = facts.run_calls, facts.run_usd, facts.run_since_s
+    calls, nanos, since_s = facts.run_calls, facts.run_nanos, facts.run_since_s
     if own.max_calls_per_run is not None and calls is not None and calls >= own.max_calls_per_run:
         yield _Passed("max_calls_per_run", calls, own.max_calls_per_run, f"its run made {calls} calls", (), since_s)
     most = own.max_usd_per_run
-    if isinstance(most, Decimal) and usd is not None and usd >= most:
-        yield _Passed("max_usd_per_run", usd, most, f"its run spent ${usd}", (), since_s)
+    if nanos is not None and isinstance(most, Decimal) and nanos >= (own.max_nanos_per_run or 0):
+        yield _Passed("max_usd_per_run", usd(nanos), most, f"its run spent ${facts.run_usd}", (), since_s)
 
 
 def _rates(own: LoopPolicy, known: Known) -> Iterable[_Passed]:
@@ -353,7 +364,7 @@ def _finding(own: LoopPolicy, memory: Memory, facts: Facts, passed: _Passed) -> 
         "since_s": passed.since_s,
         "run": facts.run,
         "run_calls": facts.run_calls,
-        "run_usd": None if facts.run_usd is None else str(facts.run_usd),
+        "run_usd": facts.run_usd,
     }
     pause_s = memory.seen.brake(f"{guard} {agent or ''}", facts.at_s) if action == "brake" else 0.0
     return Finding(

@@ -16,7 +16,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict, deque
-from typing import Final, NamedTuple
+from typing import Final
 
 from msgspec import Struct
 
@@ -27,7 +27,7 @@ _MAX_AGENTS_KEPT: Final = 4
 _NO_TURNS: Final[tuple[int, tuple[str, ...]]] = (0, ())
 
 
-class Asker(NamedTuple):
+class Asker(Struct, frozen=True, gc=False):
     """Whose request it is, and when."""
 
     agent: str | None
@@ -40,7 +40,7 @@ class Asker(NamedTuple):
         return hash((self.run, self.agent if self.run is None else None))
 
 
-class Tally(NamedTuple):
+class Tally(Struct, frozen=True, gc=False):
     """How often something was asked before, and since when."""
 
     times: int
@@ -51,7 +51,7 @@ class Tally(NamedTuple):
 NEVER: Final = Tally(0, 0.0)
 
 
-class Known(NamedTuple):
+class Known(Struct, frozen=True, gc=False):
     """What is remembered that bears on one request, which is not counted in it."""
 
     exact: Tally = NEVER

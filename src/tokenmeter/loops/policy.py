@@ -7,6 +7,7 @@ meant stand in ``allow``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal, InvalidOperation
@@ -100,13 +101,16 @@ class LoopPolicy:
     actions: Mapping[str, Action] = field(default_factory=lambda: _NO_ACTIONS, hash=False)
     allow: Iterable[str] = ()
     agents: Mapping[str, Limits] = field(default_factory=lambda: _NO_AGENTS, hash=False)
+    max_nanos_per_run: int | None = field(init=False, repr=False, compare=False, default=None)
     _by_agent: Mapping[str, LoopPolicy] = field(init=False, repr=False, compare=False, default_factory=dict)
     _actions: Mapping[str, Action] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in GUARDS:
             if name == "max_usd_per_run":
-                object.__setattr__(self, name, _dollars(self.max_usd_per_run))
+                dollars = _dollars(self.max_usd_per_run)
+                object.__setattr__(self, name, dollars)
+                object.__setattr__(self, "max_nanos_per_run", None if dollars is None else math.ceil(dollars.scaleb(9)))
             else:
                 _check_count(name, getattr(self, name), least=_LEAST.get(name, 1))
         window: object = self.window_s

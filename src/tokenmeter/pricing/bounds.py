@@ -154,7 +154,8 @@ class InputBound:
     def _learn(self, route: Route, ask: Ask, bound: int, reading: Reading) -> None:
         usage = reading.usage
         assert usage is not None  # noqa: S101 - `learn` saw to it
-        given, made = usage.input_tokens, usage.output_tokens
+        counts = usage.counts
+        given, made = counts.get("input_tokens"), counts.get("output_tokens")
         model = ask.model or route.model
         shortfall = 0
         if given is not None and given > (bound or self.bound(ask, route)):
@@ -166,18 +167,19 @@ class InputBound:
                 seen = _touch(self._inputs, (route.provider, model, _kind(ask)), _Input, _KINDS)
                 seen.calls += 1
                 seen.most_tokens = max(seen.most_tokens, given)
-                if ask.text_bytes:
-                    seen.tokens_per_mib = max(seen.tokens_per_mib, (given << 20) // ask.text_bytes + 1)
+                if ask.text_bytes and (each := (given << 20) // ask.text_bytes + 1) > seen.tokens_per_mib:
+                    seen.tokens_per_mib = each
                 if shortfall:
                     units = _units(ask)
                     seen.extra_per_unit = max(
                         seen.extra_per_unit, -(-(_with_margin(shortfall) + 2 * _TEMPLATE) // units)
                     )
-                calls = sum(usage.counts.get(key, 0) for key in _TOOL_CALL_KEYS)
-                seen.most_tool_calls = max(seen.most_tool_calls, calls)
+                if ask.server_tools:
+                    calls = sum([counts.get(key, 0) for key in _TOOL_CALL_KEYS])
+                    seen.most_tool_calls = max(seen.most_tool_calls, calls)
             if made is not None and reading.complete:
                 said = _touch(self._outputs, (route.provider, model), _Output, _KINDS)
-                reasoning = min(usage.reasoning_tokens or 0, made)
+                reasoning = min(counts.get("output_reasoning_tokens", 0), made)
                 said.calls += 1
                 said.tokens = max(made, said.tokens - (said.tokens >> 4))
                 said.reasoning = max(reasoning, said.reasoning - (said.reasoning >> 4))

@@ -108,10 +108,16 @@ class Metrics:
             self.before_flush()
         with self._writing:
             queue = self._queue
+            costs: dict[frozenset[tuple[str, AttributeValue]], int] = {}
             while queue:
                 try:
-                    self._write(queue.popleft())
+                    self._write(queue.popleft(), costs)
                 except Exception as fault:  # noqa: BLE001  a pipeline's fault; the rows behind it shall pass
+                    swallow(fault, "writing metrics")
+            for base, nanos in costs.items():  # added up first: exact, and each `add` costs as much as a price
+                try:
+                    self._cost.add(nanos / 1e9, dict(base))
+                except Exception as fault:  # noqa: BLE001
                     swallow(fault, "writing metrics")
 
     def close(self) -> None:
@@ -139,7 +145,7 @@ class Metrics:
         self._thread = None
         self._queue.clear()
 
-    def _write(self, row: CallRecord | _CostOnly) -> None:
+    def _write(self, row: CallRecord | _CostOnly, costs: dict[frozenset[tuple[str, AttributeValue]], int]) -> None:
         cost_only = isinstance(row, _CostOnly)
         if isinstance(row, _CostOnly):
             row = row.row
@@ -150,7 +156,8 @@ class Metrics:
             self._refusals.add(1, {**base, n.ERROR_TYPE: row.error_type or "refused"})
             return
         if row.cost_nanos:
-            self._cost.add(row.cost_nanos / 1e9, base)
+            of_kind = frozenset(base.items())
+            costs[of_kind] = costs.get(of_kind, 0) + row.cost_nanos
         if cost_only:
             return
         usage = row.usage

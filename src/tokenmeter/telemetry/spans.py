@@ -19,9 +19,19 @@ from msgspec import Struct
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    NoOpTracer,
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    TracerProvider,
+)
 from opentelemetry.util.types import AttributeValue
 
+from tokenmeter import attribution
 from tokenmeter.budgets.runs import guard_of
 from tokenmeter.budgets.thresholds import Crossing
 from tokenmeter.effects import Record
@@ -65,6 +75,8 @@ class Spans:
     def open(self, call: Call) -> Recording:
         """Open the span of a call, or find the one that stands for it already."""
         here = otel_context.get_current()
+        if attribution.is_alone(here) and isinstance(getattr(self._tracer, "_tracer", self._tracer), NoOpTracer):
+            return Recording(INVALID_SPAN, ours=True)  # no pipeline is set up, and nobody else's span stands here
         bare = None
         carried = baggage.get_all(here)
         if carried and not self._propagate_baggage:

@@ -175,28 +175,47 @@ def _usage(usage: Mapping[str, Any]) -> Counts:
 
 
 def _chat(usage: Mapping[str, Any]) -> Counts:
-    prompt, completion = number(usage, "prompt_tokens"), number(usage, "completion_tokens")
-    reasoning = _first(usage, ("completion_tokens_details", "reasoning_tokens"), ("reasoning_tokens",))
-    total = number(usage, "total_tokens")
-    if reasoning and completion is not None and total is not None and total == (prompt or 0) + completion + reasoning:
-        completion += reasoning  # xAI counts reasoning apart, and the total says so
-    details = "prompt_tokens_details"
-    return _present(
-        input_tokens=prompt,
-        output_tokens=completion,
-        cache_read_tokens=_first(
-            usage,
-            (details, "cached_tokens"),
-            ("prompt_cache_hit_tokens",),
-            ("cached_tokens",),
-            ("num_cached_tokens",),
-            ("cache_read_input_tokens",),
-        ),
-        cache_write_tokens=_first(usage, (details, "cache_write_tokens"), ("cache_creation_input_tokens",)),
-        input_audio_tokens=number(usage, details, "audio_tokens"),
-        output_audio_tokens=number(usage, "completion_tokens_details", "audio_tokens"),
-        output_reasoning_tokens=reasoning,
-    )
+    """OpenAI's words, in one walk over what is present: most answers are read here."""
+    found: Counts = {}
+    for key, value in usage.items():
+        if type(value) is int:
+            name = _CHAT.get(key)
+            if name is not None and value >= 0:
+                found.setdefault(name, value)
+        elif type(value) is dict and (within := _CHAT_WITHIN.get(key)) is not None:
+            for inner, count in value.items():
+                name = within.get(inner)
+                if name is not None and type(count) is int and count >= 0:
+                    found[name] = count  # the details come first
+    reasoning = found.get("output_reasoning_tokens")
+    if reasoning and (completion := found.get("output_tokens")) is not None:
+        total = number(usage, "total_tokens")
+        if total is not None and total == found.get("input_tokens", 0) + completion + reasoning:
+            found["output_tokens"] = completion + reasoning  # xAI counts reasoning apart, and the total says so
+    return found
+
+
+_CHAT: Final[Mapping[str, str]] = {
+    "prompt_tokens": "input_tokens",
+    "completion_tokens": "output_tokens",
+    "reasoning_tokens": "output_reasoning_tokens",
+    "prompt_cache_hit_tokens": "cache_read_tokens",
+    "cached_tokens": "cache_read_tokens",
+    "num_cached_tokens": "cache_read_tokens",
+    "cache_read_input_tokens": "cache_read_tokens",
+    "cache_creation_input_tokens": "cache_write_tokens",
+}
+_CHAT_WITHIN: Final[Mapping[str, Mapping[str, str]]] = {
+    "prompt_tokens_details": {
+        "cached_tokens": "cache_read_tokens",
+        "cache_write_tokens": "cache_write_tokens",
+        "audio_tokens": "input_audio_tokens",
+    },
+    "completion_tokens_details": {
+        "reasoning_tokens": "output_reasoning_tokens",
+        "audio_tokens": "output_audio_tokens",
+    },
+}
 
 
 def _messages(usage: Mapping[str, Any]) -> Counts:
