@@ -66,31 +66,39 @@ class Passage:
         self._growth = growth
         self._rewrites = rewrites  # the caller sees what the reader returns, not the bytes as they came
 
-    def feed(self, chunk: bytes) -> bytes:
-        """Read a piece; return what the caller shall see of it."""
-        if self._first_s is None:
-            self._first_s = time.perf_counter() - self._start_s
+    def begins(self) -> Callable[[bytes], bytes]:
+        """The first piece is here. Returns what reads a piece, and says what the caller shall see of it."""
+        self._first_s = time.perf_counter() - self._start_s
         decoder = self._decoder
-        if decoder is None:
-            out = self._read(chunk)
-        elif self._rewrites:
+        # The reader's own, where nothing stands between: each piece is waited for by a caller.
+        return self._reader.feed if decoder is None else partial(self._decoded, decoder)
+
+    def _decoded(self, decoder: Decoder, chunk: bytes) -> bytes:
+        if self._rewrites:
             return self._read(decoder.decode(chunk))
-        else:
-            out = b""
-            try:
-                for at in range(0, len(chunk), SLICE_BYTES):
-                    self._read(decoder.decode(chunk[at : at + SLICE_BYTES]))
-            except Undecodable:
-                self._decoder = _Deaf()
-        return out if self._rewrites else chunk
+        try:
+            for at in range(0, len(chunk), SLICE_BYTES):
+                self._read(decoder.decode(chunk[at : at + SLICE_BYTES]))
+        except Undecodable:
+            self._decoder = _Deaf()
+        return chunk
 
     def _read(self, plain: bytes) -> bytes:
         try:
             return self._reader.feed(plain)
         except Exception as fault:
-            swallow(fault, "reading a body")
-            self._reader = _Blind()
-            return self._reader.feed(plain)
+            return self._blind(fault)(plain)
+
+    def failed(self, fault: Exception) -> Callable[[bytes], bytes]:
+        """What reads the pieces from now on, if it was the reader that failed."""
+        if self._decoder is not None:
+            raise fault  # the library's own: what can't be decoded fails as on the bare client
+        return self._blind(fault)
+
+    def _blind(self, fault: Exception) -> Callable[[bytes], bytes]:
+        swallow(fault, "reading a body")
+        self._reader = _Blind()
+        return self._reader.feed
 
     @property
     def grows(self) -> bool:
@@ -181,10 +189,17 @@ class SyncRelay:
         return found
 
     def __iter__(self) -> Iterator[bytes]:
-        feed, growing = self._passage.feed, self._passage.growing if self._passage.grows else None
+        passage = self._passage
+        feed, growing = None, passage.growing if passage.grows else None
         try:
             for chunk in self._inner:
-                out = feed(chunk)
+                if feed is None:
+                    feed = passage.begins()
+                try:
+                    out = feed(chunk)
+                except Exception as fault:
+                    feed = passage.failed(fault)
+                    out = feed(chunk)
                 if growing is not None and (grow := growing()) is not None:
                     here(grow)
                 if out:
@@ -224,10 +239,17 @@ class AsyncRelay:
         return found
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        feed, growing = self._passage.feed, self._passage.growing if self._passage.grows else None
+        passage = self._passage
+        feed, growing = None, passage.growing if passage.grows else None
         try:
             async for chunk in self._inner:
-                out = feed(chunk)
+                if feed is None:
+                    feed = passage.begins()
+                try:
+                    out = feed(chunk)
+                except Exception as fault:
+                    feed = passage.failed(fault)
+                    out = feed(chunk)
                 if growing is not None and (grow := growing()) is not None:
                     await aside(grow)
                 if out:

@@ -13,8 +13,9 @@ from tokenmeter.wire.types import Reading
 
 _HELD_BYTES: Final = 65_536
 _NULL: Final = b',"usage":null'
+_SPACED_NULL: Final = b', "usage": null'  # as Python's own encoder writes it
 _BLANK = re.compile(rb"(?>\r\n|\r|\n)(?>\r\n|\r|\n)")
-_TAIL = re.compile(rb'(?:,"obfuscation":"[^"\\]*+")?+\}\n\n\Z')
+_TAIL = re.compile(rb'(?:, ?"obfuscation": ?"[^"\\]*+")?+\}\n\n\Z')
 _END = re.compile(rb'"usage": ?null((?:, ?"obfuscation": ?"[^"\\]*+")?+\}\n\n)\Z')
 _MEMBER = re.compile(rb'"usage"\s*:\s*null')
 _BEFORE = re.compile(rb",\s*\Z")
@@ -36,10 +37,12 @@ class HidingReader:
     Only the bytes of an unfinished event are withheld; an event above 64 kB passes as it comes.
     """
 
-    __slots__ = ("_beginning", "_edge", "_held", "_inner", "_passing")
+    __slots__ = ("_beginning", "_edge", "_held", "_inner", "_null", "_passing", "_take")
 
     def __init__(self, inner: SseReader) -> None:
         self._inner = inner
+        self._take = inner.feed
+        self._null = _NULL
         self._held = b""
         self._passing = False  # in the midst of an event that is too large to be withheld
         self._edge = b""  # its last bytes
@@ -47,20 +50,24 @@ class HidingReader:
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes and return those that the caller shall see."""
-        self._inner.feed(chunk)
+        self._take(chunk)
         if self._held or self._passing:
             return self._slowly(chunk)
-        at = chunk.rfind(_NULL)
+        at = chunk.rfind(self._null)
         if at >= 0:
             # the object that closes right before the blank line is the whole chunk
-            if _TAIL.match(chunk, at + 13):
+            end = at + len(self._null)
+            if _TAIL.match(chunk, end):
                 known = len(self._beginning) if chunk.startswith(self._beginning) else 0
                 if chunk.find(b'"usage"', known, at) < 0:
                     if not known:
                         self._beginning = chunk[: chunk.find(b'"choices"', 0, at) + 1]
-                    return chunk[:at] + chunk[at + 13 :]
-        elif chunk.endswith(b"\n\n") and b'"usage"' not in chunk:
-            return chunk
+                    return chunk[:at] + chunk[end:]
+        elif b'"usage"' not in chunk:
+            if chunk.endswith(b"\n\n"):
+                return chunk
+        elif _SPACED_NULL in chunk:
+            self._null = _SPACED_NULL
         return self._slowly(chunk)
 
     def peek(self) -> Reading:
