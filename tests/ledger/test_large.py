@@ -31,7 +31,8 @@ FILL = (
     """
     INSERT INTO tokenmeter_groups (number, digest, agent, team, "user", provider, model)
     WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < :groups)
-    SELECT i + 1, CAST('g' || i AS BLOB), 'agent ' || i % 40, 'team ' || i % 12, 'user ' || i, 'openai', 'm' || i % 5
+    SELECT i + 1, CAST('g' || i AS BLOB), 'agent ' || (i % 40), 'team ' || (i % 12), 'user ' || i, 'openai',
+        'm' || (i % 5)
     FROM n
     """,
     """
@@ -63,8 +64,8 @@ FILL = (
     """,
     """
     INSERT INTO tokenmeter_prints
-    SELECT number, CAST('p' || number AS BLOB), printf('%016x', number), 'agent ' || number % 40,
-        'team ' || number % 12, id, cost_nanos, at_s, 1, CAST('' AS BLOB)
+    SELECT number, CAST('p' || number AS BLOB), printf('%016x', number), 'agent ' || (number % 40),
+        'team ' || (number % 12), id, cost_nanos, at_s, 1, CAST('' AS BLOB)
     FROM tokenmeter_calls WHERE number % 2 = 0
     """,
     """
@@ -74,7 +75,7 @@ FILL = (
     """,
     """
     INSERT INTO tokenmeter_outcomes
-    SELECT 'pr', id, at_s, 'team ' || number % 12, NULL, 'run ' || run_number, CAST('["agent"]' AS BLOB), 1, 1, NULL,
+    SELECT 'pr', id, at_s, 'team ' || (number % 12), NULL, 'run ' || run_number, CAST('["agent"]' AS BLOB), 1, 1, NULL,
         'bob', 'git', CAST('[]' AS BLOB)
     FROM tokenmeter_calls WHERE number % 500 = 0
     """,
