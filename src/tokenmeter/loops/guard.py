@@ -24,6 +24,7 @@ from tokenmeter.money import usd
 
 _NONE: Final = sys.maxsize
 _MOST_LONE_TURNS: Final = 2  # what the system says, and the question
+_SHORT_BYTES: Final = 4_096
 _MILESTONES: Final = frozenset({10, 100, 1_000, 10_000, 100_000})
 _ANSWERED_BY: Final[Mapping[str, bytes]] = {
     "openai.chat": b'"assistant"',
@@ -115,10 +116,14 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
     own = policy.of(facts.agent)
     asker = Asker(facts.agent, facts.run, facts.at_s)
     asked: Asked | None = None
-    if _is_lone(own, facts):
+    lone = _is_lone(own, facts)
+    if not lone:
+        asked = _asked(own, facts)
+        if lone is None and asked is not None and _asks_alone(asked):
+            asked, lone = None, True
+    if lone:
         prints = _lone_prints(own, memory, facts)
     else:
-        asked = _asked(own, facts)
         prints = memory.prints.of(asked) if asked is not None else None
     known = memory.seen.begin(asker, prints, own.window_s)
     found: list[_Passed] = []
@@ -254,15 +259,22 @@ def _rates(own: LoopPolicy, known: Known) -> Iterable[_Passed]:
         yield _Passed("max_runs_per_minute", known.runs_in_minute, most, what)
 
 
-def _is_lone(own: LoopPolicy, facts: Facts) -> bool:
+def _is_lone(own: LoopPolicy, facts: Facts) -> bool | None:
     """Whether it is a question without any answer in it: often meant to be asked again, as in samples and batches.
 
-    A look for the word that every conversation has in it: reading the request would take ten times as long.
+    A look for the word that every conversation has in it: to read a short request would take longer. None: to read it
+    takes no longer.
     """
     mark, body = _ANSWERED_BY.get(facts.protocol), facts.body
     if mark is None or body is None or "max_repeats" in own.actions:
         return False
-    return mark not in body and body.count(b'"role"') <= _MOST_LONE_TURNS
+    if len(body) <= _SHORT_BYTES:
+        return mark not in body and body.count(b'"role"') <= _MOST_LONE_TURNS
+    return None if body.find(mark, len(body) - _SHORT_BYTES) < 0 else False
+
+
+def _asks_alone(asked: Asked) -> bool:
+    return asked.earlier is None and len(asked.turns) <= _MOST_LONE_TURNS and not has_answers(asked)
 
 
 def _lone_prints(own: LoopPolicy, memory: Memory, facts: Facts) -> Prints | None:
