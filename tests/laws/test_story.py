@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -560,3 +561,30 @@ def test_a_story_charges_no_less_for_more(given_in: int, made: int, more_in: int
         return settled.amounts[0]
 
     assert charged(given_in, made) <= charged(given_in + more_in, made) <= charged(given_in + more_in, made + more_out)
+
+
+@pytest.mark.parametrize("patience_s", [0.0, 0.5])
+def test_what_others_lease_and_do_not_use_is_waited_for(patience_s: float) -> None:
+    rooms = replace(house(Budget("1 calls", wait_s=0)), patience_s=patience_s)
+    books = Books()
+
+    def answer(effect: Send | Relay) -> Answer:
+        raise AssertionError(effect)
+
+    def tell() -> Telling:
+        told = Telling(rooms, request(), books)
+        while isinstance(told.effect, Open | Hold):
+            told.step(answer)
+        return told
+
+    first, second = tell(), tell()
+
+    assert isinstance(first.effect, Send)
+    if patience_s:
+        assert isinstance(second.effect, Queue)
+        assert second.effect.wait_s == patience_s
+    else:
+        assert isinstance(second.effect, Record)
+        assert second.row.status == "refused"
+    first.close()
+    second.close()
