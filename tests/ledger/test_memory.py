@@ -21,6 +21,8 @@ def row(
     user: str | None = None,
     estimated: bool = False,
     tags: dict[str, str] | None = None,
+    warned: tuple[str, ...] = (),
+    guards: tuple[str, ...] = (),
 ) -> CallRecord:
     usage = None if status in ("refused", "error") else Usage({"input_tokens": 3, "output_tokens": 2}, estimated)
     return CallRecord(
@@ -28,7 +30,7 @@ def row(
         provider="openai", operation="chat", model="m", response_model=None, response_id=None, stream=False,
         status=status, error_type=None, http_status=200, finish_reasons=(), usage=usage,
         cost_nanos=None if usage is None else cost_nanos, price_source=None, estimated=estimated, output_cap=None,
-        warned=(), host="h", port=None,
+        warned=warned, host="h", port=None, guards=guards,
     )  # fmt: skip
 
 
@@ -57,6 +59,16 @@ def test_what_is_refused_or_failed_is_no_call() -> None:
     spend = ledger.spend()
     assert (spend.calls, spend.failed, spend.refused, spend.estimated_calls) == (2, 1, 2, 1)
     assert (spend.usd, spend.estimated_usd) == (Decimal("0.000000014"), Decimal("0.000000007"))
+
+
+def test_what_would_have_been_refused_is_summed_apart() -> None:
+    ledger = MemoryLedger()
+    ledger.record(row())
+    ledger.record(row(warned=("daily",)))
+    ledger.record(row(guards=("max_polls:warn",)))
+    ledger.record(row(guards=("max_calls_per_minute:brake",)))
+    spend = ledger.spend()
+    assert (spend.calls, spend.warned, spend.usd, spend.warned_usd) == (4, 2, 4 * spend.warned_usd / 2, spend.usd / 2)
 
 
 def test_an_unpriced_call_is_not_a_free_one() -> None:

@@ -25,6 +25,7 @@ class Spend:
 
     ``calls`` counts the requests that were charged; ``failed`` those that the provider or the connection
     failed, unbilled; ``refused`` those that never left. ``unpriced_calls`` have tokens, but no known price.
+    ``warned`` are calls that a budget or a guard would have refused and only warned of, ``warned_usd`` what they cost.
     """
 
     usd: Decimal = Decimal(0)
@@ -39,6 +40,8 @@ class Spend:
     unpriced_calls: int = 0
     failed: int = 0
     refused: int = 0
+    warned: int = 0
+    warned_usd: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class _Sum:
         "reasoning",
         "refused",
         "unpriced",
+        "warned",
+        "warned_nanos",
     )
 
     def __init__(self) -> None:
@@ -86,6 +91,8 @@ class _Sum:
     unpriced: int
     failed: int
     refused: int
+    warned: int
+    warned_nanos: int
 
     def add(self, row: CallRecord) -> None:
         if row.status == "refused":
@@ -108,6 +115,9 @@ class _Sum:
         if row.estimated:
             self.estimated += 1
             self.estimated_nanos += row.cost_nanos or 0
+        if row.warned or (row.guards and any([guard.endswith(":warn") for guard in row.guards])):
+            self.warned += 1
+            self.warned_nanos += row.cost_nanos or 0
 
     def merge(self, other: _Sum) -> None:
         for name in self.__slots__:
@@ -127,6 +137,8 @@ class _Sum:
             unpriced_calls=self.unpriced,
             failed=self.failed,
             refused=self.refused,
+            warned=self.warned,
+            warned_usd=usd(self.warned_nanos),
         )
 
 
