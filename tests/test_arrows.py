@@ -29,6 +29,7 @@ GROUPS: list[list[str]] = [
         "tokenmeter.telemetry",
         "tokenmeter.ledger",
         "tokenmeter.outcomes.kinds",
+        "tokenmeter.outcomes.rules",
         "tokenmeter.outcomes.sink",
     ],
     ["tokenmeter.call", "tokenmeter.charging", "tokenmeter.holding", "tokenmeter.effects", "tokenmeter.notes"],

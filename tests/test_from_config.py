@@ -132,3 +132,21 @@ def test_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ConfigError, match=r"nowhere\.toml"):
         Meter.from_config(tmp_path / "nowhere.toml")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_outcome_has_the_weight_of_the_kind_that_is_in_force(file: Path, provider: ScriptedProvider) -> None:
+    pytest.importorskip("sqlalchemy")
+    from tokenmeter.ledger import open_ledger
+
+    ledger = '[ledger]\nurl = "sqlite:///kept.db"\n'
+    put(file, f"{TOML}{ledger}[outcomes.kinds.deployment]\nweight = 3\n[outcomes.kinds.ticket]\nweight = 0.2")
+    with Meter.from_config(file) as meter, meter.wrap(httpx2.Client()) as client:
+        meter.outcome("deployment", "one")
+        meter.outcome("ticket", "two")
+        put(file, f"{TOML}{ledger}[outcomes.kinds.ticket]\nweight = 0.4")
+        ask(client, provider)
+        meter.outcome("deployment", "three")
+        meter.outcome("ticket", "four")
+
+    with open_ledger(f"sqlite:///{file.parent / 'kept.db'}") as kept:
+        assert {each.key: each.weight for each in kept.outcomes()} == {"one": 3, "two": 0.2, "three": 1, "four": 0.4}

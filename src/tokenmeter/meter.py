@@ -379,10 +379,11 @@ class Meter:
             ConfigError: a name, a weight or a confidence that makes no sense.
             StoreUnavailable: the ledger can't be reached; nothing was noted, and it may be tried again.
         """
-        from tokenmeter.outcomes.kinds import new_outcome
+        from tokenmeter.outcomes.kinds import BUILT_IN, new_outcome
 
         scope = current()
         path = tuple(dict.fromkeys(scope.path)) if agents is None else tuple(agents)
+        declared = self._file.config.kinds if self._file is not None else None
         outcome = new_outcome(
             kind,
             key,
@@ -395,6 +396,7 @@ class Meter:
             confidence=confidence,
             fold=fold,
             accepted_by=accepted_by,
+            kinds=declared or BUILT_IN,
         )
         self._sink().put_outcome(outcome)
 

@@ -282,6 +282,7 @@ def test_ones_own_figures() -> None:
         (lambda: Rules(min_group=1), "min_group is 1"),
         (lambda: Rules(window_s=0), "window_s is 0"),
         (lambda: Rules(own_word=2), "own_word is 2"),
+        (lambda: Rules(adoption_target=0), "adoption_target is 0"),
     ],
 )
 def test_bad_input_names_the_value(make: object, says: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.outcomes.parts import DAY_S, HOUR_S, hour, outcome, run
 from tokenmeter.errors import ConfigError
 from tokenmeter.ledger.views import HourSum, Outcome, RepeatSum, RunSum
-from tokenmeter.outcomes import Finding, Rules, adoption, find_waste, judge, link
+from tokenmeter.outcomes import Adoption, Finding, Rules, adoption, find_waste, judge, link
 from tokenmeter.outcomes.people import names_a_person
 
 MONDAY_S = 1_767_571_200
@@ -171,6 +171,9 @@ def test_adoption_is_a_yes_or_a_no() -> None:
         MONDAY_S,
         MONDAY_S + 7 * DAY_S,
     ]
+    silent = adoption(week, groups, since_s=MONDAY_S + DAY_S, until_s=MONDAY_S + 15 * DAY_S)
+    assert [(each.week_s - MONDAY_S, each.used) for each in silent] == [(0, 3), (7 * DAY_S, 0), (14 * DAY_S, 0)]
+    assert Adoption("a", MONDAY_S, people=100, used=55, faint=0, target=0.55).reached
     with pytest.raises(ConfigError, match="target is 80"):
         adoption(week, groups, target=80)
 

@@ -10,21 +10,26 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tokenmeter.budgets import address
 from tokenmeter.budgets.budget import Budget
 from tokenmeter.budgets.policy import Policy
 from tokenmeter.config.lines import lines_of
+from tokenmeter.config.outcomes import kinds_of, rules_of
 from tokenmeter.config.tables import Source, Table, kind_of, plain, shown
 from tokenmeter.errors import ConfigError
 from tokenmeter.loops import LoopPolicy
 from tokenmeter.pricing import Price, parse_prices
 from tokenmeter.telemetry.metrics import LABELS
 
+if TYPE_CHECKING:
+    from tokenmeter.outcomes.kinds import Kinds
+    from tokenmeter.outcomes.rules import Rules
+
 NAME = "tokenmeter.toml"
 VARIABLE = "TOKENMETER_CONFIG"
-_TABLES = ("meter", "store", "ledger", "loops", "prices", "telemetry", "budgets")
+_TABLES = ("meter", "store", "ledger", "loops", "prices", "telemetry", "budgets", "outcomes", "teams")
 _LEDGERS = ("sqlite", "postgresql", "postgresql+psycopg")
 _MOST_DAYS = 36_500
 _MAX_BYTES = 4_000_000
@@ -36,7 +41,8 @@ class Config:
 
     ``path`` is the file, ``files`` are all that were read for it. ``store`` is the address, that of a SQLite file
     made absolute. ``user_key_env`` names the environment variable that ``user_key`` was read from. ``ledger`` is the
-    address of the ledger, None where none is named; its rows are kept for ``ledger_keep_days``, 0 keeps all.
+    address of the ledger, None where none is named; its rows are kept for ``ledger_keep_days``, 0 keeps all. ``kinds``
+    are the kinds of outcomes, the built-in ones too, and ``rules`` say how they count; None where the file has neither.
     """
 
     path: Path
@@ -54,6 +60,8 @@ class Config:
     propagate_baggage: bool = False
     ledger: str | None = field(default=None, repr=False)
     ledger_keep_days: float = 0.0
+    kinds: Kinds | None = None
+    rules: Rules | None = None
 
 
 def find_config(start: str | os.PathLike[str] | None = None) -> Path | None:
@@ -112,6 +120,8 @@ def load_config(path: str | os.PathLike[str]) -> Config:
         ask_stream_usage=ask_stream_usage,
         **_telemetry(section("telemetry")),
         **_ledger(section("ledger")),
+        kinds=kinds_of(source, given["outcomes"]),
+        rules=rules_of(source, given["outcomes"], given["teams"]),
     )
 
 

@@ -66,6 +66,13 @@ class Table:
             self.refuse(key, f'{shown(value)} is {kind_of(value)}; write a list of texts such as ["agent", "team"]')
         return tuple(value)
 
+    def number(self, key: str) -> float:
+        """The value of a key as a number; the key is there."""
+        value = plain(self.any(key))
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.refuse(key, f"{shown(value)} is {kind_of(value)}, not a number; write a number, without quotes")
+        return value
+
     def any(self, key: str, default: Any = None) -> Any:
         """The value of a key, whatever it is."""
         self._known.append(key)

@@ -21,6 +21,7 @@ from tokenmeter.outcomes.people import plain
 WEEK_S: Final = 7 * 86_400
 _MONDAY_S: Final = 4 * 86_400  # 1970-01-05
 FEW_CALLS: Final = 2
+_ROUNDING: Final = 1e-9  # 0.55 of a hundred is more than 55 in floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +43,27 @@ class Adoption:
     @property
     def reached(self) -> bool:
         """Whether the target is met."""
-        return self.used >= math.ceil(self.target * self.people)
+        return self.used >= math.ceil(self.target * self.people - _ROUNDING)
+
+
+def week_of(at_s: float) -> int:
+    """When the week of a moment began."""
+    return int(at_s - _MONDAY_S) // WEEK_S * WEEK_S + _MONDAY_S
 
 
 def adoption(
-    hours: Iterable[HourSum], groups: Mapping[str, str], *, target: float = 0.8, min_group: int = 5
+    hours: Iterable[HourSum],
+    groups: Mapping[str, str],
+    *,
+    target: float = 0.8,
+    min_group: int = 5,
+    since_s: float | None = None,
+    until_s: float | None = None,
 ) -> tuple[Adoption, ...]:
     """Each group and week, in the order of names and time; ``groups`` says the group of each person.
 
-    Groups of fewer than ``min_group`` people are one, and if that is too small as well, nobody's.
+    Groups of fewer than ``min_group`` people are one, and if that is too small as well, nobody's. Weeks are those of
+    ``hours``, and all between ``since_s`` and ``until_s`` if both are given: in a week without calls nobody used it.
 
     Raises:
         ConfigError: a target that is no part of one.
@@ -66,8 +79,10 @@ def adoption(
         people[group] += 1
     calls: dict[tuple[int, str], int] = defaultdict(int)
     weeks: set[int] = set()
+    if since_s is not None and until_s is not None:
+        weeks.update(range(week_of(since_s), math.ceil(until_s), WEEK_S))
     for hour in hours:
-        week_s = (hour.hour_s - _MONDAY_S) // WEEK_S * WEEK_S + _MONDAY_S
+        week_s = week_of(hour.hour_s)
         weeks.add(week_s)
         if hour.user is not None and hour.calls and plain(hour.user) in group_of:
             calls[week_s, plain(hour.user)] += hour.calls

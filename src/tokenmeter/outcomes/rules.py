@@ -27,6 +27,7 @@ class Rules:
         least_confidence: an outcome that is less sure than this is shown and not counted.
         user_confidence, team_confidence: how sure a link by time is, to the runs of one user and of one team.
         min_group: groups of fewer people are folded.
+        adoption_target: the part of each group that is meant to use AI at all in a week.
         teams: the team of each user, as the company's directory says. It goes before the team that a call was charged
             to, and only who stands in it counts as a member of a group.
     """
@@ -41,6 +42,7 @@ class Rules:
     user_confidence: float = 0.8
     team_confidence: float = 0.4
     min_group: int = 5
+    adoption_target: float = 0.8
     teams: Mapping[str, str] = field(default_factory=lambda: _NOBODY, hash=False)
 
     def __post_init__(self) -> None:
@@ -50,6 +52,8 @@ class Rules:
                 raise ConfigError(f"{each.name} is {value!r}; give seconds from 1 to ten years")
             if (each.name.endswith(("confidence", "accepter")) or each.name in _PARTS) and not 0 <= value <= 1:
                 raise ConfigError(f"{each.name} is {value!r}; give a part of one, such as 0.5")
+        if not 0 < self.adoption_target <= 1:
+            raise ConfigError(f"adoption_target is {self.adoption_target!r}; give a part of one, such as 0.8")
         if isinstance(self.min_group, bool) or not isinstance(self.min_group, int) or self.min_group < 2:
             raise ConfigError(f"min_group is {self.min_group!r}; a group has at least 2 people, and 5 is the default")
 
