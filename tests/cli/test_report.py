@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -142,6 +143,51 @@ def test_there_is_no_option_that_ranks_people() -> None:
     [commands] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     named = {option for action in commands.choices["report"]._actions for option in action.option_strings}
     assert not {"--user", "--users", "--people", "--top", "--by-user", "--rank", "--sort"} & named
+
+
+CONFIGURATION = """
+[outcomes]
+min_group = 2
+[outcomes.kinds.merge]
+weight = 0
+[teams]
+growth = ["person0x0", "person0x1", "person0x2"]
+search = ["person2x0", "person2x1", "person2x2"]
+"""
+
+
+def test_the_rules_of_the_configuration(
+    filled: tuple[str, int], elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--ledger", filled[0], "--since", "all", *UNTIL, "--json"]
+    without = json.loads(told(capsys, *arguments))
+    path = elsewhere / "tokenmeter.toml"
+    path.write_text(CONFIGURATION, encoding="utf-8")
+    found = json.loads(told(capsys, *arguments))
+    wide = json.loads(told(capsys, *arguments, "--min-group", "4"))
+    (elsewhere / "other.toml").write_text("[outcomes]\nmin_group = 3", encoding="utf-8")
+    other = json.loads(told(capsys, *arguments, "--config", "other.toml"))
+
+    def units(report: dict[str, Any], kind: str) -> list[str]:
+        return [each["units"] for each in report["outcomes"]["by_kind"] if each["kind"] == kind]
+
+    assert [each["min_group"] for each in (without, found, wide, other)] == [5, 2, 4, 3]
+    assert units(without, "merge") > ["0"]
+    assert units(found, "merge") in ([], ["0"])
+    assert units(found, "deployment") != []
+    assert without["adoption"] is other["adoption"] is None
+    assert {each["team"] for each in found["adoption"]} == {"growth", "search"}
+    assert {each["team"] for each in wide["adoption"]} == {"(small groups)"}
+    assert found["total"] == without["total"]
+    assert "person" not in json.dumps(found)
+
+
+def test_a_fault_in_the_rules_is_told(
+    filled: tuple[str, int], elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (elsewhere / "tokenmeter.toml").write_text("[outcomes]\nmin_group = 1", encoding="utf-8")
+
+    assert "tokenmeter.toml:2: [outcomes] min_group is 1" in told(capsys, "--ledger", filled[0], *UNTIL, status=2)
 
 
 def test_a_ledger_that_is_not_there_is_not_made(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:

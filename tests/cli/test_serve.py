@@ -81,6 +81,19 @@ def test_it_serves_this_machine_until_ctrl_c(url: str, elsewhere: Path) -> None:
     assert (process.returncode, out, err) == (0, "", "")
 
 
+def test_it_goes_by_the_rules_of_the_configuration(url: str, elsewhere: Path) -> None:
+    (elsewhere / "tokenmeter.toml").write_text(
+        '[outcomes]\nmin_group = 3\n[teams]\ngrowth = ["person0x0", "person0x1", "person0x2"]', encoding="utf-8"
+    )
+    with serving("--ledger", url) as (_, port, _process):
+        status, page = asked(port)
+
+    assert status == 200
+    assert "Adoption by team and week" in page
+    assert "Groups of fewer than 3 people" in page
+    assert "person0x0" not in page
+
+
 def test_others_need_the_token_that_is_made(url: str, elsewhere: Path) -> None:
     with serving("--ledger", url, "--host", "0.0.0.0") as (line, port, process):
         assert line.endswith("until Ctrl-C, with the token\n")

@@ -69,6 +69,27 @@ def test_a_kind_that_isnt_declared_is_told(books: Books) -> None:
     assert "'synergy' doesn't count until it is declared" in books.run("put", "synergy", "x")[2]
 
 
+def test_kinds_of_the_configuration(books: Books, tmp_path: Path) -> None:
+    path = tmp_path / "kinds.toml"
+    path.write_text(
+        '[store]\nurl = "sqlite:///books.db"\n[outcomes.kinds.synergy]\nweight = 0.125\n'
+        "[outcomes.kinds.checks]\nweight = 2",
+        encoding="utf-8",
+    )
+    junit = tmp_path / "report.xml"
+    junit.write_text('<testsuite timestamp="2026-11-02T10:00:00Z"><testcase name="a"/></testsuite>', encoding="utf-8")
+
+    assert books.run("put", "synergy", "x", "--config", str(path))[2] == ""
+    assert "[outcomes.kinds.other] in tokenmeter.toml" in books.run("put", "other", "x", "--config", str(path))[2]
+    assert books.run("import", "junit", str(junit), "--key", "k", "--config", str(path))[0] == 0
+
+    assert {name: each.weight for name, each in books.outcomes().items()} == {
+        "synergy x": 0.125,
+        "other x": 1.0,
+        "checks k": 2.0,
+    }
+
+
 def test_json(books: Books) -> None:
     status, out, _ = books.run("put", "case", "c1", "--json")
 

@@ -17,7 +17,7 @@ from tokenmeter.cli.trouble import FAILURE, Trouble
 if TYPE_CHECKING:
     from tokenmeter.ledger.ledger import Ledger
     from tokenmeter.ledger.views import Outcome
-    from tokenmeter.outcomes import Harvest
+    from tokenmeter.outcomes import Harvest, Kinds
 
 NAME = "outcome"
 _MOST_BYTES = 64 * 1024 * 1024
@@ -99,15 +99,20 @@ def _finish(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace],
 
 
 def _put(arguments: argparse.Namespace) -> int:
-    from tokenmeter.outcomes import BUILT_IN, Harvest, new_outcome
+    from tokenmeter.outcomes import Harvest, new_outcome
 
+    kinds = _kinds(arguments)
     outcome = new_outcome(
         arguments.kind, arguments.key, _at_s(arguments.at),
         team=arguments.team, user=arguments.user, run=arguments.run_id, agents=arguments.agent, weight=arguments.weight,
         confidence=arguments.confidence, fold=arguments.fold, accepted_by=arguments.accepted_by, source="api",
+        kinds=kinds,
     )  # fmt: skip
-    if outcome.kind not in BUILT_IN:
-        sys.stderr.write(f"tokenmeter {NAME}: kind {outcome.kind!r} doesn't count until it is declared with Kind(…)\n")
+    if outcome.kind not in kinds:
+        sys.stderr.write(
+            f"tokenmeter {NAME}: kind {outcome.kind!r} doesn't count until it is declared under "
+            f"[outcomes.kinds.{outcome.kind}] in tokenmeter.toml, or with Kind(…)\n"
+        )
     return _pour(Harvest((outcome,)), arguments)
 
 
@@ -134,6 +139,7 @@ def _import_git(arguments: argparse.Namespace) -> int:
         since_s=None if arguments.since is None else parse_moment(arguments.since),
         stand_days=arguments.stand_days,
         now_s=time.time(),
+        kinds=_kinds(arguments),
     )
     return _pour(read_git(arguments.path, options), arguments)
 
@@ -145,7 +151,7 @@ def _import_junit(arguments: argparse.Namespace) -> int:
     found = read_junit(
         _bytes(arguments.path), key=arguments.key, at_s=None if arguments.at is None else parse_moment(arguments.at),
         team=arguments.team, user=arguments.user, run=arguments.run_id, fold=arguments.fold,
-        accepted_by=arguments.accepted_by,
+        accepted_by=arguments.accepted_by, kinds=_kinds(arguments),
     )  # fmt: skip
     return _pour(found, arguments)
 
@@ -153,21 +159,23 @@ def _import_junit(arguments: argparse.Namespace) -> int:
 def _import_csv(arguments: argparse.Namespace) -> int:
     from tokenmeter.outcomes.csv import read_csv
 
-    return _pour(read_csv(_text(arguments.path).splitlines(keepends=True)), arguments)
+    lines = _text(arguments.path).splitlines(keepends=True)
+    return _pour(read_csv(lines, kinds=_kinds(arguments)), arguments)
 
 
 def _import_otel(arguments: argparse.Namespace) -> int:
     from tokenmeter.outcomes.otel import PRODUCTION, read_otel
 
     documents = list(_documents(_text(arguments.path), arguments.path))
-    return _pour(read_otel(documents, environments=arguments.environment or PRODUCTION), arguments)
+    environments = arguments.environment or PRODUCTION
+    return _pour(read_otel(documents, environments=environments, kinds=_kinds(arguments)), arguments)
 
 
 def _pour(found: Harvest, arguments: argparse.Namespace) -> int:
     with _opened(arguments) as ledger:
         new = sum(bool(ledger.put_outcome(outcome)) for outcome in found.outcomes)
         back = sum(bool(ledger.revoke(each.kind, each.key, each.at_s, each.why)) for each in found.revocations)
-        linked = _link(ledger, found.outcomes)
+        linked = _link(ledger, found.outcomes, arguments)
         address = ledger.address
     if arguments.json:
         told = {"ledger": address, "outcomes": len(found.outcomes), "new": new, "revoked": back, "linked": linked}
@@ -188,13 +196,22 @@ def _pour(found: Harvest, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _link(ledger: Ledger, outcomes: Iterable[Outcome]) -> int:
+def _kinds(arguments: argparse.Namespace) -> Kinds:
+    from tokenmeter.outcomes import BUILT_IN
+
+    config = where.config_of(arguments)
+    return (config.kinds if config is not None else None) or BUILT_IN
+
+
+def _link(ledger: Ledger, outcomes: Iterable[Outcome], arguments: argparse.Namespace) -> int:
     """Keep what led to these outcomes, as far as it is known by now; how many have a link."""
     from tokenmeter.outcomes import Rules, link
 
-    outcomes, rules = list(outcomes), Rules()
+    outcomes = list(outcomes)
     if not outcomes:
         return 0
+    config = where.config_of(arguments)
+    rules = (config.rules if config is not None else None) or Rules()
     since_s = min(each.at_s for each in outcomes) - rules.max_lag_s
     until_s = max(each.at_s for each in outcomes) + rules.window_s
     links = link(outcomes, ledger.runs(max(0.0, since_s), until_s), rules)

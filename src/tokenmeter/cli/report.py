@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from tokenmeter.cli.trouble import Trouble
 
 if TYPE_CHECKING:
     from tokenmeter.budgets import Store
+    from tokenmeter.config import Config
     from tokenmeter.ledger.drain import Drained
     from tokenmeter.ledger.ledger import Ledger
     from tokenmeter.report import ReportData
@@ -61,7 +62,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agent", metavar="NAME", help="only this agent")
     parser.add_argument("--me", metavar="USER", help="your own figures too, by your user name")
     parser.add_argument(
-        "--min-group", type=_group, default=5, metavar="N", help="fold groups of fewer people; default: 5, at least 2"
+        "--min-group",
+        type=_group,
+        metavar="N",
+        help="fold groups of fewer people, at least 2; default: what the configuration says, else 5",
     )
     parser.add_argument("--no-drain", action="store_true", help="report what the ledger has, without the store's news")
     where.add_options(parser)
@@ -81,19 +85,24 @@ def run(arguments: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """The ledger, and the store if there is one."""
+    """The ledger, and the store and the configuration if there are such."""
 
     ledger: Ledger
     store: Store | None
+    config: Config | None
     arguments: argparse.Namespace
 
     def read(self, bar: Bar) -> ReportData:
         """The report of now."""
         from tokenmeter.ledger.drain import drain as drain_into
-        from tokenmeter.outcomes import Rules
+        from tokenmeter.outcomes import BUILT_IN, Rules
         from tokenmeter.report import read
 
-        given = self.arguments
+        given, config = self.arguments, self.config
+        kinds = (config.kinds if config is not None else None) or BUILT_IN
+        rules = (config.rules if config is not None else None) or Rules()
+        if given.min_group is not None:
+            rules = replace(rules, min_group=given.min_group)
         if self.store is not None and not given.no_drain:
             drain_into(self.store, self.ledger, progress=bar.drained)
         now_s = time.time() if self.store is None else self.store.time_s()
@@ -107,7 +116,8 @@ class Books:
             agent=given.agent,
             me=given.me,
             books=books,
-            rules=Rules(min_group=given.min_group),
+            kinds=kinds,
+            rules=rules,
             now_s=now_s,
             progress=bar.step,
         )
@@ -118,7 +128,8 @@ def opened(arguments: argparse.Namespace) -> Iterator[Books]:
     """What is reported from: the ledger that was named, or the one of the store."""
     from tokenmeter.ledger import open_ledger
 
-    place = _place(arguments)
+    config = where.config_of(arguments)
+    place = _place(arguments, config)
     if place is None:
         url: str = arguments.ledger
     else:
@@ -127,17 +138,14 @@ def opened(arguments: argparse.Namespace) -> Iterator[Books]:
         raise Trouble(f"no ledger {str(path)!r} is there; correct the path, or drain a store into it")
     with contextlib.ExitStack() as stack:
         store = None if place is None else stack.enter_context(where.opened(place))
-        yield Books(stack.enter_context(open_ledger(url)), store, arguments)
+        yield Books(stack.enter_context(open_ledger(url)), store, config, arguments)
 
 
-def _place(arguments: argparse.Namespace) -> where.Where | None:
+def _place(arguments: argparse.Namespace, config: Config | None) -> where.Where | None:
     """Where the store is; None where a ledger alone is named and nothing says more."""
-    from tokenmeter.config import find_config, load_config
-
-    if arguments.ledger is not None and arguments.store is None:
-        path = arguments.config or find_config()
-        if path is None or load_config(path).store.startswith("memory:"):
-            return None
+    alone = arguments.ledger is not None and arguments.store is None
+    if alone and (config is None or config.store.startswith("memory:")):
+        return None
     return where.find(arguments, with_policy=arguments.ledger is None)
 
 

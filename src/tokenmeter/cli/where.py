@@ -68,6 +68,14 @@ def find(arguments: argparse.Namespace, *, with_policy: bool) -> Where:
     return Where(bare(url), config)
 
 
+def config_of(arguments: argparse.Namespace) -> Config | None:
+    """The configuration that is named, else the one that is found from here, if there is one."""
+    from tokenmeter.config import find_config, load_config
+
+    path = arguments.config or find_config()
+    return None if path is None else load_config(path)
+
+
 @contextlib.contextmanager
 def opened(where: Where) -> Iterator[Store]:
     """The store, for the length of a command."""

@@ -5,6 +5,7 @@ gathering  what is read of a ledger for it: sums, never single calls
 narrowing  the part of it that is of one team or one agent
 shown      under which names: small groups are folded, persons are not named
 series     sums over time
+adopted    which part of each team used AI at all
 burn       budgets, and how their money went
 depth      how deep runs went, and what was stopped
 terminal   tables of text

@@ -16,6 +16,7 @@ from tokenmeter.errors import ConfigError
 from tokenmeter.ledger.views import Outcome
 from tokenmeter.outcomes import (
     BUILT_IN,
+    Adoption,
     Finding,
     Judged,
     Kinds,
@@ -30,6 +31,7 @@ from tokenmeter.outcomes import (
     report,
 )
 from tokenmeter.report import series
+from tokenmeter.report.adopted import adopted
 from tokenmeter.report.burn import BudgetLine, budget_lines
 from tokenmeter.report.depth import Depth, depths
 from tokenmeter.report.gathering import Gathered, Progress, gather
@@ -115,7 +117,8 @@ class ReportData:
 
     ``spend`` has what came of it by team, agent, model and kind, under the names that are shown. ``spendless`` are
     outcomes that no spend led to, ``apart`` the others that don't count. ``runs_cut``: the ledger has more runs than
-    were looked into, so that some of what led to outcomes may not be known.
+    were looked into, so that some of what led to outcomes may not be known. ``adoption`` has the weeks of each group of
+    the directory; None where the rules name no teams, and in a report of one agent.
     """
 
     address: str
@@ -142,6 +145,7 @@ class ReportData:
     unit_step_s: int
     depths: tuple[Depth, ...]
     budgets: tuple[BudgetLine, ...]
+    adoption: tuple[Adoption, ...] | None
     own: Own | None
     runs_cut: bool
     shown: Shown = field(repr=False, compare=False)  # for looking into runs under the same names
@@ -231,6 +235,7 @@ def make(
         unit_step_s=unit_over.step_s,
         depths=depths(narrow.window_runs),
         budgets=budget_lines(books, lines, shown, now_s, min_group=rules.min_group),
+        adoption=adopted(found, rules, team=team, agent=agent, now_s=now_s),
         own=own_figures(me, found.hours, _within(found, narrow.judged)) if me is not None else None,
         runs_cut=found.runs_cut,
         shown=shown,

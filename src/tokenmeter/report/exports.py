@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from tokenmeter.outcomes import Judged, Row
+from tokenmeter.report.adopted import is_whole
 from tokenmeter.report.data import SUMS, Apart, ReportData, Sums
 from tokenmeter.report.series import Series
 from tokenmeter.report.words import clean, exact, iso
@@ -117,6 +118,7 @@ def for_json(data: ReportData) -> dict[str, Any]:
              "warned": each.warned, "usd": exact(each.nanos)}
             for each in data.depths
         ],
+        "adoption": _adoption(data),
         "lines": [
             {"start": iso(line.start_s), "end": iso(line.end_s), "team": line.team, "agent": line.agent,
              "provider": line.provider, "model": line.model, **_sums(line)}
@@ -176,6 +178,20 @@ def _budget(each: Any) -> dict[str, Any]:
 
 def _series(what: str, each: Series) -> dict[str, Any]:
     return {what: each.name, "others": each.others, "usd": [exact(nanos) for nanos in each.nanos]}
+
+
+def _adoption(data: ReportData) -> list[dict[str, Any]] | None:
+    if data.adoption is None:
+        return None
+    told = []
+    for each in data.adoption:
+        whole = is_whole(each, data)
+        told.append(
+            {"team": each.group, "week": iso(each.week_s), "whole": whole, "people": each.people, "used": each.used,
+             "faint": each.faint, "share": round(each.share, 6), "target": each.target,
+             "reached": each.reached if whole or each.reached else None}
+        )  # fmt: skip
+    return told
 
 
 def _own(data: ReportData) -> dict[str, Any]:

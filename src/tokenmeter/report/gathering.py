@@ -23,6 +23,7 @@ MOST_REPEATS: Final = 2_000
 WASTE_DAYS: Final = 30  # signs of waste are read by the hour, and those of last quarter help nobody
 _BEFORE_S: Final = 31 * DAY_S  # what led to the first outcomes of a window
 _NAMES_AT_ONCE: Final = 500
+_NAMES: Final = ("agent", "team", "user", "provider", "model")
 _PARTS: Final = ("hours", "outcomes", "runs", "repeats", "hours of agents")
 
 Progress = Callable[[str, int, int], None]
@@ -42,6 +43,7 @@ class Gathered:
     repeats: tuple[RepeatSum, ...]
     waste_since_s: int
     waste_hours: tuple[HourSum, ...]
+    user_hours: tuple[HourSum, ...] = ()  # who called at all, whatever team and agent the report is of
 
 
 def gather(
@@ -64,6 +66,7 @@ def gather(
     since = max(since, _first_hour(ledger, since, until))
     step = fine_step(since, until)
     hours = tuple(_hours(ledger, since, until, step, only))
+    user_hours = tuple(_hours(ledger, since, until, DAY_S, {}, by=("user",))) if by_user and agent is None else ()
     tell()
     outcomes = tuple(ledger.outcomes(max(0, since - _BEFORE_S), until))
     tell()
@@ -78,7 +81,8 @@ def gather(
     names = ("agent", "team", "model", *(["user"] if by_user else []))
     fine = tuple(ledger.hours(waste_since, until, by=names, **only))
     tell()
-    return Gathered(since, until, step, hours, outcomes, tuple(runs.values()), cut, repeats, waste_since, fine)
+    return Gathered(since, until, step, hours, outcomes, tuple(runs.values()), cut, repeats, waste_since, fine,
+                    user_hours)  # fmt: skip
 
 
 def _first_hour(ledger: Ledger, since: int, until: int) -> int:
@@ -88,14 +92,15 @@ def _first_hour(ledger: Ledger, since: int, until: int) -> int:
     return next((hour.hour_s for hour in ledger.hours(since, until)), since)
 
 
-def _hours(ledger: Ledger, since: int, until: int, step_s: int, only: dict[str, Any]) -> Iterator[HourSum]:
+def _hours(
+    ledger: Ledger, since: int, until: int, step_s: int, only: dict[str, Any], *, by: tuple[str, ...] = _NAMES
+) -> Iterator[HourSum]:
     """The sums of a window. Its whole days are read as such, which are few; what is before and after them, by hours."""
-    everything = ("agent", "team", "user", "provider", "model")
     first, last = -(-since // DAY_S) * DAY_S, until // DAY_S * DAY_S
     parts = [(since, until)] if step_s < DAY_S or first >= last else [(since, first), (first, last), (last, until)]
     for begin, end in parts:
         if begin < end:
-            for hour in ledger.hours(begin, end, by=everything, step_s=step_s, **only):
+            for hour in ledger.hours(begin, end, by=by, step_s=step_s, **only):
                 # The first step of a window may be cut: it begins with the window.
                 yield hour if hour.hour_s >= since else replace(hour, hour_s=since)
 

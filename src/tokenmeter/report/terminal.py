@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tokenmeter.outcomes import Row
+from tokenmeter.report.adopted import adoption_grid, adoption_text
 from tokenmeter.report.data import ReportData
 from tokenmeter.report.grids import NOTHING
 from tokenmeter.report.shown import NO_AGENT
@@ -17,6 +18,7 @@ from tokenmeter.report.view import finding, teams
 from tokenmeter.report.words import amount, count, day, moment, money, percent, short
 
 _MOST: Final = 20
+_MOST_WEEKS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,11 @@ def sections(data: ReportData) -> Iterator[Section]:
         apart = [f"{each.outcome.kind} {short(each.outcome.key)} doesn't count: {each.why}." for each in own.apart]
         yield Section(f"Your own figures, {own.user}", figures + apart[:_MOST])
     yield _teams(data)
+    if data.adoption is not None:
+        grid = adoption_grid(data, _MOST_WEEKS)
+        head = [name.lower() for name in grid.head]
+        rows = [[str(cell) for cell in row.cells] for row in grid.rows]
+        yield Section("Adoption by team and week", [adoption_text(data) if rows else grid.empty], head, rows, head[1:])
     yield _waste(data)
     yield _budgets(data)
     yield _rows("What came of it by kind", "kind", data.spend.by_kind, "(no outcome)")

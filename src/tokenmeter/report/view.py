@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from tokenmeter.outcomes import Finding, Row
 from tokenmeter.report import charts, drawings
+from tokenmeter.report.adopted import adoption_grid, adoption_text
 from tokenmeter.report.data import ReportData
 from tokenmeter.report.grids import NOTHING, Grid, Shelf, safe
 from tokenmeter.report.shown import NO_AGENT, UNATTRIBUTED
@@ -15,12 +16,15 @@ from tokenmeter.report.words import amount, brief, clean, count, day, moment, mo
 
 _MOST_ROWS: Final = 100
 _MOST_FINDINGS: Final = 40
+_MOST_WEEKS: Final = 8
 
 
 def view(data: ReportData) -> dict[str, Any]:
     spend = data.spend
     sections = [("Over time", "time"), ("Teams", "teams"), ("Waste", "waste"), ("Budgets", "budgets"),
                 ("Depth and loops", "loops"), ("Outcomes", "outcomes"), ("Agents and models", "agents")]  # fmt: skip
+    if data.adoption is not None:
+        sections.insert(2, ("Adoption", "adoption"))
     narrowed = [f"team {data.team}"] if data.team is not None else []
     narrowed += [f"agent {data.agent}"] if data.agent is not None else []
     more = len(data.findings) - _MOST_FINDINGS
@@ -37,6 +41,8 @@ def view(data: ReportData) -> dict[str, Any]:
         "over_time": drawings.over_time(data),
         "min_group": data.min_group,
         "teams": teams(data),
+        "adoption": None if data.adoption is None else adoption_grid(data, _MOST_WEEKS),
+        "adoption_text": adoption_text(data),
         "waste_since": day(data.waste_since_s),
         "waste_kinds": _waste_kinds(data),
         "findings": [finding(each) for each in data.findings[:_MOST_FINDINGS]],
