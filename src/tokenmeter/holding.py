@@ -185,7 +185,8 @@ def bound(house: House, call: Call) -> None:
         return
     ask, rate = call.ask, call.rate
     call.input_bound = house.bounds.bound(ask, call.route, rate.context_window if rate is not None else None)
-    call.tool_calls = house.bounds.tool_calls(ask, call.route)
+    if ask.server_tools:
+        call.tool_calls = house.bounds.tool_calls(ask, call.route)
     cap = ask.max_output_tokens
     if cap is None:
         cap = house.prices.max_output_tokens(call.route.price_provider, call.model, rate)

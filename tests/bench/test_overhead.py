@@ -100,9 +100,9 @@ def compare(
         clients[name] = client if meter is None else meter.wrap(client)
         if meter is not None:
             meter._prices.preload()
-    wall: dict[str, list[float]] = {name: [] for name in clients}
-    thread: dict[str, list[float]] = {name: [] for name in clients}
-    process: dict[str, list[float]] = {name: [] for name in clients}
+    clocks = (time.perf_counter, time.thread_time)
+    single: dict[str, list[tuple[float, ...]]] = {name: [] for name in clients}  # µs of each call, by both clocks
+    block: dict[str, list[float]] = {name: [] for name in clients}  # µs of the process, over a block of calls
     scope = tokenmeter.Meter()
     with scope.agent("bench", user="u", team="t"):
         for client in clients.values():
@@ -111,24 +111,28 @@ def compare(
         for number in range(ROUNDS):
             names = list(clients) if number % 2 else list(reversed(clients))
             for name in names:
-                units, starts = 0, (time.perf_counter(), time.thread_time(), time.process_time())
+                done, before = 0, time.process_time()
                 for _ in range(BLOCK):
-                    units += act(clients[name])
-                ends = (time.perf_counter(), time.thread_time(), time.process_time())
-                for kind, start, end in zip((wall, thread, process), starts, ends, strict=True):
-                    kind[name].append((end - start) / units * 1e6)
+                    starts = [clock() for clock in clocks]
+                    units = act(clients[name])
+                    ends = [clock() for clock in clocks]
+                    done += units
+                    single[name].append(tuple((e - s) / units * 1e6 for s, e in zip(starts, ends, strict=True)))
+                block[name].append((time.process_time() - before) / done * 1e6)
     for client in clients.values():
         client.close()
-    print(f"\n{title}: medians in µs (wall, CPU of the thread, CPU of the process)")
-    bare = [statistics.median(kind["bare"]) for kind in (wall, thread, process)]
-    for name in clients:
-        figures = [statistics.median(kind[name]) for kind in (wall, thread, process)]
-        more = (
-            ""
-            if name == "bare"
-            else "   over bare: " + " ".join(f"{f - b:+.1f}" for f, b in zip(figures, bare, strict=True))
-        )
-        print(f"  {name:18} " + " ".join(f"{figure:8.1f}" for figure in figures) + more)
+    print(
+        f"\n{title}: µs of wall and of the thread's CPU, medians of {ROUNDS * BLOCK}; CPU of the process, by the block"
+    )
+    found = {
+        name: [*(statistics.median(each) for each in zip(*single[name], strict=True)), statistics.median(block[name])]
+        for name in clients
+    }
+    for name, figures in found.items():
+        over = [figure - bare for figure, bare in zip(figures, found["bare"], strict=True)]
+        shares = [100 * each / bare for each, bare in zip(over, found["bare"], strict=True)]
+        more = "   over bare: " + "  ".join(f"{o:+.1f} ({s:+.1f} %)" for o, s in zip(over, shares, strict=True))
+        print(f"  {name:18} " + " ".join(f"{figure:8.1f}" for figure in figures) + ("" if name == "bare" else more))
     for meter in meters.values():
         assert meter is None or meter.spend().calls == ROUNDS * BLOCK + 5
 

@@ -70,7 +70,8 @@ class Pauses:
     def stops(self, agent: str | None, user: str | None, team: str | None) -> Pause | None:
         """The pause that stops a call of these, or None. Never waits and never raises."""
         if self._here:
-            self._look()
+            if self._read or self._store.pauses():
+                self._look()
         elif self._follower is None:
             self._start()
         view = self._view

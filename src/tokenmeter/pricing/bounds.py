@@ -94,6 +94,7 @@ class InputBound:
     def __init__(self, *, exact: bool = True) -> None:
         self._counter = TokenCounter() if exact else None
         self._lock = threading.Lock()
+        self._fell_short = False  # an allowance of some kind was too small once
         self._inputs: dict[_Key, _Input] = {}
         self._outputs: dict[tuple[str, str | None], _Output] = {}
         self._held: dict[str, int] = {}
@@ -114,7 +115,7 @@ class InputBound:
             self._take_in()
         plain = self._plain(ask, route)
         extra = _allowance(ask, route, context_window, self._held)
-        if self._inputs:
+        if self._fell_short:
             seen = self._inputs.get((route.provider, ask.model or route.model, _kind(ask)))
             if seen is not None and seen.extra_per_unit:
                 extra = max(extra, seen.extra_per_unit * _units(ask))
@@ -170,6 +171,7 @@ class InputBound:
                 if ask.text_bytes and (each := (given << 20) // ask.text_bytes + 1) > seen.tokens_per_mib:
                     seen.tokens_per_mib = each
                 if shortfall:
+                    self._fell_short = True
                     units = _units(ask)
                     seen.extra_per_unit = max(
                         seen.extra_per_unit, -(-(_with_margin(shortfall) + 2 * _TEMPLATE) // units)
@@ -309,10 +311,14 @@ def _with_margin(tokens: int) -> int:
 
 
 def _touch(seen: dict[_K, _V], key: _K, kind: type[_V], size: int) -> _V:
-    """The record of ``key``, now the youngest of ``seen``; the oldest goes when there are too many."""
-    record = seen.pop(key, None)
+    """The record of ``key``, the youngest of ``seen`` as soon as that matters; the oldest goes when there are too many."""
+    record = seen.get(key)
     if record is None:
         record = kind()
+    elif len(seen) < size // 2:
+        return record
+    else:
+        del seen[key]
     _put(seen, key, record, size)
     return record
 
