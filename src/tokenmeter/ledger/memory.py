@@ -115,7 +115,7 @@ class _Sum:
         if row.estimated:
             self.estimated += 1
             self.estimated_nanos += row.cost_nanos or 0
-        if row.warned or (row.guards and any([guard.endswith(":warn") for guard in row.guards])):
+        if row.warned or (row.guards and any(guard.endswith(":warn") for guard in row.guards)):
             self.warned += 1
             self.warned_nanos += row.cost_nanos or 0
 

@@ -121,10 +121,11 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
         asked = _asked(own, facts)
         if lone is None and asked is not None and _asks_alone(asked):
             asked, lone = None, True
+    prints: Prints | None = None
     if lone:
         prints = _lone_prints(own, memory, facts)
-    else:
-        prints = memory.prints.of(asked) if asked is not None else None
+    elif asked is not None:
+        prints = memory.prints.of(asked)
     known = memory.seen.begin(asker, prints, own.window_s)
     found: list[_Passed] = []
     if (
