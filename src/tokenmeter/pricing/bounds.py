@@ -311,7 +311,7 @@ def _with_margin(tokens: int) -> int:
 
 
 def _touch(seen: dict[_K, _V], key: _K, kind: type[_V], size: int) -> _V:
-    """The record of ``key``, the youngest of ``seen`` as soon as that matters; the oldest goes when there are too many."""
+    """The record of ``key``, the youngest of ``seen`` once that matters; the oldest goes when there are too many."""
     record = seen.get(key)
     if record is None:
         record = kind()
