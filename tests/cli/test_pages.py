@@ -18,7 +18,9 @@ from tokenmeter.cli import _parser, main
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 REFERENCE = (DOCS / "reference" / "cli.md").read_text(encoding="utf-8")
 GUIDE = (DOCS / "how-to" / "operate-budgets.md").read_text(encoding="utf-8")
-OPERATOR = ("budgets", "grant", "pause", "resume", "accept-loss", "doctor")
+OPERATOR = (
+    "budgets", "grant", "pause", "resume", "accept-loss", "drain", "outcome", "report", "serve", "doctor",
+)  # fmt: skip
 
 
 def _lines() -> list[str]:
@@ -27,16 +29,24 @@ def _lines() -> list[str]:
 
 
 def _section(name: str) -> str:
-    found = re.search(rf"^## `tokenmeter {name}`\n(.*?)(?=^## |\Z)", REFERENCE, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^##+ `tokenmeter {name}`\n(.*?)(?=^##|\Z)", REFERENCE, re.MULTILINE | re.DOTALL)
     assert found is not None
     return found[1]
 
 
-def _commands() -> dict[str, argparse.ArgumentParser]:
-    for action in _parser()._actions:
+def _below(parser: argparse.ArgumentParser, name: str = "") -> dict[str, argparse.ArgumentParser]:
+    """The commands of a parser, and those of theirs: ``outcome``, ``outcome import``, ``outcome import git``."""
+    found: dict[str, argparse.ArgumentParser] = {}
+    for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            return dict(action.choices)
-    raise AssertionError
+            for verb, inner in action.choices.items():
+                found[f"{name} {verb}".strip()] = inner
+                found |= _below(inner, f"{name} {verb}".strip())
+    return found
+
+
+COMMANDS = _below(_parser())
+VERBS = [name for name, parser in COMMANDS.items() if " " in name and not _below(parser)]
 
 
 @pytest.mark.parametrize("line", _lines())
@@ -46,19 +56,27 @@ def test_each_line_is_understood(line: str) -> None:
     assert callable(_parser().parse_args(words[1:]).run)
 
 
-@pytest.mark.parametrize("name", OPERATOR)
+@pytest.mark.parametrize("name", [*OPERATOR, *VERBS])
 def test_each_option_is_named(name: str) -> None:
     section, shared = _section(name), REFERENCE.partition("## Exit statuses")[0]
-    for action in _commands()[name]._actions:
+    command = _section(name.partition(" ")[0])
+    for action in COMMANDS[name]._actions:
         for option in action.option_strings:
             if option.startswith("--") and option != "--help":
-                assert f"`{option}" in (shared if option in ("--store", "--config", "--json") else section), option
+                of_all = shared if option in ("--store", "--config", "--json") else ""
+                of_verbs = command if option == "--ledger" else ""
+                assert f"`{option}" in (of_all or of_verbs or section), option
+        if name in VERBS and not action.option_strings:
+            assert f"`{action.metavar}`" in section, action.metavar
 
 
 def test_each_operators_command_has_a_section() -> None:
-    assert set(OPERATOR) <= set(_commands())
+    assert {"demo", *OPERATOR} == {name for name in COMMANDS if " " not in name}
     for name in OPERATOR:
         assert f"[`tokenmeter {name}`](#tokenmeter-{name})" in REFERENCE
+    assert len(VERBS) == 6
+    for name in VERBS:
+        assert f"[`{name.partition(' ')[2]}`](#tokenmeter-{name.replace(' ', '-')})" in REFERENCE
 
 
 def _shape(value: Any) -> Any:
@@ -75,12 +93,17 @@ def _shape(value: Any) -> Any:
         ("grant", ["grant", "$5", "--budget", "daily", "--scope", "agent=a", "--for", "1h", "--reason", "x"]),
         ("pause", ["pause", "agent=b", "--reason", "x"]),
         ("resume", ["resume", "all"]),
+        ("drain", ["drain"]),
+        ("outcome", ["outcome", "put", "case", "c1"]),
         ("doctor", ["doctor"]),
     ],
 )
 def test_the_json_is_as_it_is_shown(
     name: str, arguments: list[str], shared: SharedBooks, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if name in ("drain", "outcome"):
+        pytest.importorskip("sqlalchemy")
+        arguments = [*arguments, "--ledger", f"sqlite:///{shared.folder / 'kept.db'}"]
     example = re.search(r"^```text\n(\{.*?)^```$", _section(name), re.MULTILINE | re.DOTALL)
     assert example is not None
     shared.configure()
