@@ -133,7 +133,7 @@ def test_extras_and_groups_that_are_named_exist() -> None:
 # -- settings ----------------------------------------------------------------------------------------------------
 
 
-CONFIGURATION = {"meter", "store", "loops", "prices", "telemetry", "budgets"}
+CONFIGURATION = {"meter", "store", "ledger", "loops", "prices", "telemetry", "budgets", "outcomes", "teams"}
 _VARIABLE = re.compile(r'^\w+_env = "(\w+)"$', re.MULTILINE)
 _ADDRESS = re.compile(r"(?:sqlite|rediss?(?:\+(?:cluster|sentinel))?)://[^\s\"',]\S*?(?=[\s\"'}]|$)")
 
@@ -190,11 +190,18 @@ def test_every_key_of_a_configuration_is_documented() -> None:
     }
 
     from tokenmeter import Budget, Price
+    from tokenmeter.outcomes import Kind, Rules
 
     assert set(sections) == CONFIGURATION
     assert keys["budgets"] == set(inspect.signature(Budget).parameters)
     assert keys["prices"] == set(inspect.signature(Price).parameters)
     assert keys["store"] == {"url", "url_env"}
+    assert keys["ledger"] == {"url", "url_env", "keep_days"}
+    assert keys["outcomes"] - {"kinds"} == set(inspect.signature(Rules).parameters) - {
+        "teams", "user_confidence", "team_confidence",
+    }  # fmt: skip
+    kinds = set(re.findall(r"^- `(\w+)`", sections["outcomes"], re.MULTILINE))
+    assert kinds == set(inspect.signature(Kind).parameters) - {"name"}
     assert keys["meter"] == {"prices_file", "unpriced", "ask_stream_usage"}
     assert keys["telemetry"] == {"metric_labels", "max_label_values", "user_key_env", "propagate_baggage"}
 

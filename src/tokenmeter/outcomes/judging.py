@@ -36,7 +36,7 @@ WHY: Final[Mapping[Verdict, str]] = {
     "counted": "it counts",
     "folded": "it is part of a change that counts once",
     "revoked": "it was taken back, or the change that it is part of was",
-    "undeclared": "nobody declared its kind; declare it with Kind(…)",
+    "undeclared": "nobody declared its kind; declare it under [outcomes.kinds] in tokenmeter.toml, or with Kind(…)",
     "future": "it lies after the time that is looked at",
     "unsure": "it is less sure than least_confidence that it was accepted",
     "spendless": "no spend led to it",
