@@ -72,7 +72,7 @@ def test_a_kind_that_isnt_declared_is_told(books: Books) -> None:
 def test_kinds_of_the_configuration(books: Books, tmp_path: Path) -> None:
     path = tmp_path / "kinds.toml"
     path.write_text(
-        '[store]\nurl = "sqlite:///books.db"\n[outcomes.kinds.synergy]\nweight = 0.125\n'
+        '[store]\nurl_env = "NOT_SET_IN_CI"\n[outcomes.kinds.synergy]\nweight = 0.125\n'
         "[outcomes.kinds.checks]\nweight = 2",
         encoding="utf-8",
     )

@@ -17,7 +17,7 @@ from tokenmeter.cli.trouble import FAILURE, Trouble
 if TYPE_CHECKING:
     from tokenmeter.ledger.ledger import Ledger
     from tokenmeter.ledger.views import Outcome
-    from tokenmeter.outcomes import Harvest, Kinds
+    from tokenmeter.outcomes import Harvest, Kinds, Rules
 
 NAME = "outcome"
 _MOST_BYTES = 64 * 1024 * 1024
@@ -196,22 +196,28 @@ def _pour(found: Harvest, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _kinds(arguments: argparse.Namespace) -> Kinds:
-    from tokenmeter.outcomes import BUILT_IN
+def _counting(arguments: argparse.Namespace) -> tuple[Kinds, Rules]:
+    """The kinds and the rules of the configuration, else the built-in ones."""
+    from tokenmeter.config import find_config, load_outcomes
+    from tokenmeter.outcomes import BUILT_IN, Rules
 
-    config = where.config_of(arguments)
-    return (config.kinds if config is not None else None) or BUILT_IN
+    path = arguments.config or find_config()
+    kinds, rules = (None, None) if path is None else load_outcomes(path)
+    return kinds or BUILT_IN, rules or Rules()
+
+
+def _kinds(arguments: argparse.Namespace) -> Kinds:
+    return _counting(arguments)[0]
 
 
 def _link(ledger: Ledger, outcomes: Iterable[Outcome], arguments: argparse.Namespace) -> int:
     """Keep what led to these outcomes, as far as it is known by now; how many have a link."""
-    from tokenmeter.outcomes import Rules, link
+    from tokenmeter.outcomes import link
 
     outcomes = list(outcomes)
     if not outcomes:
         return 0
-    config = where.config_of(arguments)
-    rules = (config.rules if config is not None else None) or Rules()
+    rules = _counting(arguments)[1]
     since_s = min(each.at_s for each in outcomes) - rules.max_lag_s
     until_s = max(each.at_s for each in outcomes) + rules.window_s
     links = link(outcomes, ledger.runs(max(0.0, since_s), until_s), rules)

@@ -9,7 +9,7 @@ watch     looks whether the file has changed
 
 from __future__ import annotations
 
-from tokenmeter.config.load import Config, find_config, load_config
+from tokenmeter.config.load import Config, find_config, load_config, load_outcomes
 from tokenmeter.config.watch import Watched
 
-__all__ = ["Config", "Watched", "find_config", "load_config"]
+__all__ = ["Config", "Watched", "find_config", "load_config", "load_outcomes"]

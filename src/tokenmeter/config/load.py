@@ -87,16 +87,7 @@ def find_config(start: str | os.PathLike[str] | None = None) -> Path | None:
 def load_config(path: str | os.PathLike[str]) -> Config:
     """Read a file. Raises `ConfigError` naming the file, the line, the value and the remedy."""
     path = Path(path).absolute()
-    text = _read(path)
-    table = _parse(path, text)
-    try:
-        lines = lines_of(text)
-    except RecursionError:
-        raise ConfigError(f"{path}: is nested too deep; write it flat") from None
-    source = Source(path, lines)
-    top = Table(source, (), table, "the file")
-    given = {name: top.any(name, {}) for name in _TABLES}
-    top.done()
+    source, given = _tables_of(path)
 
     def section(name: str) -> Table:
         return Table(source, (name,), given[name], f"[{name}]")
@@ -123,6 +114,16 @@ def load_config(path: str | os.PathLike[str]) -> Config:
         kinds=kinds_of(source, given["outcomes"]),
         rules=rules_of(source, given["outcomes"], given["teams"]),
     )
+
+
+def load_outcomes(path: str | os.PathLike[str]) -> tuple[Kinds | None, Rules | None]:
+    """The kinds and the rules of a file alone.
+
+    What its store and its ledger need of the environment may be missing: where outcomes are told, such as in CI, there
+    is often no store. Raises `ConfigError` like `load_config`.
+    """
+    source, given = _tables_of(Path(path).absolute())
+    return kinds_of(source, given["outcomes"]), rules_of(source, given["outcomes"], given["teams"])
 
 
 # -- the file ----------------------------------------------------------------------------------------------------
@@ -153,6 +154,20 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: is no UTF-8 text; save the file as UTF-8") from None
+
+
+def _tables_of(path: Path) -> tuple[Source, dict[str, Any]]:
+    text = _read(path)
+    table = _parse(path, text)
+    try:
+        lines = lines_of(text)
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested too deep; write it flat") from None
+    source = Source(path, lines)
+    top = Table(source, (), table, "the file")
+    given = {name: top.any(name, {}) for name in _TABLES}
+    top.done()
+    return source, given
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
