@@ -38,15 +38,15 @@ def is_whole(each: Adoption, data: ReportData) -> bool:
     return data.since_s <= each.week_s and each.week_s + WEEK_S <= min(data.until_s, data.made_s)
 
 
-def adoption_text(data: ReportData) -> str:
-    """What the figures mean."""
+def adoption_text(data: ReportData) -> tuple[str, ...]:
+    """What the figures mean, in sentences."""
     every = data.adoption or ()
     target = f" The target is {percent(round(every[0].target * 1000), 1000)}." if every else ""
     return (
-        "The part of the people of a team who used AI at all in the week that begins on that Monday, UTC: a yes or a "
-        f"no for each, so that more calls and tokens can't raise it.{target} Faint: of these, who made two calls or "
-        f"less. Groups of fewer than {data.min_group} people are folded. Of a week that is marked as a part, the "
-        "window has only some days."
+        "The part of a team's people who used AI at all in the week that begins on that Monday, UTC.",
+        f"Each is a yes or a no, so that more calls and tokens can't raise it.{target}",
+        "Faint: of these, who made two calls or less. Of a week that is marked as a part, only some days are known.",
+        f"Groups of fewer than {data.min_group} people are folded.",
     )
 
 

@@ -48,7 +48,7 @@ def sections(data: ReportData) -> Iterator[Section]:
         grid = adoption_grid(data, _MOST_WEEKS)
         head = [name.lower() for name in grid.head]
         rows = [[str(cell) for cell in row.cells] for row in grid.rows]
-        yield Section("Adoption by team and week", [adoption_text(data) if rows else grid.empty], head, rows, head[1:])
+        yield Section("Adoption by team and week", adoption_text(data) if rows else [grid.empty], head, rows, head[1:])
     yield _waste(data)
     yield _budgets(data)
     yield _rows("What came of it by kind", "kind", data.spend.by_kind, "(no outcome)")

@@ -42,7 +42,7 @@ def view(data: ReportData) -> dict[str, Any]:
         "min_group": data.min_group,
         "teams": teams(data),
         "adoption": None if data.adoption is None else adoption_grid(data, _MOST_WEEKS),
-        "adoption_text": adoption_text(data),
+        "adoption_text": " ".join(adoption_text(data)),
         "waste_since": day(data.waste_since_s),
         "waste_kinds": _waste_kinds(data),
         "findings": [finding(each) for each in data.findings[:_MOST_FINDINGS]],
