@@ -15,11 +15,13 @@ pytest.importorskip("jinja2")
 from tests.report import browser
 from tests.report.ledgers import HOSTILE, NOW_S, fill, fresh
 from tests.report.test_data import month_book
+from tokenmeter.outcomes import Rules
 from tokenmeter.report import ReportData, read
 from tokenmeter.report.html import to_html
 
 needs_chromium = pytest.mark.skipif(browser.missing() is not None, reason=browser.missing() or "")
 MOST_BYTES = 200_000
+TEAMS = ("growth", "platform", "search", "support")
 
 
 class Reader(HTMLParser):
@@ -55,7 +57,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         support = sum(hour.nanos for hour in ledger.hours(1_777_593_600, NOW_S, team="support"))
         books = [month_book("team=support", support), month_book("global", 5, budget="<b>all</b>")]
         books += [month_book(f"user=person1x{n}", n * 10**10, budget="$80 per month per user") for n in range(6)]
-        return read(ledger, until_s=NOW_S, now_s=NOW_S, books=books, me="person1x2")
+        # One of each team is in no directory, so that some spend stays unattributed.
+        teams = {f"person{place}x{n}": team for place, team in enumerate(TEAMS) for n in range(5)}
+        return read(ledger, until_s=NOW_S, now_s=NOW_S, books=books, me="person1x2", rules=Rules(teams=teams))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from tokenmeter.report.words import amount, brief, clean, count, day, moment, mo
 
 _MOST_ROWS: Final = 100
 _MOST_FINDINGS: Final = 40
-_MOST_WEEKS: Final = 8
+_MOST_WEEKS: Final = 6
 
 
 def view(data: ReportData) -> dict[str, Any]:
