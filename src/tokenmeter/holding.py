@@ -6,10 +6,11 @@ Pure: what the store shall do is yielded, as in the story that this is a part of
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NoReturn
+
+from msgspec import Struct
 
 from tokenmeter import wire
 from tokenmeter.attribution import Scope
@@ -253,8 +254,7 @@ def facts_of(call: Call) -> dict[str, str | None]:
     return facts
 
 
-@dataclass(frozen=True, slots=True)
-class Affordable:
+class Affordable(Struct, frozen=True):
     """What can still be paid: ``cap`` for each choice, ``output_tokens`` over all choices."""
 
     cap: int

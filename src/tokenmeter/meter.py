@@ -485,6 +485,8 @@ class Meter:
 
     def _load(self) -> None:
         try:
+            import tokenmeter.loops.repeats  # noqa: F401 - before a call needs it
+
             self._prices.preload()
             self._bounds.preload()
         except Exception as fault:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tests.loops.dialects import DIALECTS, Say, Step, Told, body
 from tokenmeter.loops.asked import open_request
-from tokenmeter.loops.history import LAST_TURNS, Repeats, look, nothing_allowed
+from tokenmeter.loops.history import LAST_TURNS, look, nothing_allowed
+from tokenmeter.loops.repeats import Repeats
 from tokenmeter.loops.steps import read_items
 
 EVERY = pytest.mark.parametrize("dialect", DIALECTS)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-import zoneinfo
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NoReturn
 
 from tokenmeter.budgets.downgrade import Rules, circle
@@ -57,7 +55,7 @@ def _attribute(what: str, name: object) -> str:
         raise ConfigError(f"budget {what} 'global' stands alone; {_attribute_choices()}")
     hint = ""
     if isinstance(name, str) and not name.startswith("tag:"):
-        close = difflib.get_close_matches(name, ATTRIBUTES, n=1)
+        close = _close_matches(name, ATTRIBUTES, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; for a tag write 'tag:{name}'"
     raise ConfigError(f"budget {what} {name!r} is no attribute of a call; {_attribute_choices()}{hint}")
 
@@ -70,7 +68,7 @@ def one_of(what: str, value: object, choices: tuple[str, ...]) -> str:
     """One of a few words."""
     if isinstance(value, str) and value in choices:
         return value
-    close = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
+    close = _close_matches(value, choices, n=1) if isinstance(value, str) else []
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise ConfigError(f"budget {what}={value!r} is unknown; choose from {', '.join(choices)}{hint}")
 
@@ -95,14 +93,16 @@ def tz(name: object) -> str:
         _no_zone(name)
     try:
         zone(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+    except (LookupError, ValueError, OSError):
         _no_zone(name)
     return name
 
 
 def _no_zone(name: object) -> NoReturn:
+    import zoneinfo
+
     known = zoneinfo.available_timezones()
-    close = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else []
+    close = _close_matches(name, known, n=1) if isinstance(name, str) else []
     remedy = f"did you mean {close[0]!r}?" if close else "give an IANA name such as 'UTC' or 'Europe/Berlin'"
     if not known:
         remedy = "this machine has no time zone database: install the package tzdata"
@@ -217,3 +217,9 @@ def thresholds(percents: object) -> tuple[int | float, ...]:
             )
         found.append(percent)
     return tuple(found)
+
+
+def _close_matches(word: str, known: Iterable[str], n: int) -> list[str]:
+    import difflib  # only a mistake needs it
+
+    return difflib.get_close_matches(word, list(known), n=n)

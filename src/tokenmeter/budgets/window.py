@@ -6,7 +6,6 @@ import datetime as dt
 import math
 from collections.abc import Callable
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
 
 CALENDAR = ("hour", "day", "week", "month")
 
@@ -21,7 +20,11 @@ class Window(NamedTuple):
 
 def zone(name: str) -> dt.tzinfo:
     """The time zone of that name; UTC needs no database."""
-    return dt.UTC if name == "UTC" else ZoneInfo(name)
+    if name == "UTC":
+        return dt.UTC
+    from zoneinfo import ZoneInfo  # few ask for one
+
+    return ZoneInfo(name)
 
 
 def window_at(per: str, tz: dt.tzinfo, now_s: float) -> Window:

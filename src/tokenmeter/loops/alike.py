@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from tokenmeter.loops.loosely import LOWER, loose
+
 
 class Likeness(IntEnum):
     """How alike two texts are; lower is more."""
@@ -25,8 +27,6 @@ class Likeness(IntEnum):
 
 _MAX_LENGTHENED: Final = 24
 _MAX_COUNTED: Final = 8
-_LOWER: Final = bytes(range(256)).lower()
-_DIGITS_AND_HEX: Final = b"0123456789abcdefABCDEF \t\r\n-:.+"
 
 # A number, a time or an id behind a word that says it is none of the question: "attempt 3", "request_id": "77f1…"
 _LABELLED: Final = re.compile(
@@ -53,14 +53,9 @@ _TICKING: Final = re.compile(
 )
 _NUMBER: Final = re.compile(rb"\d+")
 _MARKS: Final = b"\"'.,;:!?()[]{}<>*_-/\\|\n\t\r"
-_WORDS: Final = _LOWER.translate(bytes.maketrans(_MARKS, b" " * len(_MARKS)))
+_WORDS: Final = LOWER.translate(bytes.maketrans(_MARKS, b" " * len(_MARKS)))
 WORDS_BYTES: Final = 1_600
 _FEW_WORDS: Final = 3
-
-
-def loose(text: bytes) -> bytes:
-    """The text without what a number, a time or an id is made of: equal for texts that may be alike."""
-    return text.translate(_LOWER, _DIGITS_AND_HEX)
 
 
 class Relation(NamedTuple):

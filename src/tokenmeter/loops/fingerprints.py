@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 
 from msgspec import Raw
 
-from tokenmeter.loops.alike import loose, ticked
 from tokenmeter.loops.asked import Asked
+from tokenmeter.loops.loosely import loose
 from tokenmeter.loops.steps import read_items
 
 _LOOSE_BYTES: Final = 1_536  # as much of a request may differ in its numbers and still be nearly the same
@@ -55,6 +55,8 @@ class Fingerprints:
 
     def ticked(self, asked: Asked) -> int:
         """The fingerprint of a request without times, random ids and counters that say what they are: slow and sure."""
+        from tokenmeter.loops.alike import ticked  # its expressions take long to compile
+
         shape, said = _parts(asked)
         return hash((shape, hash(b"\0".join([self._key, b"ticked", *(ticked(bytes(each)) for each in said)]))))
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Raw, Struct
 
 from tokenmeter.errors import DepthExceeded, LoopDetected, Refused
 from tokenmeter.loops.asked import Asked, open_request
 from tokenmeter.loops.fingerprints import Fingerprints, Prints, has_answers
-from tokenmeter.loops.history import FEWEST_TURNS, Repeats, look
+from tokenmeter.loops.history import FEWEST_TURNS, look
 from tokenmeter.loops.memory import Asker, Known, Seen
 from tokenmeter.loops.policy import Action, Guard, LoopPolicy, shown_path
 from tokenmeter.money import usd
+
+if TYPE_CHECKING:
+    from tokenmeter.loops.repeats import Repeats
 
 _NONE: Final = sys.maxsize
 _MOST_LONE_TURNS: Final = 2  # what the system says, and the question
@@ -57,8 +59,7 @@ class Facts(Struct, frozen=True, gc=False):
         return None if self.run_nanos is None else f"{usd(self.run_nanos).normalize():f}"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """A limit that a request passes."""
 
     guard: Guard
@@ -195,8 +196,7 @@ def refused(finding: Finding, facts: Facts) -> Refused:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Passed:
+class _Passed(Struct, frozen=True):
     """A limit that was passed, before it is told."""
 
     guard: Guard

@@ -13,8 +13,9 @@ from __future__ import annotations
 import re
 import threading
 from collections import deque
-from dataclasses import dataclass
 from typing import TypeVar
+
+from msgspec import Struct
 
 from tokenmeter.pricing.tokenizers import TokenCounter
 from tokenmeter.wire.types import Ask, Reading, Route
@@ -62,8 +63,7 @@ _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 
-@dataclass(slots=True)
-class _Input:
+class _Input(Struct):
     """What calls of one provider, model and kind have shown of their input."""
 
     calls: int = 0
@@ -73,8 +73,7 @@ class _Input:
     most_tool_calls: int = 0
 
 
-@dataclass(slots=True)
-class _Output:
+class _Output(Struct):
     """What calls of one provider and model have shown of their output."""
 
     calls: int = 0

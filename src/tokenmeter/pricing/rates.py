@@ -22,6 +22,8 @@ from fractions import Fraction
 from operator import mul
 from types import MappingProxyType
 
+from msgspec import Struct
+
 NANOS_PER_USD = 1_000_000_000
 
 # How little of the request's bytes can make one unit of what is not priced by the token. One byte bounds one
@@ -56,8 +58,7 @@ class PricedUnit:
         return price
 
 
-@dataclass(frozen=True, slots=True)
-class _Tier:
+class _Tier(Struct, frozen=True):
     """All figures of one stretch of input sizes, as numerators over ``Rate._scale``."""
 
     prices: tuple[int, ...]  # in the order of Rate._leaves
