@@ -40,7 +40,9 @@ def story(house: House, request: Request) -> Story:
     call = _attribute(request)
     yield Open(call)
     try:
-        yield from _guard(house, call)
+        pause_s = _guard(house, call)
+        if pause_s:
+            yield Brake(pause_s)
         yield from _held(house, call)
     except Refused as refusal:
         call.refusal = refusal
@@ -85,8 +87,8 @@ def _named(value: str | None) -> str | None:
     return f"{value[: MAX_VALUE_CHARS - 33]}…{digest}"
 
 
-def _guard(house: House, call: Call) -> Generator[Effect, Any, None]:
-    """Refuse what is paused and what goes round in circles, or slow it down, as the loop policy says."""
+def _guard(house: House, call: Call) -> float:
+    """Refuse what is paused and what goes round in circles, as the loop policy says; or how long it shall wait."""
     paused = house.stops(call.scope)
     if paused is not None:
         raise paused
@@ -95,14 +97,13 @@ def _guard(house: House, call: Call) -> Generator[Effect, Any, None]:
     judged = judge(house.loops, house.memory, facts)
     if not judged.findings:
         call.ticket = judged.ticket
-        return
+        return 0.0
     call.findings = judged.findings
     refusal = judged.refusal
     if refusal is not None:
         raise refused(refusal, facts)
     call.ticket = judged.ticket
-    if judged.pause_s:
-        yield Brake(judged.pause_s)
+    return judged.pause_s
 
 
 def _held(house: House, call: Call) -> Generator[Effect, Any, None]:

@@ -44,7 +44,8 @@ def hold(house: House, call: Call) -> Generator[Effect, Any, None]:
     facts: dict[str, str | None] = {}
     if house.policy.budgets:
         facts = facts_of(call)
-        _must_be_priced(house, call, facts)
+        if call.rate is None:
+            _must_be_priced(house, call, facts)
     _claim(house, call, facts)
     if not call.claims:
         return
@@ -109,7 +110,7 @@ def loop_facts(call: Call, run_calls: int | None = None, run_nanos: int | None =
 
 
 def _must_be_priced(house: House, call: Call, facts: Facts) -> None:
-    if call.rate is None and house.unpriced == "refuse" and house.policy.applies_money(facts):
+    if house.unpriced == "refuse" and house.policy.applies_money(facts):
         raise UnpricedModel(
             f"model {call.model!r} of {call.route.provider!r} has no known price, and a money budget applies. "
             "Give its price (Meter(prices={…})), or choose Meter(unpriced='allow') to meter its tokens only.",

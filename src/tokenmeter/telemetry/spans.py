@@ -12,7 +12,6 @@ import hmac
 import sys
 from collections.abc import Callable
 from contextvars import Token
-from decimal import Decimal
 from typing import Any
 
 from msgspec import Struct
@@ -266,7 +265,7 @@ def _crossing(crossing: Crossing) -> dict[str, AttributeValue]:
 
 def _left(posted: int, held: int, limit: int) -> float:
     """The share of the limit that is neither spent nor held."""
-    return float(Decimal(max(0, limit - posted - held)) / limit) if limit else 0.0
+    return max(0, limit - posted - held) / limit if limit else 0.0
 
 
 def _description(call: Call) -> str | None:
