@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from tests.laws.crowd import LONG_S, body
-from tokenmeter import Budget, Meter, Price, StoreUnavailable, attribution, call, faults, wire
+from tokenmeter import Budget, Meter, Price, StoreUnavailable, attribution, call, faults, holding, wire
 from tokenmeter.budgets import MemoryStore, Need, Policy
 from tokenmeter.clients import ports, seam
 from tokenmeter.ledger import MemoryLedger
@@ -191,7 +191,7 @@ ROOMS: Mapping[str, tuple[Any, str, tuple[str, ...]]] = {
     "rate": (PriceBook, "rate", BEFORE),
     "most output": (PriceBook, "max_output_tokens", ("uncapped",)),
     "bound": (InputBound, "bound", BEFORE),
-    "tool calls": (InputBound, "tool_calls", BEFORE),
+    "need": (holding, "need_of", BEFORE),
     "claims": (Policy, "claims", BEFORE),
     "hold": (MemoryStore, "hold", BEFORE),
     "spans.open": (Spans, "open", BEFORE),
