@@ -148,7 +148,7 @@ class Rate:
         append = amounts.append
         for key, inside in self._leaves:
             count = get(key, 0)
-            if inside:
+            if count and inside:
                 within = 0
                 for index in inside:
                     within += amounts[index]
