@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -337,3 +338,17 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
     with pytest.raises(ConfigError, match=r"pip install 'tokenmeter-sdk\[ledger\]'"):
         open_ledger("sqlite:///x.db")
+
+
+def test_many_open_a_new_file_at_once(tmp_path: Path) -> None:
+    for number in range(10):
+        address = f"sqlite:///{tmp_path / f'{number}.db'}"
+        together = threading.Barrier(12)
+
+        def opened(_: int, address: str = address, together: threading.Barrier = together) -> int:
+            together.wait(20)
+            with open_ledger(address) as ledger:
+                return ledger.totals().calls
+
+        with ThreadPoolExecutor(12) as pool:
+            assert list(pool.map(opened, range(12))) == [0] * 12

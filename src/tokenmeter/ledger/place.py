@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from tokenmeter.ledger.migrations import STEPS, migrate, version
 EXAMPLE = "write sqlite:///relative.db, sqlite:////absolute/path.db or postgresql://USER@HOST/DATABASE"
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgresql+psycopg": "postgresql+psycopg"}
 _WAIT_S = 30
+_PAUSE_S = 0.02
 _OLDEST_SQLITE = (3, 35)
 _PRAGMAS = (
     "auto_vacuum = INCREMENTAL",  # before the first table: what is pruned gives its room back
@@ -166,8 +168,16 @@ def _engine(url: URL) -> sa.Engine:
 def _prepare(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # the driver begins no transaction by itself
     cursor = connection.cursor()
+    until_s = time.monotonic() + _WAIT_S
     for pragma in _PRAGMAS:
-        cursor.execute(f"PRAGMA {pragma}").fetchall()
+        while True:
+            try:
+                cursor.execute(f"PRAGMA {pragma}").fetchall()
+                break
+            except sqlite3.OperationalError as error:  # SQLite doesn't wait by itself while a file changes its mode
+                if "locked" not in str(error) or time.monotonic() > until_s:
+                    raise
+                time.sleep(_PAUSE_S)
     cursor.close()
 
 
