@@ -143,8 +143,8 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
     if asked is None and prints is not None:
         found += _asked_again(own, memory, asker, known)
     elif asked is not None and prints is not None:
-        strangers = facts.run is None or not has_answers(asked)
         if known.near.times:
+            strangers = facts.run is None or not has_answers(asked)
             again = memory.seen.note(asker, prints, memory.prints.ticked(asked))
             found += _again(own, memory, asker, known, again, strangers=strangers)
         else:
