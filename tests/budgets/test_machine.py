@@ -513,7 +513,7 @@ def run(machine: type[Books], examples: int) -> None:
 
 
 def test_books_in_memory() -> None:
-    run(InMemory, 500)
+    run(InMemory, 250)
 
 
 def test_books_in_sqlite() -> None:
@@ -528,4 +528,4 @@ def test_books_in_redis(redis_server: RedisServer, tmp_path: Path) -> None:
         def make_place(self) -> Place:
             return Redis(redis_server, tmp_path)
 
-    run(InRedis, 200)
+    run(InRedis, 100)
