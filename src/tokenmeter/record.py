@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, Protocol
 
 import msgspec
@@ -57,6 +57,11 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     root: str | None = None
     guards: tuple[str, ...] = ()
     fingerprint: str | None = None
+
+
+def was_warned_of(warned: Collection[str], guards: Collection[str]) -> bool:
+    """Whether a budget or a guard would have refused the call that a row has these of, and only warned."""
+    return bool(warned) or any(guard.endswith(":warn") for guard in guards)
 
 
 class Recorder(Protocol):

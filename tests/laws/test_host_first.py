@@ -67,6 +67,7 @@ ASKS: Mapping[str, dict[str, Any]] = {
     "uncapped": body("hi", "scripted", None),
     "stream": body("hi", "scripted", 20, stream=True) | {"stream_options": {"include_usage": True}},
     "hidden": body("hi", "scripted", 20, stream=True),
+    "searching": body("hi", "scripted", 20) | {"web_search_options": {"search_context_size": "low"}},
 }
 Outcome = tuple[int, Mapping[str, str], bytes]
 _OF_THE_MOMENT = {"date", "x-request-id", "request-id"}
@@ -192,6 +193,7 @@ ROOMS: Mapping[str, tuple[Any, str, tuple[str, ...]]] = {
     "most output": (PriceBook, "max_output_tokens", ("uncapped",)),
     "bound": (InputBound, "bound", BEFORE),
     "need": (holding, "need_of", BEFORE),
+    "tool calls": (InputBound, "tool_calls", ("searching",)),
     "claims": (Policy, "claims", BEFORE),
     "hold": (MemoryStore, "hold", BEFORE),
     "spans.open": (Spans, "open", BEFORE),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +19,8 @@ from tokenmeter.record import CallRecord, decode, encode
 from tokenmeter.usage import Usage
 
 pytest.importorskip("sqlalchemy")
+
+from tokenmeter.ledger.place import _prepare
 
 if TYPE_CHECKING:
     from tokenmeter.ledger.ledger import Ledger
@@ -338,6 +341,34 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
     with pytest.raises(ConfigError, match=r"pip install 'tokenmeter-sdk\[ledger\]'"):
         open_ledger("sqlite:///x.db")
+
+
+class Changing(sqlite3.Connection):
+    """A connection to a file whose mode others are changing: SQLite refuses at once, and doesn't wait."""
+
+    refusals = 3
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        connection = self
+
+        class Refusing(sqlite3.Cursor):
+            def execute(self, sql: str, *given: Any) -> Any:
+                if "journal_mode" in sql and connection.refusals:
+                    connection.refusals -= 1
+                    raise sqlite3.OperationalError("database is locked")
+                return super().execute(sql, *given)
+
+        return super().cursor(Refusing)
+
+
+def test_a_file_that_changes_its_mode_is_waited_for(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "ledger.db", factory=Changing)
+
+    _prepare(connection, None)
+
+    assert connection.refusals == 0
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
 
 
 def test_many_open_a_new_file_at_once(tmp_path: Path) -> None:

@@ -121,6 +121,8 @@ def test_questions_of_strangers_only_warn() -> None:
     judged = [desk.send(prompt("hi"), run="r", agent="b", path=("a", "b")) for _ in range(102)]
     assert [n for n, found in enumerate(judged) if found.findings] == [10, 100]
     assert {each.action for found in judged for each in found.findings} == {"warn"}
+    long = f"Say it short: {'many words ' * 2_000}"
+    assert all(desk.send(prompt(long), run="r").findings == () for _ in range(9))
     talk = [ASK, Say("assistant", "Where to?"), Say("user", "Seattle")]
     for run, action in ((None, "warn"), ("r", "refuse")):
         told = [desk.tell(talk, run=run) for _ in range(4)]

@@ -36,17 +36,27 @@ def chunk(word: str, where: str, *, asked: bool) -> str:
     """One event; the option makes a null member appear last, before what comes last, or first."""
     head = '"id":"c1","object":"chat.completion.chunk"'
     choice = '"choices":[{"index":0,"delta":{"content":' + json.dumps(word)
-    choice += ',"usage":null},"finish_reason":null}]'
+    # A member of the same name further in, which stays; the plainest chunks have none.
+    choice += ("" if where in ("compact", "python") else ',"usage":null') + '},"finish_reason":null}]'
     tail = ',"obfuscation":"abc"' if where == "middle" else ""
     null = '"usage":null' if where != "spaced" else '"usage" : null'
+    if where == "python":  # as its own encoder spaces it
+        head, choice, tail, null = (_spaced(each) for each in (head, choice, tail, null))
+        comma = ", "
+    else:
+        comma = ","
     if not asked:
-        return "data: {" + head + "," + choice + tail + "}"
+        return "data: {" + head + comma + choice + tail + "}"
     if where == "first":
-        return "data: {" + null + "," + head + "," + choice + tail + "}"
-    return "data: {" + head + "," + choice + "," + null + tail + "}"
+        return "data: {" + null + comma + head + comma + choice + tail + "}"
+    return "data: {" + head + comma + choice + comma + null + tail + "}"
 
 
-@pytest.mark.parametrize("where", ["last", "middle", "first", "spaced"])
+def _spaced(members: str) -> str:
+    return json.dumps(json.loads("{" + members.removeprefix(",") + "}"), ensure_ascii=True)[1:-1] if members else ""
+
+
+@pytest.mark.parametrize("where", ["last", "middle", "first", "spaced", "compact", "python"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @given(words=st.lists(st.sampled_from(WORDS), max_size=6), cuts=st.lists(st.integers(0, 1 << 16), max_size=10))
 @settings(max_examples=30, deadline=None)
@@ -56,7 +66,9 @@ def test_hidden_is_as_if_unasked(where: str, end: str, words: list[str], cuts: l
     done = "data: [DONE]" + end * 2
     extra = 'data: {"id":"c1","choices":[],"usage":' + USAGE + "}" + end * 2
     body = (asked + extra + done).encode()
-    for pieces in (pieces_of(body, cuts), [body], body.splitlines(keepends=True)):
+    blank = (end * 2).encode()
+    events = [each + blank for each in body.split(blank)[:-1]]
+    for pieces in (pieces_of(body, cuts), [body], body.splitlines(keepends=True), events):
         seen, reading = through(pieces)
         assert seen == (plain + done).encode()
         assert reading.usage is not None

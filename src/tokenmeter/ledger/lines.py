@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 from msgspec import Struct
 
-from tokenmeter.record import CallRecord, Status
+from tokenmeter.record import CallRecord, Status, was_warned_of
 from tokenmeter.usage import Usage
 
 STAND_IN, ESTIMATED, MEASURED = 0, 1, 2
@@ -121,8 +121,7 @@ class Line:
     def run_sums(self) -> tuple[int, ...]:
         """What it adds to each of `tables.RUN_SUMS`."""
         sums = self.sums()
-        warned = bool(self.rest.warned) or any(guard.endswith(":warn") for guard in self.rest.guards)
-        return (*sums[:6], *sums[8:11], int(warned))
+        return (*sums[:6], *sums[8:11], int(was_warned_of(self.rest.warned, self.rest.guards)))
 
     def columns(self, group: int, run: int | None) -> dict[str, Any]:
         """The row of the table."""

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from tokenmeter.money import usd
-from tokenmeter.record import CallRecord
+from tokenmeter.record import CallRecord, was_warned_of
 
 ANY: Any = object()  # "whatever it is", because None asks for calls without one
 
@@ -115,7 +115,7 @@ class _Sum:
         if row.estimated:
             self.estimated += 1
             self.estimated_nanos += row.cost_nanos or 0
-        if row.warned or (row.guards and any(guard.endswith(":warn") for guard in row.guards)):
+        if was_warned_of(row.warned, row.guards):
             self.warned += 1
             self.warned_nanos += row.cost_nanos or 0
 

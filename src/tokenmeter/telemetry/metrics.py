@@ -114,7 +114,7 @@ class Metrics:
                     self._write(queue.popleft(), costs)
                 except Exception as fault:  # noqa: BLE001  a pipeline's fault; the rows behind it shall pass
                     swallow(fault, "writing metrics")
-            for base, nanos in costs.items():  # added up first: exact, and each `add` costs as much as a price
+            for base, nanos in costs.items():  # added up as integers, and one `add` for many calls
                 try:
                     self._cost.add(nanos / 1e9, dict(base))
                 except Exception as fault:  # noqa: BLE001
