@@ -251,6 +251,17 @@ def test_small_teams_are_folded_and_unattributed_stands_first() -> None:
     assert [row.name for row in roomy.by_team] == [None, "robots", "zoo", "(small groups)"]
 
 
+def test_a_team_that_the_directory_does_not_know_is_folded_too() -> None:
+    hours = [hour(100, f"u{i}", team="large") for i in range(12)]
+    hours += [hour(7, "x", team="tiny"), hour(50, "z", team=None), hour(3, None, team="robots")]
+    rules = Rules(teams={f"u{i}": "large" if i < 6 else "other" for i in range(12)})
+
+    found = normalize(hours, [], [], rules=rules)
+
+    # with the next smallest beside it, so that the folded row is that of several people
+    assert [row.name for row in found.by_team] == [None, "other", "robots", "(small groups)"]
+
+
 def test_a_bot_doesnt_make_a_group_larger_where_there_is_a_directory() -> None:
     hours = [hour(1, f"bot{i}", team="tiny") for i in range(9)] + [hour(1, "ann", team="tiny")]
 

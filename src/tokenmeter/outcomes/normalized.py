@@ -180,8 +180,12 @@ class _Spend:
         self.models[hour.model] += hour.nanos
         if team is None and hour.agent is None and hour.user is None:
             self.nameless += hour.nanos
-        if hour.user is not None and not self._rules.teams:
+        if hour.user is None:
+            return
+        if not self._rules.teams:
             self.people[team].add(hour.user)
+        elif team is not None:
+            self.people.setdefault(team, set())  # of people, though the directory knows none of them
 
 
 class _Gain:
