@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from tokenmeter import wire
@@ -33,6 +34,8 @@ from tokenmeter.loops.guard import judge, refused
 from tokenmeter.notes import Answer, Call, House, Request
 from tokenmeter.record import encode
 from tokenmeter.wire import Ask
+
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 def story(house: House, request: Request) -> Story:
@@ -54,6 +57,7 @@ def story(house: House, request: Request) -> Story:
         yield from _unsent(house, call, Charge("error", error_type=type(error).__name__))
         raise
     answer: Answer = yield from _send(house, call)
+    request.headers = _NO_HEADERS  # the client's own: what is told later keeps nothing of it alive
     if answer.streams:
         answer = yield Relay(call)
     yield from _settle(house, call, answer)

@@ -29,12 +29,12 @@ def _no_note() -> bytes:
     return b""
 
 
-class Request(Struct, frozen=True):
+class Request(Struct):
     """A request that was recognised as a model call, as its client is about to send it."""
 
     route: Route
     body: bytes | None  # None: it can't be read without disturbing it
-    headers: Mapping[str, str]  # looked up without regard to case
+    headers: Mapping[str, str]  # looked up without regard to case; dropped once it was sent
     scope: Scope
     at_s: float
     host: str

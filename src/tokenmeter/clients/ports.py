@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from tokenmeter import wire
@@ -42,7 +43,8 @@ from tokenmeter.errors import Refused, StoreUnavailable
 from tokenmeter.faults import swallow
 from tokenmeter.notes import Answer, Call
 from tokenmeter.telemetry import spans
-from tokenmeter.wire import Reading
+from tokenmeter.usage import Usage
+from tokenmeter.wire import Route
 
 # The requests that are being sent by a meter right here: a seam further in must not count them again.
 INSIDE: ContextVar[tuple[tuple[Metering, Any], ...]] = ContextVar("tokenmeter-inside", default=())
@@ -236,21 +238,24 @@ class Port:
             shown = reader.feed(body)
             tail, reading = reader.finish()
             response._content = shown + tail
-            return partial(self.resume, story, partial(self._answer, call, response, reading))
-        rest = partial(self.resume, story, partial(self._answer, call, response, None))
+            answer = Answer(status=response.status_code, reading=reading, duration_s=self._duration_s)
+            return partial(self.resume, story, lambda: answer)
+        rest = _Rest(
+            self,
+            story,
+            call.route,
+            status=response.status_code,
+            content_type=response.headers.get("content-type"),
+            body=body,
+            counted=wire.read_headers(call.route, response.headers),
+            duration_s=self._duration_s,
+        )
         if self.metering.watched(self._recording) or len(body) > _LARGE_BYTES:
             return rest
+        # What waits holds nothing of the client's: it is much, and the garbage collector would go through all of it.
+        self.request = self.response = None
         self.metering.later.put(rest)
         return None
-
-    def _answer(self, call: Call, response: Any, reading: Reading | None) -> Answer:
-        """What a body says that is here as a whole."""
-        route, headers = call.route, response.headers
-        if reading is None:
-            reading = wire.read_body(route, response.content, headers.get("content-type"))
-        if reading.usage is None and (usage := wire.read_headers(route, headers)) is not None:
-            reading = replace(reading, usage=usage)
-        return Answer(status=response.status_code, reading=reading, duration_s=self._duration_s)
 
     def _relayed(self, effect: Relay, story: Story, hide_usage: bool) -> None:
         """Have the body of the caller's response read as it passes by."""
@@ -532,6 +537,28 @@ def _carry_headers(outgoing: Any, request: Any) -> None:
     for name, value in outgoing.headers.items():
         if name not in ("content-length", "transfer-encoding") and request.headers.get(name) != value:
             request.headers[name] = value
+
+
+class _Rest(Struct, frozen=True, gc=False, eq=False):
+    """What is still to be told of a call whose body is here as a whole."""
+
+    port: Port
+    story: Story
+    route: Route
+    status: int
+    content_type: str | None
+    body: bytes
+    counted: Usage | None  # in the headers
+    duration_s: float
+
+    def __call__(self) -> None:
+        self.port.resume(self.story, self._answer)
+
+    def _answer(self) -> Answer:
+        reading = wire.read_body(self.route, self.body, self.content_type)
+        if reading.usage is None and self.counted is not None:
+            reading = replace(reading, usage=self.counted)
+        return Answer(status=self.status, reading=reading, duration_s=self.duration_s)
 
 
 class _Nothing:
