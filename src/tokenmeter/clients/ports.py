@@ -41,7 +41,7 @@ from tokenmeter.effects import (
 )
 from tokenmeter.errors import Refused, StoreUnavailable
 from tokenmeter.faults import swallow
-from tokenmeter.notes import Answer, Call
+from tokenmeter.notes import Answer
 from tokenmeter.telemetry import spans
 from tokenmeter.usage import Usage
 from tokenmeter.wire import Route
@@ -59,52 +59,28 @@ _BLAMES_THE_OPTION = re.compile(
 )
 
 
-class Port:
-    """What both ports share."""
+class Port(Struct, eq=False):
+    """What both ports share, and what became of one request so far. A Struct, which is made in no time."""
 
-    __slots__ = (
-        "_deadline_s",
-        "_duration_s",
-        "_held",
-        "_hides",
-        "_instant",
-        "_kwargs",
-        "_recording",
-        "_sent",
-        "_start_s",
-        "_stream",
-        "_wrapped",
-        "error",
-        "library",
-        "metering",
-        "request",
-        "response",
-    )
+    metering: Metering
+    library: Library
+    wrapped: Callable[..., Any]
+    request: Any
+    stream: bool
+    kwargs: Mapping[str, Any]  # of the caller's ``send``, beside the request and ``stream``
+    response: Any = None
+    error: BaseException | None = None
+    _recording: spans.Recording | None = None
+    _held: tuple[str, tuple[int, ...] | None] | None = None  # and what it comes to, None for nothing
+    _sent: bool = False
+    _hides: bool = False  # whether the usage of the stream was asked for without the caller
+    _start_s: float = 0.0
+    _duration_s: float = 0.0
+    _deadline_s: float | None = None
 
-    def __init__(
-        self,
-        metering: Metering,
-        library: Library,
-        wrapped: Callable[..., Any],
-        request: Any,
-        kwargs: Mapping[str, Any],
-    ) -> None:
-        self.metering = metering
-        self._instant = metering.store.instant
-        self.library = library
-        self.request = request
-        self.response: Any = None
-        self.error: BaseException | None = None
-        self._wrapped = wrapped
-        self._kwargs = {name: value for name, value in kwargs.items() if name not in ("request", "stream")}
-        self._stream = bool(kwargs.get("stream", False))
-        self._recording: spans.Recording | None = None
-        self._held: tuple[str, tuple[int, ...] | None] | None = None  # and what it comes to, None for nothing
-        self._sent = False
-        self._hides = False  # whether the usage of the stream was asked for without the caller
-        self._start_s = 0.0
-        self._duration_s = 0.0
-        self._deadline_s: float | None = None
+    @property
+    def _instant(self) -> bool:
+        return self.metering.store.instant
 
     def instant(self, effect: Effect) -> Any:
         """Do an effect that never waits."""
@@ -200,11 +176,11 @@ class Port:
 
     def _reads_error(self, status: int) -> bool:
         """Whether the body must be read here: it may blame the option, or the caller expects it read."""
-        return status in _MAY_BLAME or not (self._stream or 200 <= status < 300)
+        return status in _MAY_BLAME or not (self.stream or 200 <= status < 300)
 
     def _rearm(self, response: Any) -> None:
         """What was read here is still to be read by a caller that asked for a stream."""
-        if self._stream:
+        if self.stream:
             response.elapsed = response.elapsed  # it is the stream's that goes
             response.stream = self.library.response(200, content=response._content).stream
             response._decoder = self.library.identity_decoder()
@@ -361,8 +337,6 @@ class Port:
 class SyncPort(Port):
     """Does the effects through a sync client."""
 
-    __slots__ = ()
-
     def do(self, effect: Effect) -> Any:
         """Do one effect and return what came of it."""
         if type(effect) is Send:
@@ -397,7 +371,7 @@ class SyncPort(Port):
         self._sent = True
         self._start_s = time.perf_counter()
         try:
-            response = self._wrapped(outgoing, stream=self._stream or effect.hide_usage, **self._kwargs)
+            response = self.wrapped(outgoing, stream=self.stream or effect.hide_usage, **self.kwargs)
             if effect.hide_usage and self._reads_error(response.status_code):
                 error_text = response.read().decode(errors="replace")
                 self._rearm(response)
@@ -417,7 +391,7 @@ class SyncPort(Port):
                 rest() if self._instant else here(rest)
             return response
         self._relayed(effect, story, self._hides)
-        if not self._stream:
+        if not self.stream:
             try:
                 response.read()
             except BaseException as error:
@@ -431,16 +405,14 @@ class SyncPort(Port):
         self._clean_up(fault)
         if self._sent:
             response = self.outcome()
-            if not self._stream and not hasattr(response, "_content"):
+            if not self.stream and not hasattr(response, "_content"):
                 response.read()
             return response
-        return self._wrapped(self.request, stream=self._stream, **self._kwargs)
+        return self.wrapped(self.request, stream=self.stream, **self.kwargs)
 
 
 class AsyncPort(Port):
     """Does the effects through an async client."""
-
-    __slots__ = ()
 
     async def do(self, effect: Effect) -> Any:
         """Do one effect and return what came of it."""
@@ -480,7 +452,7 @@ class AsyncPort(Port):
         self._sent = True
         self._start_s = time.perf_counter()
         try:
-            response = await self._wrapped(outgoing, stream=self._stream or effect.hide_usage, **self._kwargs)
+            response = await self.wrapped(outgoing, stream=self.stream or effect.hide_usage, **self.kwargs)
             if effect.hide_usage and self._reads_error(response.status_code):
                 error_text = (await response.aread()).decode(errors="replace")
                 self._rearm(response)
@@ -500,7 +472,7 @@ class AsyncPort(Port):
                 rest() if self._instant else await aside(rest)
             return response
         self._relayed(effect, story, self._hides)
-        if not self._stream:
+        if not self.stream:
             try:
                 await response.aread()
             except BaseException as error:
@@ -514,10 +486,10 @@ class AsyncPort(Port):
         self._clean_up(fault)
         if self._sent:
             response = self.outcome()
-            if not self._stream and not hasattr(response, "_content"):
+            if not self.stream and not hasattr(response, "_content"):
                 await response.aread()
             return response
-        return await self._wrapped(self.request, stream=self._stream, **self._kwargs)
+        return await self.wrapped(self.request, stream=self.stream, **self.kwargs)
 
 
 def _has_no_lineage(request: Any) -> bool:

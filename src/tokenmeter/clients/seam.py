@@ -43,7 +43,7 @@ def sync_send(metering: Metering, library: Library, active: Callable[[], bool]) 
         except Exception as fault:
             swallow(fault, "reading a request")
             return wrapped(*args, **kwargs)
-        port = SyncPort(metering, library, wrapped, request, kwargs)
+        port = SyncPort(metering, library, wrapped, request, *_apart(kwargs))
         try:
             return drive(story(metering.current(), asked), port)
         except (Refused, StoreUnavailable) as refusal:
@@ -67,7 +67,7 @@ def async_send(metering: Metering, library: Library, active: Callable[[], bool])
         except Exception as fault:
             swallow(fault, "reading a request")
             return await wrapped(*args, **kwargs)
-        port = AsyncPort(metering, library, wrapped, request, kwargs)
+        port = AsyncPort(metering, library, wrapped, request, *_apart(kwargs))
         try:
             return await drive_async(story(metering.current(), asked), port)
         except (Refused, StoreUnavailable) as refusal:
@@ -114,6 +114,13 @@ def async_method(active: Callable[[], bool]) -> Wrapper:
         raise refusal
 
     return request
+
+
+def _apart(kwargs: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
+    """``stream``, and what else ``send`` was given beside the request."""
+    stream = bool(kwargs.pop("stream", False))
+    kwargs.pop("request", None)
+    return stream, kwargs
 
 
 def _route(request: Any) -> Route | None:

@@ -114,7 +114,9 @@ def _ending(turn: msgspec.Raw) -> bytes:
 
 def _only_talk(turns: Sequence[msgspec.Raw]) -> bool:
     """Whether nobody used a tool in turns that are short enough to be talk."""
-    if len(turns) < _FEWEST_TEXTS or sum(map(len, turns)) > _TALK_BYTES or b"tool" in bytes(turns[-1]):
+    if len(turns) < _FEWEST_TEXTS or len(turns[-1]) > _TALK_BYTES or b"tool" in bytes(turns[-1]):
+        return False
+    if sum(map(len, turns)) > _TALK_BYTES:
         return False
     joined = b"".join(turns)
     return b"tool" not in joined and b"unction" not in joined
