@@ -328,7 +328,7 @@ def test_a_forked_child_is_another_process(url: str, connect: Open, start: Proce
             store.close()
         else:
             store.hold("child", (claim(2),), 0.0)
-            assert store.read(["book"])[0].held == 5
+            assert store.read(["book"])[0].held in (5, 6)  # the parent may hold one more
             os._exit(0)
     """
     assert told(start(program, url)) == "done\n"

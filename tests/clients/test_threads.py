@@ -128,6 +128,22 @@ def test_a_scope_that_is_there_already_wins(meter: Meter) -> None:
     assert found == [carried]
 
 
+def test_a_timer_after_opentelemetrys_own_instrumentation_was_undone() -> None:
+    theirs = ThreadingInstrumentor()
+    theirs.instrument()
+    theirs.uninstrument()
+    timed: list[Scope] = []
+    with Meter() as meter:
+        left = vars(threading.Timer).get("start")
+        meter.instrument()
+        with meter.agent("one") as scope:
+            timer = threading.Timer(0, lambda: timed.append(current()))
+            timer.start()
+            timer.join()
+    assert timed == [scope]
+    assert vars(threading.Timer).get("start") is left
+
+
 @pytest.mark.parametrize("theirs_first", [False, True])
 def test_beside_opentelemetrys_own_instrumentation(theirs_first: bool) -> None:
     theirs = ThreadingInstrumentor()

@@ -16,7 +16,9 @@ def patches() -> list[Patch]:
     """Patch ``ThreadPoolExecutor.submit`` and ``threading.Thread.start``."""
     from concurrent.futures import ThreadPoolExecutor
 
-    return [Patch(ThreadPoolExecutor, "submit", _submit), Patch(threading.Thread, "start", _start)]
+    # OpenTelemetry's instrumentation, once undone, leaves `threading.Timer` a ``start`` of its own.
+    starting = [each for each in (threading.Thread, threading.Timer) if "start" in vars(each)]
+    return [Patch(ThreadPoolExecutor, "submit", _submit), *(Patch(each, "start", _start) for each in starting)]
 
 
 def _submit(active: Callable[[], bool]) -> Wrapper:
