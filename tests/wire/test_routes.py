@@ -12,6 +12,7 @@ from tokenmeter.wire.routes import FINDERS
 
 GEMINI = "generativelanguage.googleapis.com"
 BEDROCK = "bedrock-runtime.us-east-1.amazonaws.com"
+AWS = "aws.bedrock"
 AI_PLATFORM = "us-central1-aiplatform.googleapis.com"
 VERTEX = "/v1/projects/p/locations/us-central1/publishers"
 GOOGLE, CLAUDE = f"{VERTEX}/google/models", f"{VERTEX}/anthropic/models"
@@ -83,6 +84,7 @@ CALLS = [
     (BEDROCK, "/model/m/converse-stream", "bedrock.converse", "aws.bedrock", "aws"),
     (BEDROCK, "/model/m/invoke", "bedrock.invoke", "aws.bedrock", "aws"),
     (BEDROCK, "/model/m/invoke-with-response-stream", "bedrock.invoke", "aws.bedrock", "aws"),
+    ("vpce-0a-b.bedrock-runtime.us-east-1.vpce.amazonaws.com", "/model/m/converse", "bedrock.converse", AWS, "aws"),
     ("api.cohere.com", "/v1/chat", "cohere.chat", "cohere", "cohere"),
     ("api.cohere.com", "/v2/chat", "cohere.chat", "cohere", "cohere"),
     ("api.cohere.com", "/v2/embed", "cohere.embed", "cohere", "cohere"),
@@ -100,6 +102,7 @@ NO_CALLS = [
     ("POST", "api.anthropic.com", "/v1/messages/count_tokens"),
     ("POST", "api.anthropic.com", "/v1/messages/batches"),
     ("POST", GEMINI, "/v1beta/models/g:countTokens"),
+    ("POST", AI_PLATFORM, CLAUDE + "/count-tokens:rawPredict"),
     ("POST", GEMINI, "/v1beta/models/g:batchGenerateContent"),
     ("POST", "api.openai.com", "/v1/threads/thread_1/messages"),
     ("POST", "api.openai.com", "/v1/threads/v1x/runs"),

@@ -194,9 +194,9 @@ def _raw_predict(*, stream: bool) -> _Finder:
     def find(host: str, last: str, before: list[str]) -> Route | None:
         publisher = before[-2] if len(before) > 2 and before[-1] == "models" else ""
         protocol = {"anthropic": "anthropic.messages", "mistralai": "openai.chat"}.get(publisher)
-        if protocol is None:
-            return None
         model = unquote(last.rpartition(":")[0])
+        if protocol is None or model == "count-tokens":
+            return None
         return _route(host, before, protocol, "chat", model=model, stream=stream)
 
     return find
