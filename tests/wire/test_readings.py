@@ -66,6 +66,32 @@ def test_anthropic_merges_what_is_cumulative() -> None:
     assert counted(read(MESSAGES, body, "text/event-stream"))["input_tokens"] == 35
 
 
+def events(*each: dict[str, Any]) -> bytes:
+    return "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in each).encode()
+
+
+@pytest.mark.parametrize(
+    ("late", "expected"),
+    [
+        (  # told apart only at the end
+            {"input_tokens": 100, "cache_read_input_tokens": 900},
+            {"input_tokens": 1000, "cache_read_tokens": 900, "output_tokens": 9},
+        ),
+        (  # zeros tell nothing
+            {"input_tokens": 0, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0},
+            {"input_tokens": 1200, "cache_read_tokens": 0, "cache_write_tokens": 0, "output_tokens": 9},
+        ),
+    ],
+)
+def test_an_input_that_is_told_apart_late_is_counted_once(late: dict[str, int], expected: dict[str, int]) -> None:
+    body = events(
+        {"type": "message_start", "message": {"usage": {"input_tokens": 1200, "output_tokens": 1}}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {**late, "output_tokens": 9}},
+        {"type": "message_stop"},
+    )
+    assert counted(read(MESSAGES, body, "text/event-stream")) == expected
+
+
 def test_gemini_counts_what_the_last_total_says() -> None:
     def event(**usage: Any) -> str:
         return "data: " + json.dumps({"usageMetadata": usage}) + "\r\n\r\n"
@@ -151,6 +177,21 @@ def test_groq_reports_in_a_place_of_its_own() -> None:
     assert counted(read(where, body, "text/event-stream")) == {"input_tokens": 3, "output_tokens": 4}
 
 
+def test_moonshot_reports_in_the_last_choice() -> None:
+    usage = {"prompt_tokens": 19, "completion_tokens": 13, "total_tokens": 32}
+    last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}]}
+    body = f"data: {json.dumps(last)}\n\ndata: [DONE]\n\n".encode()
+    where = ("api.moonshot.ai", "/v1/chat/completions")
+    assert counted(read(where, body, "text/event-stream")) == {"input_tokens": 19, "output_tokens": 13}
+    route = wire.recognise("POST", *where)
+    assert route is not None
+    reader = wire.reader(route, "text/event-stream", stream=True, hide_usage=True)
+    assert reader.feed(body) + reader.finish()[0] == body  # not asked for, so not hidden
+    own = {**last, "usage": {**usage, "prompt_tokens": 20}}
+    body = f"data: {json.dumps(own)}\n\ndata: [DONE]\n\n".encode()
+    assert counted(read(where, body, "text/event-stream")) == {"input_tokens": 20, "output_tokens": 13}
+
+
 def test_unexpected_shapes_lose_no_usage() -> None:
     usage = {"prompt_tokens": 3, "completion_tokens": 4}
     shapes: tuple[object, ...] = ("x", [1], {"0": {}}, [{"delta": "x"}], None)
@@ -196,6 +237,63 @@ def test_converse_reports_what_the_cache_wrote() -> None:
         "cache_write_tokens": 10,
         "cache_write_1h_tokens": 10,
     }
+
+
+NOVA = {"inputTokens": 10, "outputTokens": 7, "cacheReadInputTokenCount": 20, "cacheWriteInputTokenCount": 5}
+
+
+@pytest.mark.parametrize("where", [INVOKE, CONVERSE])
+@pytest.mark.parametrize("more", [{}, {"cacheReadInputTokens": 20, "cacheWriteInputTokens": 5}])
+def test_nova_names_what_was_cached_in_its_own_way(where: tuple[str, str], more: dict[str, int]) -> None:
+    expected = {"input_tokens": 35, "output_tokens": 7, "cache_read_tokens": 20, "cache_write_tokens": 5}
+    assert counted(read(where, {"output": {}, "stopReason": "end_turn", "usage": {**NOVA, **more}})) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens_in", "expected"),
+    [
+        ("us.openai.gpt-5", 35, 35),  # the whole input
+        ("openai.gpt-oss-120b", 10, 35),  # less than was cached: it stands apart
+        ("anthropic.claude", 35, 60),
+    ],
+)
+def test_openai_on_converse_counts_the_whole_input(model: str, tokens_in: int, expected: int) -> None:
+    usage = {"inputTokens": tokens_in, "outputTokens": 7, "cacheReadInputTokens": 20, "cacheWriteInputTokens": 5}
+    found = read((CONVERSE[0], f"/model/{model}/converse"), {"stopReason": "end_turn", "usage": usage})
+    assert counted(found) == {
+        "input_tokens": expected,
+        "output_tokens": 7,
+        "cache_read_tokens": 20,
+        "cache_write_tokens": 5,
+    }
+
+
+@pytest.mark.parametrize("status", ["queued", "in_progress"])
+def test_a_response_in_the_background_is_not_complete(status: str) -> None:
+    pending = {"id": "r1", "model": "gpt-5", "status": status, "usage": None, "output": []}
+    assert not read(RESPONSES, pending).complete
+    assert read(RESPONSES, {**pending, "status": "completed"}).complete
+    body = events({"type": "response.queued", "response": pending}, {"type": "response.completed", "response": pending})
+    assert read(RESPONSES, body, "text/event-stream").complete
+
+
+AUDIO = ("api.openai.com", "/v1/audio/transcriptions")
+
+
+def test_transcripts_without_a_usage() -> None:
+    assert counted(read(AUDIO, {"task": "transcribe", "duration": "8.47", "text": "hi"})) == {"audio_seconds": 9}
+    assert counted(read(AUDIO, {"duration": 8.47, "text": "hi"})) == {"audio_seconds": 9}
+    reported = {"type": "duration", "seconds": 9}
+    assert counted(read(AUDIO, {"duration": 8.1, "usage": {**reported, "seconds": 10}})) == {"audio_seconds": 10}
+    assert read(AUDIO, {"duration": "long", "text": "hi"}).usage is None
+    assert read(("api.openai.com", "/v1/images/edits"), {"duration": 8.47}).usage is None
+
+
+@pytest.mark.parametrize("content_type", ["text/plain; charset=utf-8", "text/vtt"])
+@pytest.mark.parametrize("body", [b"Hello", b"indeed, she said", b"WEBVTT\n\n00:00.000 --> 00:01.000\nHi"])
+def test_a_transcript_as_text_is_complete(content_type: str, body: bytes) -> None:
+    found = read(AUDIO, body, content_type)
+    assert (found.usage, found.complete, found.output_bytes) == (None, True, len(body))
 
 
 def test_vertex_embeddings_and_audio() -> None:

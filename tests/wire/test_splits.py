@@ -264,6 +264,20 @@ def test_garbage_raises_nothing_and_passes_whole(name: str, body: bytes, cuts: l
         wire.read_request(route, prefix + body, content_type)
 
 
+def test_a_blocked_answer_of_titan_is_one_frame() -> None:
+    said = {"outputText": "No.", "index": 0, "totalOutputTextTokenCount": 3.0, "inputTextTokenCount": 6.0}
+    blocked = {**said, "amazon-bedrock-guardrailAction": "INTERVENED"}
+
+    def stream(event: dict[str, Any]) -> bytes:
+        return frame("chunk", dumped({"bytes": base64.b64encode(dumped(event)).decode(), "p": "abc"}))
+
+    reading = read(INVOKE, "application/vnd.amazon.eventstream", [stream(blocked)])
+    assert reading.usage is not None
+    assert dict(reading.usage.counts) == {"input_tokens": 6, "output_tokens": 3}
+    assert reading.complete
+    assert not read(INVOKE, "application/vnd.amazon.eventstream", [stream(said)]).complete
+
+
 @pytest.mark.parametrize("name", STREAMS)
 def test_a_cut_stream_is_not_complete(name: str) -> None:
     route, content_type, build, _ = STREAMS[name]

@@ -9,8 +9,10 @@ import msgspec
 
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
+from tokenmeter.wire.usage import number
 
 METRICS = "amazon-bedrock-invocationMetrics"
+_CACHED = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -46,7 +48,10 @@ _decode_body = msgspec.json.Decoder(_Body).decode
 
 
 class MessagesTally(Tally):
-    """One message. Counters are cumulative: the later ones win, but an input never shrinks."""
+    """One message. Counters are cumulative: the later ones win.
+
+    An input never shrinks, unless the later ones tell it apart: a proxy may learn only then what was cached of it.
+    """
 
     wanted: ClassVar[Tree] = {
         "type": TAKE,
@@ -123,10 +128,11 @@ class MessagesTally(Tally):
             return
         seen: Mapping[str, Any] = self.usage.get("usage") or {}
         merged = {**seen, **{key: value for key, value in usage.items() if value is not None}}
-        for key in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"):
-            before, now = seen.get(key), merged.get(key)
-            if type(before) is int and type(now) is int and before > now:
-                merged[key] = before
+        if not (number(usage, "input_tokens") and any(number(usage, key) for key in _CACHED)):
+            for key in ("input_tokens", *_CACHED):
+                before, now = number(seen, key), number(merged, key)
+                if before is not None and now is not None and before > now:
+                    merged[key] = before
         self.usage["usage"] = merged
         self.take_tier(usage.get("service_tier"))
         if type(speed := usage.get("speed")) is str:

@@ -99,6 +99,16 @@ class _BlindReader(Framed):
         return True
 
 
+class _TextReader(_BlindReader):
+    """Weighs a transcript that comes as plain text or subtitles."""
+
+    __slots__ = ()
+
+    def cut(self, joined: bytes, *, last: bool) -> bytes:
+        self.tally.text_bytes += len(joined)
+        return b""
+
+
 class _SniffingReader:
     """Decides by the first byte that is no white space: content types lie, or are missing."""
 
@@ -147,6 +157,8 @@ class _SniffingReader:
             return JsonReader(_tally(route))
         if kind == _FRAMES or (self._stream and route.protocol.startswith("bedrock.")):
             return EventStreamReader(_tally(route))
+        if kind in _TEXTS and route.protocol == "openai.transcriptions":
+            return _TextReader(_tally(route))
         if start in _SSE_STARTS:
             return _sse(route, hide_usage=self._hide_usage)
         if kind.startswith(("audio/", "image/", "video/")) or route.protocol == "openai.speech":
@@ -156,6 +168,7 @@ class _SniffingReader:
         return JsonReader(_tally(route))
 
 
+_TEXTS: Final = frozenset({"text/plain", "text/vtt", "text/srt", "application/x-subrip"})
 _FRAMES: Final = "application/vnd.amazon.eventstream"
 _LINES: Final = ("ollama.chat", "ollama.generate", "cohere.chat")
 
