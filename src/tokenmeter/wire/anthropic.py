@@ -42,9 +42,41 @@ class _Body(_Message, gc=False):
     stop_reason: Any = None
 
 
+class _Piece(msgspec.Struct, gc=False):
+    id: Any = None
+    model: Any = None
+    completion: Any = None
+    stop_reason: Any = None
+    error: Any = None
+
+
+_decode_piece = msgspec.json.Decoder(_Piece).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_many = msgspec.json.Decoder(list[_Event]).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
+
+
+class CompleteTally(Tally):
+    """The completions that were before messages: no usage is reported, the text comes piece by piece."""
+
+    wanted: ClassVar[Tree] = {
+        "id": TAKE,
+        "model": TAKE,
+        "completion": WEIGH,
+        "stop_reason": TAKE,
+        "error": TAKE,
+    }
+    __slots__ = ()
+
+    def read(self, payload: bytes, name: str) -> None:
+        piece = _decode_piece(payload)
+        self.take_identity(piece.id, piece.model)
+        self.text_bytes += weigh(piece.completion)
+        if piece.stop_reason is not None:
+            self.finish_with(0, piece.stop_reason)
+            self.done = True
+        if piece.error is not None:
+            self.fail(piece.error)
 
 
 class MessagesTally(Tally):

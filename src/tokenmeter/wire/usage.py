@@ -30,6 +30,7 @@ _FLAVORS: Final[Mapping[str, tuple[str, ...]]] = {
     "anthropic.messages": ("anthropic", "default"),
     "gemini.generate": ("default",),
     "gemini.embed": ("default",),
+    "cloudflare.run": ("default",),
     "bedrock.converse": ("default",),
     "bedrock.invoke": ("anthropic", "default"),
     "cohere.chat": ("tokens", "default"),
@@ -226,6 +227,8 @@ def _usage(usage: Mapping[str, Any]) -> Counts:
         return _converse(usage)
     if "prompt_tokens" in usage or "completion_tokens" in usage:
         return _chat(usage)
+    if "total_input_tokens" in usage or "total_output_tokens" in usage:
+        return _interactions(usage)
     if "input_tokens" in usage or "output_tokens" in usage:
         return _messages(usage)
     return _present(input_tokens=number(usage, "total_tokens"))  # embeddings and rerankers that report no more
@@ -351,6 +354,34 @@ def _gemini(usage: Mapping[str, Any]) -> Counts:
         output_reasoning_tokens=thoughts,
         input_tool_tokens=tool,
     )
+
+
+def _interactions(usage: Mapping[str, Any]) -> Counts:
+    """Gemini's words in interactions: thoughts stand beside the output, results of tools beside the input."""
+    tool, thoughts = number(usage, "total_tool_use_tokens"), number(usage, "total_thought_tokens")
+    return _present(
+        input_tokens=_sum(number(usage, "total_input_tokens"), tool),
+        output_tokens=_sum(number(usage, "total_output_tokens"), thoughts),
+        cache_read_tokens=number(usage, "total_cached_tokens"),
+        output_reasoning_tokens=thoughts,
+        input_tool_tokens=tool,
+        **_by_modality(usage.get("input_tokens_by_modality"), "input"),
+        **_by_modality(usage.get("output_tokens_by_modality"), "output"),
+    )
+
+
+def _by_modality(listed: Any, direction: str) -> Counts:
+    found: Counts = {}
+    for each in listed if isinstance(listed, list) else ():
+        tokens, modality = number(each, "tokens"), each.get("modality") if isinstance(each, dict) else None
+        kind = _MODALITIES.get(modality.lower()) if isinstance(modality, str) else None
+        if kind is not None and tokens is not None:
+            name = f"{direction}_{kind}_tokens"
+            found[name] = found.get(name, 0) + tokens
+    return found
+
+
+_MODALITIES: Final[Mapping[str, str]] = {"audio": "audio", "image": "image", "document": "image", "video": "video"}
 
 
 def _cohere(units: Mapping[str, Any]) -> Counts:
