@@ -92,6 +92,37 @@ def test_an_input_that_is_told_apart_late_is_counted_once(late: dict[str, int], 
     assert counted(read(MESSAGES, body, "text/event-stream")) == expected
 
 
+ITERATIONS: list[Any] = [
+    {"type": "compaction", "input_tokens": 55196, "output_tokens": 125, "cache_read_input_tokens": 4},
+    {"type": "message", "input_tokens": 220, "output_tokens": 8},
+    {"type": "advisor_message", "model": "claude-opus-4-8", "input_tokens": 2529, "output_tokens": 38},
+    {"type": "fallback_message", "input_tokens": 220, "output_tokens": 8},
+    {"type": "compaction"},
+    {"type": []},
+    None,
+]
+BESIDE = [
+    (None, {"input_tokens": 55200, "output_tokens": 125, "cache_read_tokens": 4}),
+    ("claude-opus-4-8", {"input_tokens": 2529, "output_tokens": 38}),
+]
+
+
+@pytest.mark.parametrize("where", [MESSAGES, INVOKE, ("localhost", "/v1/messages")])
+def test_what_is_billed_beside_a_message_is_told_apart(where: tuple[str, str]) -> None:
+    usage = {"input_tokens": 220, "output_tokens": 8, "iterations": ITERATIONS}
+    body = events(
+        {"type": "message_start", "message": {"usage": {"input_tokens": 220, "output_tokens": 1}}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage},
+        {"type": "message_stop"},
+    )
+    whole = read(where, {"type": "message", "content": [], "stop_reason": "end_turn", "usage": usage})
+    for found in (whole, read(where, body, "text/event-stream")):
+        assert counted(found) == {"input_tokens": 220, "output_tokens": 8}
+        assert [(each.model, dict(each.usage.counts)) for each in found.beside] == BESIDE
+    for other in (None, 7, {}, [], ITERATIONS[1:2]):
+        assert read(where, {"type": "message", "usage": {**usage, "iterations": other}}).beside == ()
+
+
 def test_gemini_counts_what_the_last_total_says() -> None:
     def event(**usage: Any) -> str:
         return "data: " + json.dumps({"usageMetadata": usage}) + "\r\n\r\n"

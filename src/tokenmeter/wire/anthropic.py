@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from tokenmeter.usage import Usage
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
-from tokenmeter.wire.usage import number
+from tokenmeter.wire.types import Beside, Reading
+from tokenmeter.wire.usage import counts, number
 
 METRICS = "amazon-bedrock-invocationMetrics"
 _CACHED = ("cache_read_input_tokens", "cache_creation_input_tokens")
@@ -54,6 +56,28 @@ _decode_piece = msgspec.json.Decoder(_Piece).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_many = msgspec.json.Decoder(list[_Event]).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
+
+
+def with_beside(reading: Reading, tally: Tally) -> Reading:
+    """``reading`` with the work of other passes, which the usage lists and doesn't add up.
+
+    Those that it adds up are listed as messages.
+    """
+    usage = tally.usage.get("usage")
+    iterations = usage.get("iterations") if type(usage) is dict else None
+    if type(iterations) is not list:
+        return reading
+    route, beside = tally.route, []
+    for each in iterations:
+        if type(each) is dict and each.get("type") in _BESIDE:
+            found = counts(route.price_provider, route.protocol, {"usage": each})
+            model = each.get("model")
+            if found:
+                beside.append(Beside(model if type(model) is str and model else None, Usage(found)))
+    return msgspec.structs.replace(reading, beside=tuple(beside)) if beside else reading
+
+
+_BESIDE = ("compaction", "advisor_message")
 
 
 class CompleteTally(Tally):
@@ -153,6 +177,9 @@ class MessagesTally(Tally):
                     self.text_bytes += weigh(block.get("text")) + weigh(block.get("thinking"))
                     if block.get("type") == "tool_use":
                         self.text_bytes += len(msgspec.json.encode(block.get("input")))
+
+    def reading(self, *, body_bytes: int, complete: bool) -> Reading:
+        return with_beside(super().reading(body_bytes=body_bytes, complete=complete), self)
 
     def merge(self, usage: Any) -> None:
         """Take a usage object over the one before."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from tokenmeter.usage import Usage
-from tokenmeter.wire.anthropic import METRICS, MessagesTally
+from tokenmeter.wire.anthropic import METRICS, MessagesTally, with_beside
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.openai import ChatTally
 from tokenmeter.wire.tally import Tally, weigh
@@ -169,7 +169,7 @@ class InvokeTally(Tally):
                 self.finish_with(index, reason)
             self.failed = self.failed or part.failed
             self.context |= part.context
-        return super().reading(body_bytes=body_bytes, complete=complete)
+        return with_beside(super().reading(body_bytes=body_bytes, complete=complete), self)
 
     @property
     def ended(self) -> bool:

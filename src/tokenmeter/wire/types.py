@@ -50,6 +50,13 @@ class Ask(msgspec.Struct, frozen=True):
     readable: bool = True  # False: a model call whose body could not be read
 
 
+class Beside(msgspec.Struct, frozen=True):
+    """Work that was billed beside a call, and is not in its usage."""
+
+    model: str | None  # None: the call's own
+    usage: Usage
+
+
 class Reading(msgspec.Struct, frozen=True):
     """What a response said."""
 
@@ -62,6 +69,7 @@ class Reading(msgspec.Struct, frozen=True):
     failed: str | None = None  # the error type that the body itself reports, within an HTTP 200
     output_bytes: int = 0  # UTF-8 bytes of generated text seen, at least; for estimates
     body_bytes: int = 0
+    beside: tuple[Beside, ...] = ()  # compaction of the conversation, advice of another model
 
 
 class Reader(Protocol):
