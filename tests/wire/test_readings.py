@@ -119,7 +119,8 @@ def test_what_is_billed_beside_a_message_is_told_apart(where: tuple[str, str]) -
     for found in (whole, read(where, body, "text/event-stream")):
         assert counted(found) == {"input_tokens": 220, "output_tokens": 8}
         assert [(each.model, dict(each.usage.counts)) for each in found.beside] == BESIDE
-    for other in (None, 7, {}, [], ITERATIONS[1:2]):
+    others: tuple[Any, ...] = (None, 7, {}, [], ITERATIONS[1:2])
+    for other in others:
         assert read(where, {"type": "message", "usage": {**usage, "iterations": other}}).beside == ()
 
 
@@ -394,6 +395,24 @@ def test_a_conversation_with_connectors() -> None:
     assert counted(read(CONVERSATIONS, {**body, "usage": within})) == {"input_tokens": 7300, "output_tokens": 55}
     error = events({"type": "conversation.response.error", "code": 3000, "message": "x"})
     assert read(CONVERSATIONS, error, "text/event-stream").failed == "3000"
+
+
+@pytest.mark.parametrize(
+    ("picture", "document", "expected"),
+    [
+        (None, None, {"input_document_pages": 29}),
+        ("{}", None, {"input_document_pages": 29, "input_annotated_document_pages": 29}),
+        (None, "{}", {"input_document_pages": 29, "input_annotated_document_pages": 29}),
+    ],
+)
+def test_pages_that_are_read(picture: str | None, document: str | None, expected: dict[str, int]) -> None:
+    images = [{"id": "i", "image_base64": "x" * 300_000, "image_annotation": picture}]
+    pages = [{"index": 0, "markdown": "hey", "images": images}]
+    info = {"pages_processed": 29, "doc_size_bytes": 4}
+    body = {"model": "mistral-ocr-2512", "pages": pages, "document_annotation": document, "usage_info": info}
+    found = read(("api.mistral.ai", "/v1/ocr"), body)
+    assert counted(found) == expected
+    assert (found.model, found.complete, found.output_bytes) == ("mistral-ocr-2512", True, 3)
 
 
 WATSONX = "us-south.ml.cloud.ibm.com"

@@ -417,6 +417,7 @@ _READERS: Final[Mapping[str, Callable[[Fields], dict[str, Any]]]] = {
     "ollama.generate": _ollama,
     "ollama.embed": _no_answer,
     "mistral.conversations": _conversations,
+    "mistral.ocr": _no_answer,
     "watsonx.generation": _generation,
     "watsonx.embed": _no_answer,
     "cloudflare.run": _run,

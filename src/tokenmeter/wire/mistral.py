@@ -1,4 +1,4 @@
-"""Mistral's conversations: turns that the server keeps, whole or in events."""
+"""Mistral's own: conversations, whose turns the server keeps, whole or in events; and pages that are read (OCR)."""
 
 from __future__ import annotations
 
@@ -73,3 +73,44 @@ def _said(content: Any) -> int:
         return weigh(content)
     parts = content if type(content) is list else (content,)
     return sum(weigh(part.get("text")) + weigh(part.get("thinking")) for part in parts if type(part) is dict)
+
+
+class _Picture(msgspec.Struct, gc=False):
+    image_annotation: Any = None
+
+
+class _Page(msgspec.Struct, gc=False):
+    markdown: Any = None
+    images: list[_Picture] | None = None
+
+
+class _Pages(msgspec.Struct, gc=False):
+    model: Any = None
+    pages: list[_Page] | None = None
+    document_annotation: Any = None
+    usage_info: Any = None
+
+
+_decode_pages = msgspec.json.Decoder(_Pages).decode
+
+
+class OcrTally(Tally):
+    """Paid for by the page, and more for pages that were annotated."""
+
+    wanted: ClassVar[Tree] = {
+        "model": TAKE,
+        "pages": {EACH: {"markdown": WEIGH, "images": {EACH: {"image_annotation": TAKE}}}},
+        "document_annotation": TAKE,
+        "usage_info": TAKE,
+    }
+    __slots__ = ()
+
+    def read(self, payload: bytes, name: str) -> None:
+        answer = _decode_pages(payload)
+        self.take_identity(None, answer.model)
+        pages = answer.pages or []
+        notes = [picture.image_annotation for page in pages for picture in page.images or ()]
+        annotated = any(note is not None for note in (answer.document_annotation, *notes))
+        self.text_bytes += sum(weigh(page.markdown) for page in pages)
+        if type(answer.usage_info) is dict:
+            self.usage["usage_info"] = {**answer.usage_info, "annotated": annotated}

@@ -16,7 +16,7 @@ from tokenmeter.wire.hide import HidingReader
 from tokenmeter.wire.interactions import InteractionsTally
 from tokenmeter.wire.lines import JsonReader, LinesReader, read_json
 from tokenmeter.wire.llamacpp import CompletionTally
-from tokenmeter.wire.mistral import ConversationsTally
+from tokenmeter.wire.mistral import ConversationsTally, OcrTally
 from tokenmeter.wire.ollama import OllamaTally
 from tokenmeter.wire.openai import ChatTally, ResultTally
 from tokenmeter.wire.responses import ResponsesTally
@@ -48,6 +48,7 @@ TALLIES: Final[Mapping[str, type[Tally]]] = {
     "ollama.generate": OllamaTally,
     "ollama.embed": OllamaTally,
     "mistral.conversations": ConversationsTally,
+    "mistral.ocr": OcrTally,
     "watsonx.generation": WatsonxTally,
     "watsonx.embed": WatsonxTally,
     "cloudflare.run": RunTally,

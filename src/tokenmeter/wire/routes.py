@@ -235,6 +235,13 @@ def _conversations(host: str, last: str, before: list[str]) -> Route | None:
     return None
 
 
+def _ocr(host: str, _last: str, before: list[str]) -> Route | None:
+    known, parent = provider_of(host), before[-1] if before else ""
+    if known is None or known[0] != "mistral_ai" or not _VERSION.fullmatch(parent):
+        return None
+    return _route(host, before, "mistral.ocr", "generate_content")
+
+
 def _workers_ai(host: str, last: str, before: list[str]) -> Route | None:
     """Cloudflare names the model in the path: …/ai/run/@cf/meta/llama-3."""
     at = next((at for at, part in enumerate(before) if part in {"@cf", "@hf"}), 0)
@@ -351,6 +358,7 @@ FINDERS: Final[dict[str, _Finder]] = {
     "interactions": _interactions,
     "conversations": _conversations,
     "restart": _conversations,
+    "ocr": _ocr,
     "chat_stream": _watsonx("openai.chat", "chat", stream=True),
     "generation": _watsonx("watsonx.generation", "text_completion", stream=False),
     "generation_stream": _watsonx("watsonx.generation", "text_completion", stream=True),

@@ -428,12 +428,19 @@ def _predictions(predictions: Mapping[str, Any]) -> Counts:
     return _present(input_tokens=number(predictions, "token_count"))
 
 
+def _pages(info: Mapping[str, Any]) -> Counts:
+    pages = number(info, "pages_processed")
+    annotated = pages if info.get("annotated") is True else None
+    return _present(input_document_pages=pages, input_annotated_document_pages=annotated)
+
+
 _ROOTS: Final[tuple[tuple[str, Callable[[Mapping[str, Any]], Counts]], ...]] = (
     ("usage", _usage),
     ("usageMetadata", _gemini),
     ("meta", _meta),
     ("counted", _counted),
     ("predictions", _predictions),
+    ("usage_info", _pages),
 )
 
 
