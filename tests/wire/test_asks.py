@@ -20,6 +20,14 @@ CONVERSATIONS = ("api.mistral.ai", "/v1/conversations")
 WATSONX = "us-south.ml.cloud.ibm.com"
 WORKERS = ("api.cloudflare.com", "/client/v4/accounts/a/ai/run/@cf/meta/llama-3")
 CONVERSE = ("bedrock-runtime.us-east-1.amazonaws.com", "/model/us.amazon.nova-lite-v1%3A0/converse")
+EVERY: tuple[tuple[str, str], ...]
+EVERY = (OPENAI, RESPONSES, MESSAGES, GEMINI, CONVERSE, INTERACTIONS, CONVERSATIONS, WORKERS)
+EVERY += (
+    (WATSONX, "/ml/v1/text/generation"),
+    (WATSONX, "/ml/v1/text/embeddings"),
+    ("api.anthropic.com", "/v1/complete"),
+)
+EVERY += tuple(("localhost", path) for path in ("/api/chat", "/completion", "/generate"))
 PIXEL = base64.b64encode(b"\x89PNG" * 30).decode()
 
 
@@ -308,7 +316,7 @@ def test_what_changes_the_price() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"null", b'"x"', b"\xff\xfe", b'{"a":1}x', b"[" * 5_000])
 def test_what_cannot_be_read_is_a_call_all_the_same(body: bytes) -> None:
-    for where in (OPENAI, RESPONSES, MESSAGES, GEMINI, CONVERSE, ("localhost", "/api/chat")):
+    for where in EVERY:
         found = ask(where, body)
         assert not found.readable
         assert not found.can_cap
@@ -319,12 +327,13 @@ def test_what_cannot_be_read_is_a_call_all_the_same(body: bytes) -> None:
 FIELDS: tuple[str, ...]
 FIELDS = ("messages", "input", "contents", "system", "prompt", "tools", "functions", "text", "images", "options")
 FIELDS += ("max_tokens", "max_output_tokens", "n", "stream", "stream_options", "metadata", "user", "service_tier")
+FIELDS += ("completion_args", "parameters", "generation_config", "agent", "agent_id", "inputs", "n_predict", "model_id")
 FIELDS += ("generationConfig", "inferenceConfig", "toolConfig", "output_config", "response_format", "container")
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [], {}, [1], {"x": None}, [[{}]], True, 1.5])
 def test_fields_of_the_wrong_kind_spoil_nothing(value: object) -> None:
-    for where in (OPENAI, RESPONSES, MESSAGES, GEMINI, CONVERSE, ("localhost", "/api/chat")):
+    for where in EVERY:
         for name in FIELDS:
             assert ask(where, {"model": "m", name: value}).readable, name
             assert ask(where, {"model": "m", name: {"type": value, "format": {"type": value}}}).readable, name

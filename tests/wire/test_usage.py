@@ -203,6 +203,14 @@ def test_extractors_are_used_where_they_are() -> None:
                         "input_tokens",
                         "total_tokens",
                         "promptTokensDetails",
+                        "cached_tokens",
+                        "completion_tokens",
+                        "completion_tokens_details",
+                        "reasoning_tokens",
+                        "total_input_tokens",
+                        "input_tokens_by_modality",
+                        "pages_processed",
+                        "prompt_audio_seconds",
                         "modality",
                     ]
                 ),
@@ -214,9 +222,10 @@ def test_extractors_are_used_where_they_are() -> None:
     )
 )
 def test_any_usage_is_read_or_not_but_never_raises(value: Any) -> None:
-    for root in ("usage", "usageMetadata", "meta", "counted"):
-        for price_provider, protocol in ((None, "x"), ("openai", "openai.chat"), ("google", "gemini.generate")):
-            found = counts(price_provider, protocol, {root: value})
+    readers = ((None, "x"), ("openai", "openai.chat"), ("google", "gemini.generate"), ("cloudflare", "cloudflare.run"))
+    for root in ("usage", "usageMetadata", "meta", "counted", "usage_info"):
+        for price_provider, protocol in (*readers, ("databricks", "openai.chat"), ("minimax", "anthropic.messages")):
+            found = counts(price_provider, protocol, {root: value, "result": {root: value}})
             assert found is None or all(type(number) is int and number >= 0 for number in found.values())
 
 
