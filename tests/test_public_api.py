@@ -118,9 +118,14 @@ def test_each_attribute_and_metric_is_documented_and_nothing_else() -> None:
 def test_each_protocol_and_host_is_documented() -> None:
     page = (DOCS / "wire-protocols.md").read_text(encoding="utf-8")
     source = Path(routes.__file__).read_text(encoding="utf-8")
-    protocols = set(re.findall(r'"((?:openai|anthropic|gemini|bedrock|cohere|ollama)\.[a-z_]+)"', source))
+    protocols = set(
+        re.findall(
+            r'"((?:openai|anthropic|gemini|bedrock|cohere|ollama|mistral|watsonx|cloudflare|llamacpp|tgi)\.[a-z_]+)"',
+            source,
+        )
+    )
     assert len(protocols) > 15
 
-    assert set(re.findall(r"^\| `(\w+\.\w+)` \| `?[…/V]", page, re.MULTILINE)) == protocols
+    assert set(re.findall(r"^\| `(\w+\.\w+)` \| `?[…/A-Z]", page, re.MULTILINE)) == protocols
     for host, (provider, prices) in HOSTS.items():
         assert f"| `{host}` | `{provider}` | {f'`{prices}`' if prices else 'none'} |" in page

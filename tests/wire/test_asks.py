@@ -15,7 +15,19 @@ OPENAI = ("api.openai.com", "/v1/chat/completions")
 RESPONSES = ("api.openai.com", "/v1/responses")
 MESSAGES = ("api.anthropic.com", "/v1/messages")
 GEMINI = ("generativelanguage.googleapis.com", "/v1beta/models/gemini-2.5-pro:generateContent")
+INTERACTIONS = ("generativelanguage.googleapis.com", "/v1beta/interactions")
+CONVERSATIONS = ("api.mistral.ai", "/v1/conversations")
+WATSONX = "us-south.ml.cloud.ibm.com"
+WORKERS = ("api.cloudflare.com", "/client/v4/accounts/a/ai/run/@cf/meta/llama-3")
 CONVERSE = ("bedrock-runtime.us-east-1.amazonaws.com", "/model/us.amazon.nova-lite-v1%3A0/converse")
+EVERY: tuple[tuple[str, str], ...]
+EVERY = (OPENAI, RESPONSES, MESSAGES, GEMINI, CONVERSE, INTERACTIONS, CONVERSATIONS, WORKERS)
+EVERY += (
+    (WATSONX, "/ml/v1/text/generation"),
+    (WATSONX, "/ml/v1/text/embeddings"),
+    ("api.anthropic.com", "/v1/complete"),
+)
+EVERY += tuple(("localhost", path) for path in ("/api/chat", "/completion", "/generate"))
 PIXEL = base64.b64encode(b"\x89PNG" * 30).decode()
 
 
@@ -81,6 +93,18 @@ def test_usage_is_asked_for_only_where_the_caller_said_nothing(fields: dict[str,
         (("api.cohere.com", "/v2/chat"), {**CHAT, "max_tokens": 17}, 17),
         (("localhost", "/api/chat"), {**CHAT, "options": {"num_predict": 18}}, 18),
         (("localhost", "/api/chat"), {**CHAT, "options": {"num_predict": -1}}, None),
+        (INTERACTIONS, {"model": "m", "input": "x", "generation_config": {"max_output_tokens": 19}}, 19),
+        (CONVERSATIONS, {"model": "m", "inputs": "x", "completion_args": {"max_tokens": 20}}, 20),
+        ((CONVERSATIONS[0], "/v1/ocr"), {"model": "m", "document": {"type": "document_url"}}, 0),
+        ((WATSONX, "/ml/v1/text/chat"), {"model_id": "m", "messages": [], "max_tokens": 21}, 21),
+        ((WATSONX, "/ml/v1/text/generation"), {"model_id": "m", "parameters": {"max_new_tokens": 22}}, 22),
+        ((WATSONX, "/ml/v1/text/embeddings"), {"model_id": "m", "inputs": ["x"]}, 0),
+        (("localhost", "/completion"), {"prompt": "x", "n_predict": 23}, 23),
+        (("localhost", "/completion"), {"prompt": "x", "n_predict": -1}, None),
+        (("localhost", "/generate"), {"inputs": "x", "parameters": {"max_new_tokens": 24}}, 24),
+        (("api.anthropic.com", "/v1/complete"), {"prompt": "x", "max_tokens_to_sample": 25}, 25),
+        (WORKERS, {"messages": [], "max_tokens": 26}, 26),
+        ((WORKERS[0], "/client/v4/accounts/a/ai/run/@cf/baai/bge-m3"), {"text": "x"}, 0),
         (("api.openai.com", "/v1/embeddings"), {"model": "m", "input": "x"}, 0),
         (("api.cohere.com", "/v2/rerank"), {"model": "m", "query": "x", "documents": []}, 0),
         (invoke("amazon.titan-embed-text-v2"), {"inputText": "x"}, 0),
@@ -96,6 +120,8 @@ def test_the_output_cap(where: tuple[str, str], body: dict[str, Any], cap: int |
     [
         (("api.openai.com", "/v1/completions"), {"prompt": ["a", "b"], "n": 2}, 4),
         (("api.openai.com", "/v1/completions"), {"prompt": [1, 2, 3], "n": 2}, 2),
+        (("localhost", "/completion"), {"prompt": ["a", "b"]}, 2),
+        (("localhost", "/completion"), {"prompt": [12, "b"]}, 1),
         (("api.openai.com", "/v1/completions"), {"prompt": [[1], [2]], "best_of": 5, "n": 1}, 10),
         (GEMINI, {"contents": [], "generationConfig": {"candidateCount": 3}}, 3),
         (("api.openai.com", "/v1/images/generations"), {"prompt": "x", "n": 4}, 4),
@@ -147,6 +173,10 @@ MEDIA: list[tuple[tuple[str, str], dict[str, Any], tuple[int, int, int], int]] =
     (GEMINI, {"contents": gemini({"inlineData": {"mimeType": "image/png", "data": PIXEL}})}, (1, 0, 0), LENGTH),
     (GEMINI, {"contents": gemini({"inline_data": {"mime_type": "audio/mp3", "data": PIXEL}})}, (0, 120, 0), LENGTH),
     (GEMINI, {"contents": gemini({"fileData": {"mimeType": "video/mp4", "fileUri": "gs://x"}})}, (0, 0, 1), 0),
+    (INTERACTIONS, {"input": [{"type": "image", "data": PIXEL, "mime_type": "image/png"}]}, (1, 0, 0), LENGTH),
+    (INTERACTIONS, {"input": [{"type": "audio", "data": PIXEL}, {"type": "text", "text": "x"}]}, (0, 120, 0), LENGTH),
+    (INTERACTIONS, {"input": [{"type": "video", "uri": "gs://x"}]}, (0, 0, 1), 0),
+    (CONVERSATIONS, {"inputs": parts({"type": "image_url", "image_url": DATA_URL})}, (1, 0, 0), LENGTH),
     (
         CONVERSE,
         {"messages": [{"content": [{"image": {"format": "png", "source": {"bytes": PIXEL}}}]}]},
@@ -204,6 +234,12 @@ TOOLS: list[tuple[tuple[str, str], dict[str, Any], tuple[bool, bool]]] = [
     (GEMINI, {"contents": [], "tools": [{"functionDeclarations": []}]}, (True, False)),
     (GEMINI, {"contents": [], "tools": [{"googleSearch": {}}]}, (True, True)),
     (GEMINI, {"contents": [], "generationConfig": {"responseSchema": {}}}, (True, False)),
+    (INTERACTIONS, {"input": "x", "tools": [{"type": "function", "name": "f"}]}, (True, False)),
+    (INTERACTIONS, {"input": "x", "tools": [{"type": "google_search"}]}, (True, True)),
+    (INTERACTIONS, {"input": "x", "response_format": {"type": "text"}}, (True, False)),
+    (CONVERSATIONS, {"inputs": "x", "tools": [{"type": "function", "function": {}}]}, (True, False)),
+    (CONVERSATIONS, {"inputs": "x", "tools": [{"type": "web_search"}]}, (True, True)),
+    (CONVERSATIONS, {"inputs": "x", "completion_args": {"response_format": {"type": "json_object"}}}, (True, False)),
     (CONVERSE, {"messages": [], "toolConfig": {"tools": [{"toolSpec": {}}]}}, (True, False)),
     (("localhost", "/api/chat"), {**CHAT, "format": "", "tools": []}, (False, False)),
 ]
@@ -223,6 +259,14 @@ def test_what_the_server_holds() -> None:
     assert not ask(RESPONSES, {"input": "x", "previous_response_id": None}).server_state
     assert ask(GEMINI, {"contents": [], "cachedContent": "cachedContents/1"}).server_state
     assert ask(MESSAGES, {**CHAT, "container": "c_1"}).server_state
+    found = ask(INTERACTIONS, {"agent": "deep-research", "input": "x", "previous_interaction_id": "i1"})
+    assert (found.model, found.previous_response_id, found.server_state) == ("deep-research", "i1", True)
+    assert found.server_tools
+    assert not ask(INTERACTIONS, {"model": "m", "input": "x"}).server_state
+    assert not ask(CONVERSATIONS, {"model": "m", "inputs": "x"}).server_state
+    assert ask((CONVERSATIONS[0], "/v1/conversations/conv_1"), {"inputs": "x"}).server_state
+    found = ask(CONVERSATIONS, {"agent_id": "ag_1", "inputs": "x"})
+    assert (found.server_state, found.server_tools, found.model) == (True, True, None)
 
 
 def test_streams() -> None:
@@ -233,6 +277,23 @@ def test_streams() -> None:
     assert ask((GEMINI[0], GEMINI[1].replace("generate", "streamGenerate")), {"contents": []}).stream
     assert ask((CONVERSE[0], CONVERSE[1] + "-stream"), {"messages": []}).stream
     assert ask(MESSAGES, {**CHAT, "stream": True}).stream
+    for verb, streams in (("chat", False), ("chat_stream", True), ("generation", False), ("generation_stream", True)):
+        found = ask((WATSONX, f"/ml/v1/text/{verb}"), {"model_id": "ibm/granite", "messages": []})
+        assert (found.stream, found.model) == (streams, "ibm/granite")
+    assert ask(("localhost", "/generate_stream"), {"inputs": "x"}).stream
+    assert ask(INTERACTIONS, {"model": "m", "input": "x", "stream": True}).stream
+
+
+def test_usage_is_not_asked_for_where_it_comes_unasked() -> None:
+    for where in (
+        (WATSONX, "/ml/v1/text/chat_stream"),
+        ("x-y.snowflakecomputing.com", "/api/v2/cortex/inference:complete"),
+        INTERACTIONS,
+        CONVERSATIONS,
+    ):
+        for body in (CHAT, {**CHAT, "tools": []}):  # in one pass, and field by field
+            found = ask(where, {**body, "stream": True})
+            assert (found.stream, found.can_ask_usage) == (True, False)
 
 
 def test_who_asks() -> None:
@@ -255,7 +316,7 @@ def test_what_changes_the_price() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"null", b'"x"', b"\xff\xfe", b'{"a":1}x', b"[" * 5_000])
 def test_what_cannot_be_read_is_a_call_all_the_same(body: bytes) -> None:
-    for where in (OPENAI, RESPONSES, MESSAGES, GEMINI, CONVERSE, ("localhost", "/api/chat")):
+    for where in EVERY:
         found = ask(where, body)
         assert not found.readable
         assert not found.can_cap
@@ -266,12 +327,13 @@ def test_what_cannot_be_read_is_a_call_all_the_same(body: bytes) -> None:
 FIELDS: tuple[str, ...]
 FIELDS = ("messages", "input", "contents", "system", "prompt", "tools", "functions", "text", "images", "options")
 FIELDS += ("max_tokens", "max_output_tokens", "n", "stream", "stream_options", "metadata", "user", "service_tier")
+FIELDS += ("completion_args", "parameters", "generation_config", "agent", "agent_id", "inputs", "n_predict", "model_id")
 FIELDS += ("generationConfig", "inferenceConfig", "toolConfig", "output_config", "response_format", "container")
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [], {}, [1], {"x": None}, [[{}]], True, 1.5])
 def test_fields_of_the_wrong_kind_spoil_nothing(value: object) -> None:
-    for where in (OPENAI, RESPONSES, MESSAGES, GEMINI, CONVERSE, ("localhost", "/api/chat")):
+    for where in EVERY:
         for name in FIELDS:
             assert ask(where, {"model": "m", name: value}).readable, name
             assert ask(where, {"model": "m", name: {"type": value, "format": {"type": value}}}).readable, name

@@ -149,7 +149,7 @@ def test_what_genai_prices_can_extract_is_read_the_same(corpus: list[Exchange]) 
             compared += 1
             usage = wire.read_body(route, row.response, row.content_type).usage
             assert usage is not None, row.id
-            assert dict(usage.counts) == found[-1], row.id
+            assert usage.counts.items() >= (found[-1] or {}).items(), row.id  # and what the extractor passes over
     assert compared > 900
 
 

@@ -66,6 +66,64 @@ def test_anthropic_merges_what_is_cumulative() -> None:
     assert counted(read(MESSAGES, body, "text/event-stream"))["input_tokens"] == 35
 
 
+def events(*each: dict[str, Any]) -> bytes:
+    return "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in each).encode()
+
+
+@pytest.mark.parametrize(
+    ("late", "expected"),
+    [
+        (  # told apart only at the end
+            {"input_tokens": 100, "cache_read_input_tokens": 900},
+            {"input_tokens": 1000, "cache_read_tokens": 900, "output_tokens": 9},
+        ),
+        (  # zeros tell nothing
+            {"input_tokens": 0, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0},
+            {"input_tokens": 1200, "cache_read_tokens": 0, "cache_write_tokens": 0, "output_tokens": 9},
+        ),
+    ],
+)
+def test_an_input_that_is_told_apart_late_is_counted_once(late: dict[str, int], expected: dict[str, int]) -> None:
+    body = events(
+        {"type": "message_start", "message": {"usage": {"input_tokens": 1200, "output_tokens": 1}}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {**late, "output_tokens": 9}},
+        {"type": "message_stop"},
+    )
+    assert counted(read(MESSAGES, body, "text/event-stream")) == expected
+
+
+ITERATIONS: list[Any] = [
+    {"type": "compaction", "input_tokens": 55196, "output_tokens": 125, "cache_read_input_tokens": 4},
+    {"type": "message", "input_tokens": 220, "output_tokens": 8},
+    {"type": "advisor_message", "model": "claude-opus-4-8", "input_tokens": 2529, "output_tokens": 38},
+    {"type": "fallback_message", "input_tokens": 220, "output_tokens": 8},
+    {"type": "compaction"},
+    {"type": []},
+    None,
+]
+BESIDE = [
+    (None, {"input_tokens": 55200, "output_tokens": 125, "cache_read_tokens": 4}),
+    ("claude-opus-4-8", {"input_tokens": 2529, "output_tokens": 38}),
+]
+
+
+@pytest.mark.parametrize("where", [MESSAGES, INVOKE, ("localhost", "/v1/messages")])
+def test_what_is_billed_beside_a_message_is_told_apart(where: tuple[str, str]) -> None:
+    usage = {"input_tokens": 220, "output_tokens": 8, "iterations": ITERATIONS}
+    body = events(
+        {"type": "message_start", "message": {"usage": {"input_tokens": 220, "output_tokens": 1}}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage},
+        {"type": "message_stop"},
+    )
+    whole = read(where, {"type": "message", "content": [], "stop_reason": "end_turn", "usage": usage})
+    for found in (whole, read(where, body, "text/event-stream")):
+        assert counted(found) == {"input_tokens": 220, "output_tokens": 8}
+        assert [(each.model, dict(each.usage.counts)) for each in found.beside] == BESIDE
+    others: tuple[Any, ...] = (None, 7, {}, [], ITERATIONS[1:2])
+    for other in others:
+        assert read(where, {"type": "message", "usage": {**usage, "iterations": other}}).beside == ()
+
+
 def test_gemini_counts_what_the_last_total_says() -> None:
     def event(**usage: Any) -> str:
         return "data: " + json.dumps({"usageMetadata": usage}) + "\r\n\r\n"
@@ -151,6 +209,21 @@ def test_groq_reports_in_a_place_of_its_own() -> None:
     assert counted(read(where, body, "text/event-stream")) == {"input_tokens": 3, "output_tokens": 4}
 
 
+def test_moonshot_reports_in_the_last_choice() -> None:
+    usage = {"prompt_tokens": 19, "completion_tokens": 13, "total_tokens": 32}
+    last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}]}
+    body = f"data: {json.dumps(last)}\n\ndata: [DONE]\n\n".encode()
+    where = ("api.moonshot.ai", "/v1/chat/completions")
+    assert counted(read(where, body, "text/event-stream")) == {"input_tokens": 19, "output_tokens": 13}
+    route = wire.recognise("POST", *where)
+    assert route is not None
+    reader = wire.reader(route, "text/event-stream", stream=True, hide_usage=True)
+    assert reader.feed(body) + reader.finish()[0] == body  # not asked for, so not hidden
+    own: dict[str, Any] = {**last, "usage": {**usage, "prompt_tokens": 20}}
+    body = f"data: {json.dumps(own)}\n\ndata: [DONE]\n\n".encode()
+    assert counted(read(where, body, "text/event-stream")) == {"input_tokens": 20, "output_tokens": 13}
+
+
 def test_unexpected_shapes_lose_no_usage() -> None:
     usage = {"prompt_tokens": 3, "completion_tokens": 4}
     shapes: tuple[object, ...] = ("x", [1], {"0": {}}, [{"delta": "x"}], None)
@@ -196,6 +269,213 @@ def test_converse_reports_what_the_cache_wrote() -> None:
         "cache_write_tokens": 10,
         "cache_write_1h_tokens": 10,
     }
+
+
+NOVA = {"inputTokens": 10, "outputTokens": 7, "cacheReadInputTokenCount": 20, "cacheWriteInputTokenCount": 5}
+
+
+@pytest.mark.parametrize("where", [INVOKE, CONVERSE])
+@pytest.mark.parametrize("more", [{}, {"cacheReadInputTokens": 20, "cacheWriteInputTokens": 5}])
+def test_nova_names_what_was_cached_in_its_own_way(where: tuple[str, str], more: dict[str, int]) -> None:
+    expected = {"input_tokens": 35, "output_tokens": 7, "cache_read_tokens": 20, "cache_write_tokens": 5}
+    assert counted(read(where, {"output": {}, "stopReason": "end_turn", "usage": {**NOVA, **more}})) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens_in", "expected"),
+    [
+        ("us.openai.gpt-5", 35, 35),  # the whole input
+        ("openai.gpt-oss-120b", 10, 35),  # less than was cached: it stands apart
+        ("anthropic.claude", 35, 60),
+    ],
+)
+def test_openai_on_converse_counts_the_whole_input(model: str, tokens_in: int, expected: int) -> None:
+    usage = {"inputTokens": tokens_in, "outputTokens": 7, "cacheReadInputTokens": 20, "cacheWriteInputTokens": 5}
+    found = read((CONVERSE[0], f"/model/{model}/converse"), {"stopReason": "end_turn", "usage": usage})
+    assert counted(found) == {
+        "input_tokens": expected,
+        "output_tokens": 7,
+        "cache_read_tokens": 20,
+        "cache_write_tokens": 5,
+    }
+
+
+@pytest.mark.parametrize("status", ["queued", "in_progress"])
+def test_a_response_in_the_background_is_not_complete(status: str) -> None:
+    pending: dict[str, Any] = {"id": "r1", "model": "gpt-5", "status": status, "usage": None, "output": []}
+    assert not read(RESPONSES, pending).complete
+    assert read(RESPONSES, {**pending, "status": "completed"}).complete
+    body = events({"type": "response.queued", "response": pending}, {"type": "response.completed", "response": pending})
+    assert read(RESPONSES, body, "text/event-stream").complete
+
+
+AUDIO = ("api.openai.com", "/v1/audio/transcriptions")
+
+
+def test_transcripts_without_a_usage() -> None:
+    assert counted(read(AUDIO, {"task": "transcribe", "duration": "8.47", "text": "hi"})) == {"audio_seconds": 9}
+    assert counted(read(AUDIO, {"duration": 8.47, "text": "hi"})) == {"audio_seconds": 9}
+    reported = {"type": "duration", "seconds": 9}
+    assert counted(read(AUDIO, {"duration": 8.1, "usage": {**reported, "seconds": 10}})) == {"audio_seconds": 10}
+    assert read(AUDIO, {"duration": "long", "text": "hi"}).usage is None
+    assert read(("api.openai.com", "/v1/images/edits"), {"duration": 8.47}).usage is None
+
+
+@pytest.mark.parametrize("content_type", ["text/plain; charset=utf-8", "text/vtt"])
+@pytest.mark.parametrize("body", [b"Hello", b"indeed, she said", b"WEBVTT\n\n00:00.000 --> 00:01.000\nHi"])
+def test_a_transcript_as_text_is_complete(content_type: str, body: bytes) -> None:
+    found = read(AUDIO, body, content_type)
+    assert (found.usage, found.complete, found.output_bytes) == (None, True, len(body))
+
+
+INTERACTIONS = ("generativelanguage.googleapis.com", "/v1beta/interactions")
+THOUGHT = {"total_input_tokens": 9, "total_output_tokens": 13, "total_thought_tokens": 203, "total_cached_tokens": 4}
+
+
+def test_an_interaction() -> None:
+    interaction = {
+        "id": "v1_1",
+        "model": "gemini-3",
+        "status": "completed",
+        "service_tier": "flex",
+        "usage": {**THOUGHT, "total_tool_use_tokens": 2, "total_tokens": 227},
+        "steps": [
+            {"type": "user_input", "content": [{"type": "text", "text": "not generated"}]},
+            {"type": "thought", "signature": "x", "summary": [{"type": "text", "text": "Hm"}]},
+            {"type": "function_call", "name": "f", "arguments": {"a": 1}},
+            {"type": "model_output", "content": [{"type": "text", "text": "hé"}]},
+        ],
+    }
+    found = read(INTERACTIONS, interaction)
+    assert counted(found) == {
+        "input_tokens": 11,
+        "output_tokens": 216,
+        "cache_read_tokens": 4,
+        "output_reasoning_tokens": 203,
+        "input_tool_tokens": 2,
+    }
+    assert (found.response_id, found.model, found.finish_reasons) == ("v1_1", "gemini-3", ("completed",))
+    assert (found.complete, found.price_context, found.output_bytes) == (True, {"service_tier": "flex"}, 2 + 7 + 3)
+    background = read(INTERACTIONS, {"id": "v1_1", "status": "in_progress"})
+    assert (background.complete, background.usage, background.finish_reasons) == (False, None, ())
+    assert read(INTERACTIONS, {"id": "v1_1", "status": "failed"}).failed == "failed"
+
+
+def test_a_cut_interaction_has_what_was_counted_on_the_way() -> None:
+    event = {"event_type": "step.stop", "metadata": {"usage": THOUGHT}}
+    found = read(INTERACTIONS, f"event: step.stop\ndata: {json.dumps(event)}\n\n".encode(), "text/event-stream")
+    assert counted(found)["output_tokens"] == 216
+    assert not found.complete
+    error = b'event: error\ndata: {"event_type":"error","error":{"code":"too_many_requests"}}\n\n'
+    assert read(INTERACTIONS, error, "text/event-stream").failed == "too_many_requests"
+
+
+def test_pictures_of_an_interaction_have_a_price_of_their_own() -> None:
+    listed = [{"modality": "image", "tokens": 1120}, {"modality": "text", "tokens": 400}, None, {"modality": 3}]
+    usage = {"total_input_tokens": 133, "total_output_tokens": 1567, "output_tokens_by_modality": listed}
+    found = read(INTERACTIONS, {"status": "completed", "usage": usage})
+    assert counted(found) == {"input_tokens": 133, "output_tokens": 1567, "output_image_tokens": 1120}
+
+
+CONVERSATIONS = ("api.mistral.ai", "/v1/conversations/conv_1")
+
+
+def test_a_conversation_with_connectors() -> None:
+    usage = {"prompt_tokens": 188, "completion_tokens": 55, "total_tokens": 7355, "connector_tokens": 7112}
+    outputs = [
+        {"type": "tool.execution", "name": "web_search", "arguments": "{}"},
+        {"type": "message.output", "model": "mistral-medium", "content": [{"type": "text", "text": "hé"}]},
+        {"type": "message.output", "content": "yes"},
+    ]
+    body = {"object": "conversation.response", "conversation_id": "conv_1", "outputs": outputs, "usage": usage}
+    found = read(CONVERSATIONS, body)
+    assert counted(found) == {"input_tokens": 7300, "output_tokens": 55}
+    assert (found.model, found.response_id, found.complete, found.output_bytes) == ("mistral-medium", "conv_1", True, 8)
+    within = {**usage, "prompt_tokens": 7300}  # the total says that they are part of the prompt
+    assert counted(read(CONVERSATIONS, {**body, "usage": within})) == {"input_tokens": 7300, "output_tokens": 55}
+    error = events({"type": "conversation.response.error", "code": 3000, "message": "x"})
+    assert read(CONVERSATIONS, error, "text/event-stream").failed == "3000"
+
+
+@pytest.mark.parametrize(
+    ("picture", "document", "expected"),
+    [
+        (None, None, {"input_document_pages": 29}),
+        ("{}", None, {"input_document_pages": 29, "input_annotated_document_pages": 29}),
+        (None, "{}", {"input_document_pages": 29, "input_annotated_document_pages": 29}),
+    ],
+)
+def test_pages_that_are_read(picture: str | None, document: str | None, expected: dict[str, int]) -> None:
+    images = [{"id": "i", "image_base64": "x" * 300_000, "image_annotation": picture}]
+    pages = [{"index": 0, "markdown": "hey", "images": images}]
+    info = {"pages_processed": 29, "doc_size_bytes": 4}
+    body = {"model": "mistral-ocr-2512", "pages": pages, "document_annotation": document, "usage_info": info}
+    found = read(("api.mistral.ai", "/v1/ocr"), body)
+    assert counted(found) == expected
+    assert (found.model, found.complete, found.output_bytes) == ("mistral-ocr-2512", True, 3)
+
+
+WATSONX = "us-south.ml.cloud.ibm.com"
+
+
+def test_watsonx() -> None:
+    result = {"generated_text": "hé", "generated_token_count": 2, "input_token_count": 5, "stop_reason": "max_tokens"}
+    found = read((WATSONX, "/ml/v1/text/generation"), {"model_id": "ibm/granite", "results": [result]})
+    assert counted(found) == {"input_tokens": 5, "output_tokens": 2}
+    assert (found.model, found.finish_reasons, found.output_bytes) == ("ibm/granite", ("max_tokens",), 3)
+    for path, results in (("embeddings", [{"embedding": [0.1]}]), ("rerank", [{"index": 0, "score": 0.5}])):
+        body = {"model_id": "m", "results": results, "input_token_count": 10}
+        assert counted(read((WATSONX, f"/ml/v1/text/{path}"), body)) == {"input_tokens": 10}
+    failed = read((WATSONX, "/ml/v1/text/generation"), {"errors": [{"code": "model_no_support"}]})
+    assert failed.failed == "model_no_support"
+    usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    chunk = {"model_id": "m", "choices": [{"index": 0, "finish_reason": "stop", "delta": {}}], "usage": usage}
+    stream = f"id: 1\nevent: message\ndata: {json.dumps(chunk)}\n\n".encode()
+    found = read((WATSONX, "/ml/v1/text/chat_stream"), stream, "text/event-stream")
+    assert (counted(found), found.complete) == ({"input_tokens": 7, "output_tokens": 3}, True)
+
+
+WORKERS = "/client/v4/accounts/a/ai/run/@cf/meta/llama-3"
+
+
+@pytest.mark.parametrize("host", ["api.cloudflare.com", "gateway.ai.cloudflare.com"])
+def test_workers_ai_answers_in_an_envelope(host: str) -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    where = (host, WORKERS if host.startswith("api") else "/v1/a/g/workers-ai/@cf/meta/llama-3")
+    found = read(where, {"result": {"response": "hé", "usage": usage}, "success": True, "errors": []})
+    assert (counted(found), found.output_bytes) == ({"input_tokens": 7, "output_tokens": 3}, 3)
+    choices = [{"index": 0, "message": {"content": "hé"}, "finish_reason": "stop"}]
+    found = read(where, {"result": {"choices": choices, "usage": usage}, "success": True})
+    assert (counted(found)["output_tokens"], found.output_bytes, found.finish_reasons) == (3, 3, ("stop",))
+    assert read(where, {"result": {"shape": [1, 2], "data": [[0.1, 0.2]]}, "success": True}).usage is None
+    assert read(where, {"success": False, "errors": [{"code": 5007, "message": "x"}]}).failed == "5007"
+
+
+def test_servers_of_ones_own() -> None:
+    answer = {"content": "hé", "stop": True, "stop_type": "limit", "tokens_evaluated": 9, "tokens_predicted": 4}
+    found = read(("localhost", "/completion"), answer)
+    assert (counted(found), found.finish_reasons) == ({"input_tokens": 9, "output_tokens": 4}, ("limit",))
+    several = [{**answer, "index": 0}, {**answer, "index": 1}]
+    assert counted(read(("localhost", "/completion"), several)) == {"input_tokens": 18, "output_tokens": 8}
+    details = {"finish_reason": "length", "generated_tokens": 4, "prefill": [{"id": 1}, {"id": 2}]}
+    found = read(("localhost", "/generate"), {"generated_text": "hé", "details": details})
+    assert (counted(found), found.output_bytes) == ({"input_tokens": 2, "output_tokens": 4}, 3)
+    found = read(("localhost", "/generate"), {"generated_text": "hé"})
+    assert (found.usage, found.complete, found.output_bytes) == (None, True, 3)
+    assert read(("localhost", "/generate"), {"error": "x", "error_type": "overloaded"}).failed == "overloaded"
+
+
+def test_completions_from_before_messages_report_no_usage() -> None:
+    where = ("api.anthropic.com", "/v1/complete")
+    body = {"id": "compl_1", "model": "claude-2.1", "completion": " hé", "stop_reason": "stop_sequence"}
+    found = read(where, body)
+    assert (found.usage, found.complete, found.output_bytes, found.model) == (None, True, 4, "claude-2.1")
+    pieces = events(
+        {"type": "completion", "completion": " h", "stop_reason": None},
+        {"type": "completion", "completion": "é", "stop_reason": "max_tokens"},
+    )
+    found = read(where, pieces, "text/event-stream")
+    assert (found.complete, found.output_bytes, found.finish_reasons) == (True, 4, ("max_tokens",))
 
 
 def test_vertex_embeddings_and_audio() -> None:

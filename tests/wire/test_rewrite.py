@@ -22,6 +22,7 @@ def capped(host: str, path: str, body: bytes) -> Any:
     return json.loads(after)
 
 
+WATSONX = "us-south.ml.cloud.ibm.com"
 BEDROCK = "bedrock-runtime.us-east-1.amazonaws.com"
 
 
@@ -58,6 +59,23 @@ BEDROCK = "bedrock-runtime.us-east-1.amazonaws.com"
             {"inferenceConfig": {"max_new_tokens": 90}},
             {"inferenceConfig": {"max_new_tokens": 50}},
         ),
+        (
+            "generativelanguage.googleapis.com",
+            "/v1beta/interactions",
+            {"model": "m", "generation_config": {"temperature": 0}},
+            {"model": "m", "generation_config": {"temperature": 0, "max_output_tokens": 50}},
+        ),
+        (
+            "api.mistral.ai",
+            "/v1/conversations",
+            {"model": "m"},
+            {"model": "m", "completion_args": {"max_tokens": 50}},
+        ),
+        (WATSONX, "/ml/v1/text/chat", {"model_id": "m"}, {"model_id": "m", "max_tokens": 50}),
+        (WATSONX, "/ml/v1/text/generation", {"input": "x"}, {"input": "x", "parameters": {"max_new_tokens": 50}}),
+        ("localhost", "/completion", {"n_predict": -1}, {"n_predict": 50}),
+        ("localhost", "/generate", {"inputs": "x"}, {"inputs": "x", "parameters": {"max_new_tokens": 50}}),
+        ("api.anthropic.com", "/v1/complete", {"max_tokens_to_sample": 90}, {"max_tokens_to_sample": 50}),
         ("api.cohere.com", "/v2/chat", {"max_tokens": None}, {"max_tokens": 50}),
         ("localhost", "/api/chat", {"options": {"seed": 1}}, {"options": {"seed": 1, "num_predict": 50}}),
         ("localhost", "/api/chat", {"options": None}, {"options": {"num_predict": 50}}),
@@ -74,6 +92,10 @@ def test_the_cap_stands_in_the_right_field(host: str, path: str, before: dict[st
         ("api.openai.com", "/v1/images/generations"),
         ("api.openai.com", "/v1/responses/compact"),
         ("api.cohere.com", "/v2/rerank"),
+        (WATSONX, "/ml/v1/text/embeddings"),
+        ("api.mistral.ai", "/v1/conversations/conv_1"),  # an agent's or a conversation's own settings hold
+        ("generativelanguage.googleapis.com", "/v1beta/interactions"),
+        ("api.cloudflare.com", "/client/v4/accounts/a/ai/run/@cf/meta/llama-3"),
         (BEDROCK, "/model/arn%3Ax/invoke"),
         (BEDROCK, "/model/amazon.titan-embed-text-v2/invoke"),
     ],
@@ -160,6 +182,8 @@ CHAT = ("api.openai.com", "/v1/chat/completions")
         ("api.cohere.com", "/v2/chat"),
         ("api.cohere.com", "/v2/embed"),
         ("api.cohere.com", "/v2/rerank"),
+        ("generativelanguage.googleapis.com", "/v1beta/interactions"),
+        ("api.mistral.ai", "/v1/conversations"),
         ("localhost", "/api/chat"),
         ("localhost", "/api/generate"),
         ("localhost", "/api/embed"),
@@ -184,6 +208,8 @@ def test_the_model_in_the_body_is_changed_and_read_back(host: str, path: str) ->
         (BEDROCK, "/model/anthropic.claude-x/converse"),
         (BEDROCK, "/model/anthropic.claude-x/invoke"),
         ("x.cloud.databricks.com", "/serving-endpoints/m/invocations"),
+        ("api.cloudflare.com", "/client/v4/accounts/a/ai/run/@cf/meta/llama-3"),
+        (WATSONX, "/ml/v1/deployments/d/text/chat"),
     ],
 )
 def test_a_model_in_the_path_is_not_changed(host: str, path: str) -> None:

@@ -12,6 +12,9 @@ from tokenmeter.wire.routes import FINDERS
 
 GEMINI = "generativelanguage.googleapis.com"
 BEDROCK = "bedrock-runtime.us-east-1.amazonaws.com"
+WATSONX = "us-south.ml.cloud.ibm.com"
+CLOUDFLARE = "/client/v4/accounts/a"
+AWS = "aws.bedrock"
 AI_PLATFORM = "us-central1-aiplatform.googleapis.com"
 VERTEX = "/v1/projects/p/locations/us-central1/publishers"
 GOOGLE, CLAUDE = f"{VERTEX}/google/models", f"{VERTEX}/anthropic/models"
@@ -83,12 +86,47 @@ CALLS = [
     (BEDROCK, "/model/m/converse-stream", "bedrock.converse", "aws.bedrock", "aws"),
     (BEDROCK, "/model/m/invoke", "bedrock.invoke", "aws.bedrock", "aws"),
     (BEDROCK, "/model/m/invoke-with-response-stream", "bedrock.invoke", "aws.bedrock", "aws"),
+    ("vpce-0a-b.bedrock-runtime.us-east-1.vpce.amazonaws.com", "/model/m/converse", "bedrock.converse", AWS, "aws"),
     ("api.cohere.com", "/v1/chat", "cohere.chat", "cohere", "cohere"),
     ("api.cohere.com", "/v2/chat", "cohere.chat", "cohere", "cohere"),
     ("api.cohere.com", "/v2/embed", "cohere.embed", "cohere", "cohere"),
     ("api.cohere.com", "/v2/rerank", "cohere.rerank", "cohere", "cohere"),
     ("api.voyageai.com", "/v1/embeddings", "openai.embeddings", "voyage_ai", "voyageai"),
     ("api.voyageai.com", "/v1/rerank", "cohere.rerank", "voyage_ai", "voyageai"),
+    (GEMINI, "/v1beta/interactions", "gemini.interactions", "gcp.gemini", "google"),
+    (GEMINI, "/v1beta/models/imagen-4:predict", "gemini.images", "gcp.gemini", "google"),
+    (
+        "aiplatform.googleapis.com",
+        "/v1beta1/projects/p/locations/global/interactions",
+        "gemini.interactions",
+        "gcp.vertex_ai",
+        "google",
+    ),
+    ("localhost", "/v1beta/interactions", "gemini.interactions", "gcp.gemini", None),
+    (AI_PLATFORM, f"{VERTEX}/ai21/models/jamba:rawPredict", "openai.chat", "gcp.vertex_ai", "google"),
+    (AI_PLATFORM, f"{VERTEX}/meta/models/llama:streamRawPredict", "openai.chat", "gcp.vertex_ai", "google"),
+    ("api.mistral.ai", "/v1/conversations", "mistral.conversations", "mistral_ai", "mistral"),
+    ("api.mistral.ai", "/v1/conversations/conv_1", "mistral.conversations", "mistral_ai", "mistral"),
+    ("api.mistral.ai", "/v1/conversations/conv_1/restart", "mistral.conversations", "mistral_ai", "mistral"),
+    ("api.mistral.ai", "/v1/ocr", "mistral.ocr", "mistral_ai", "mistral"),
+    (WATSONX, "/ml/v1/text/chat", "openai.chat", "ibm.watsonx.ai", None),
+    (WATSONX, "/ml/v1/text/chat_stream", "openai.chat", "ibm.watsonx.ai", None),
+    (WATSONX, "/ml/v1/deployments/d/text/chat", "openai.chat", "ibm.watsonx.ai", None),
+    (WATSONX, "/ml/v1/text/generation", "watsonx.generation", "ibm.watsonx.ai", None),
+    (WATSONX, "/ml/v1/deployments/d/text/generation_stream", "watsonx.generation", "ibm.watsonx.ai", None),
+    (WATSONX, "/ml/v1/text/embeddings", "watsonx.embed", "ibm.watsonx.ai", None),
+    (WATSONX, "/ml/v1/text/rerank", "watsonx.embed", "ibm.watsonx.ai", None),
+    ("api.perplexity.ai", "/v1/sonar", "openai.chat", "perplexity", "perplexity"),
+    ("a-b.snowflakecomputing.com", "/api/v2/cortex/inference:complete", "openai.chat", "snowflake", None),
+    ("api.anthropic.com", "/v1/complete", "anthropic.complete", "anthropic", "anthropic"),
+    ("api.cloudflare.com", CLOUDFLARE + "/ai/run/@cf/meta/llama-3", "cloudflare.run", "cloudflare", "cloudflare"),
+    ("gateway.ai.cloudflare.com", "/v1/a/g/workers-ai/@cf/meta/llama-3", "cloudflare.run", "cloudflare", None),
+    ("localhost:8080", "/completion", "llamacpp.completion", "llamacpp", None),
+    ("localhost:8080", "/generate", "tgi.generate", "tgi", None),
+    ("x.us-east-1.aws.endpoints.huggingface.cloud", "/generate_stream", "tgi.generate", "huggingface", None),
+    ("chat.example.org", "/ollama/api/chat", "ollama.chat", "ollama", None),
+    ("chat.example.org", "/ollama/api/generate", "ollama.generate", "ollama", None),
+    ("chat.example.org", "/ollama/api/embed", "ollama.embed", "ollama", None),
     ("127.0.0.1", "/api/chat", "ollama.chat", "ollama", None),
     ("ollama", "/api/generate", "ollama.generate", "ollama", None),
     ("10.0.0.7", "/api/embed", "ollama.embed", "ollama", None),
@@ -100,6 +138,7 @@ NO_CALLS = [
     ("POST", "api.anthropic.com", "/v1/messages/count_tokens"),
     ("POST", "api.anthropic.com", "/v1/messages/batches"),
     ("POST", GEMINI, "/v1beta/models/g:countTokens"),
+    ("POST", AI_PLATFORM, CLAUDE + "/count-tokens:rawPredict"),
     ("POST", GEMINI, "/v1beta/models/g:batchGenerateContent"),
     ("POST", "api.openai.com", "/v1/threads/thread_1/messages"),
     ("POST", "api.openai.com", "/v1/threads/v1x/runs"),
@@ -108,6 +147,26 @@ NO_CALLS = [
     ("POST", "api.openai.com", "/v1/files"),
     ("POST", "api.openai.com", "/v1/batches"),
     ("POST", "api.openai.com", "/v1/moderations"),
+    ("POST", "api.openai.com", "/v1/conversations"),
+    ("POST", "api.mistral.ai", "/v1/conversations/conv_1/messages"),
+    ("POST", "api.mistral.ai", "/v1/agents"),
+    ("POST", "scan.example.org", "/v1/ocr"),
+    ("POST", "api.mistral.ai", "/v1/files/conversations/x"),
+    ("GET", "api.mistral.ai", "/v1/conversations/conv_1"),
+    ("POST", "api.cloudflare.com", CLOUDFLARE + "/ai/models/search"),
+    ("POST", "api.cloudflare.com", CLOUDFLARE + "/d1/database"),
+    ("POST", "api.perplexity.ai", "/v1/async/sonar"),
+    ("POST", GEMINI, "/v1beta/interactions/i1/cancel"),
+    ("POST", "crm.example.org", "/api/v1/interactions"),
+    ("POST", "a-b.snowflakecomputing.com", "/api/v2/cortex/inference:embed"),
+    ("POST", "tasks.example.org", "/v1/tasks/1/complete"),
+    ("POST", "todo.example.org", "/v1/complete"),
+    ("POST", "app.example.org", "/generate"),
+    ("POST", "app.example.org", "/completion"),
+    ("POST", "app.example.org", "/ml/v1/text/chat"),
+    ("POST", "app.example.org", "/reports/text/generation"),
+    ("POST", WATSONX, "/ml/v1/text/tokenization"),
+    ("POST", "app.example.org", "/v1/ollama/chat"),
     ("GET", "api.openai.com", "/v1/models"),
     ("GET", "api.openai.com", "/v1/responses"),
     ("GET", "api.openai.com", "/v1/chat/completions"),
@@ -149,6 +208,17 @@ def test_the_path_names_model_and_stream() -> None:
     gemini = recognise("POST", GEMINI, "/v1beta/models/gemini-2.5-pro:generateContent")
     assert gemini is not None
     assert (gemini.model, gemini.stream, gemini.operation) == ("gemini-2.5-pro", False, "generate_content")
+    workers = recognise("POST", "api.cloudflare.com", CLOUDFLARE + "/ai/run/@cf/baai/bge-m3")
+    assert workers is not None
+    assert (workers.model, workers.operation) == ("@cf/baai/bge-m3", "embeddings")
+    for path, model, stream in (
+        ("/ml/v1/text/chat", None, False),
+        ("/ml/v1/text/chat_stream", None, True),
+        ("/ml/v1/deployments/d1/text/generation_stream", "d1", True),
+    ):
+        watsonx = recognise("POST", WATSONX, path)
+        assert watsonx is not None
+        assert (watsonx.model, watsonx.stream) == (model, stream)
     azure = recognise("POST", "x.openai.azure.com", "/openai/deployments/my-gpt/chat/completions")
     assert azure is not None
     assert (azure.model, azure.stream) == ("my-gpt", None)

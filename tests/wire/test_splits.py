@@ -24,6 +24,12 @@ GEMINI = wire.recognise("POST", "generativelanguage.googleapis.com", "/v1beta/mo
 CONVERSE = wire.recognise("POST", "bedrock-runtime.us-east-1.amazonaws.com", "/model/m/converse-stream")
 INVOKE = wire.recognise("POST", "bedrock-runtime.us-east-1.amazonaws.com", "/model/m/invoke-with-response-stream")
 OLLAMA = wire.recognise("POST", "localhost", "/api/chat")
+INTERACTIONS = wire.recognise("POST", "generativelanguage.googleapis.com", "/v1beta/interactions")
+CONVERSATIONS = wire.recognise("POST", "api.mistral.ai", "/v1/conversations")
+WATSONX = wire.recognise("POST", "us-south.ml.cloud.ibm.com", "/ml/v1/text/generation_stream")
+WORKERS = wire.recognise("POST", "api.cloudflare.com", "/client/v4/accounts/a/ai/run/@cf/meta/llama-3")
+LLAMACPP = wire.recognise("POST", "localhost", "/completion")
+TGI = wire.recognise("POST", "localhost", "/generate_stream")
 EMBEDDINGS = wire.recognise("POST", "api.openai.com", "/v1/embeddings")
 
 WORDS = ("Hello", " wörld", ' "quoted" \\ \n', " \u2028 😀", '{"usage":{"prompt_tokens":9}}', "data: x\n\n", "")
@@ -82,6 +88,63 @@ def ollama_events(words: Iterable[str]) -> list[dict[str, Any]]:
     middle = [{"model": "llama3", "message": {"content": word}, "done": False} for word in words]
     last = {"model": "llama3", "done": True, "done_reason": "stop", "prompt_eval_count": 3, "eval_count": 8}
     return [*middle, last]
+
+
+def interactions_events(words: Iterable[str]) -> list[dict[str, Any]]:
+    usage = {"total_input_tokens": 9, "total_output_tokens": 13, "total_thought_tokens": 203, "total_tokens": 225}
+    partly = {"metadata": {"usage": {**usage, "total_thought_tokens": 0}}}
+    begun = {"id": "v1_1", "model": "gemini-3", "status": "in_progress"}
+    return [
+        {"event_type": "interaction.created", "type": "interaction.created", "interaction": begun},
+        *(
+            {"event_type": "step.delta", "type": "step.delta", "delta": {"type": "text", "text": word}}
+            for word in words
+        ),
+        {"event_type": "step.stop", "type": "step.stop", **partly},
+        {
+            "event_type": "interaction.completed",
+            "type": "interaction.completed",
+            "interaction": {**begun, "status": "completed", "usage": usage},
+        },
+    ]
+
+
+def conversations_events(words: Iterable[str]) -> list[dict[str, Any]]:
+    usage = {"prompt_tokens": 18, "completion_tokens": 5, "total_tokens": 30, "connector_tokens": 7}
+    return [
+        {"type": "conversation.response.started", "conversation_id": "conv_1"},
+        *({"type": "message.output.delta", "content": word, "model": "mistral-medium"} for word in words),
+        {"type": "conversation.response.done", "usage": usage},
+    ]
+
+
+def watsonx_events(words: Iterable[str]) -> list[dict[str, Any]]:
+    """The input is counted by the first event, the output so far by each."""
+
+    def event(text: str, tokens_in: int, tokens_out: int, reason: str) -> dict[str, Any]:
+        counted = {"generated_token_count": tokens_out, "input_token_count": tokens_in}
+        return {"model_id": "ibm/granite", "results": [{"generated_text": text, "stop_reason": reason, **counted}]}
+
+    middle = [event(word, 0, min(at, 7), "not_finished") for at, word in enumerate(words)]
+    return [event("", 68, 0, "not_finished"), *middle, event("", 0, 8, "eos_token")]
+
+
+def workers_events(words: Iterable[str]) -> list[dict[str, Any]]:
+    usage = {"prompt_tokens": 6, "completion_tokens": 9, "total_tokens": 15}
+    return [*({"response": word, "p": "abc"} for word in words), {"response": "", "usage": usage}]
+
+
+def llamacpp_events(words: Iterable[str]) -> list[dict[str, Any]]:
+    middle = [{"index": 0, "content": word, "stop": False, "tokens_predicted": 1} for word in words]
+    last = {"content": "", "stop": True, "stop_type": "eos", "tokens_evaluated": 19, "tokens_predicted": 4}
+    return [*middle, {"index": 0, "model": "tiny", **last}]
+
+
+def tgi_events(words: Iterable[str]) -> list[dict[str, Any]]:
+    said = list(words)
+    middle = [{"index": at, "token": {"text": word}, "generated_text": None} for at, word in enumerate(said)]
+    details = {"finish_reason": "length", "generated_tokens": 3, "input_length": 11}
+    return [*middle, {"token": {"text": ""}, "generated_text": "".join(said)[:99], "details": details}]
 
 
 def dumped(event: dict[str, Any]) -> bytes:
@@ -145,6 +208,22 @@ STREAMS: dict[str, tuple[wire.Route | None, str, Callable[[list[str]], bytes], t
         lambda words: b"\n".join(map(dumped, ollama_events(words))) + b"\n",
         (3, 8),
     ),
+    "interactions": (
+        INTERACTIONS,
+        "text/event-stream",
+        lambda words: sse(interactions_events(words), "\n", named=True) + b"event: done\ndata: [DONE]\n\n",
+        (9, 216),
+    ),
+    "conversations": (
+        CONVERSATIONS,
+        "text/event-stream",
+        lambda words: sse(conversations_events(words), "\n", named=True),
+        (25, 5),
+    ),
+    "watsonx": (WATSONX, "text/event-stream", lambda words: sse(watsonx_events(words), "\n"), (68, 8)),
+    "workers": (WORKERS, "text/event-stream", lambda words: sse(workers_events(words), "\n") + DONE, (6, 9)),
+    "llama.cpp": (LLAMACPP, "text/event-stream", lambda words: sse(llamacpp_events(words), "\n"), (19, 4)),
+    "tgi": (TGI, "text/event-stream", lambda words: sse(tgi_events(words), "\n"), (11, 3)),
     "ollama, no type": (OLLAMA, "", lambda words: b"\r\n".join(map(dumped, ollama_events(words))), (3, 8)),
     "converse": (CONVERSE, "application/vnd.amazon.eventstream", converse, (20, 30)),
     "invoke": (INVOKE, "application/vnd.amazon.eventstream", invoke, (5, 12)),
@@ -223,7 +302,10 @@ def test_streams_of_many_batches_read_the_same(name: str, seed: list[int]) -> No
     assert read(route, content_type, pieces) == whole
 
 
-@pytest.mark.parametrize("name", ["chat", "chat, CRLF", "messages", "gemini", "ollama"])
+GARBLED = ["chat", "chat, CRLF", "messages", "gemini", "ollama", "interactions", "conversations", "watsonx", "tgi"]
+
+
+@pytest.mark.parametrize("name", GARBLED)
 @given(garbage=st.lists(st.binary(max_size=80), max_size=4), places=st.lists(st.integers(0, 30), min_size=4))
 @settings(max_examples=40, deadline=None)
 def test_garbage_between_events_loses_nothing(name: str, garbage: list[bytes], places: list[int]) -> None:
@@ -262,6 +344,20 @@ def test_garbage_raises_nothing_and_passes_whole(name: str, body: bytes, cuts: l
         assert seen + rest == prefix + body
         wire.read_body(route, prefix + body, content_type)
         wire.read_request(route, prefix + body, content_type)
+
+
+def test_a_blocked_answer_of_titan_is_one_frame() -> None:
+    said = {"outputText": "No.", "index": 0, "totalOutputTextTokenCount": 3.0, "inputTextTokenCount": 6.0}
+    blocked = {**said, "amazon-bedrock-guardrailAction": "INTERVENED"}
+
+    def stream(event: dict[str, Any]) -> bytes:
+        return frame("chunk", dumped({"bytes": base64.b64encode(dumped(event)).decode(), "p": "abc"}))
+
+    reading = read(INVOKE, "application/vnd.amazon.eventstream", [stream(blocked)])
+    assert reading.usage is not None
+    assert dict(reading.usage.counts) == {"input_tokens": 6, "output_tokens": 3}
+    assert reading.complete
+    assert not read(INVOKE, "application/vnd.amazon.eventstream", [stream(said)]).complete
 
 
 @pytest.mark.parametrize("name", STREAMS)

@@ -73,6 +73,18 @@ DETAILS = {"cached_tokens": 4, "audio_tokens": 1}
         ({"counted": {"prompt_eval_count": 4, "eval_count": 5}}, {"input_tokens": 4, "output_tokens": 5}),
         ({"counted": {"eval_count": 5}}, {"output_tokens": 5}),
         ({"usage": {"type": "duration", "seconds": 2.4}}, {"audio_seconds": 3}),
+        (
+            {"usage": {"prompt_audio_seconds": 203, "prompt_tokens": 4, "completion_tokens": 635}},
+            {"input_tokens": 4, "output_tokens": 635, "audio_seconds": 203},
+        ),
+        (  # counters that are written as floats
+            {"usage": {"prompt_tokens": 9.0, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4.0}}},
+            {"input_tokens": 9, "output_tokens": 5, "cache_read_tokens": 4},
+        ),
+        (
+            {"counted": {"inputTextTokenCount": 28.0, "results": [{"tokenCount": 197.0}]}},
+            {"input_tokens": 28, "output_tokens": 197},
+        ),
     ],
 )  # fmt: skip
 def test_the_tolerant_reader(document: dict[str, Any], expected: dict[str, int]) -> None:
@@ -86,6 +98,81 @@ def test_a_broken_counter_is_missing_not_zero(broken: object) -> None:
         assert counts(price_provider, "openai.chat", {"usage": usage}) == {"output_tokens": 5}
     assert counts("openai", "openai.chat", {"usage": {"prompt_tokens": broken}}) is None
     assert counts("google", "gemini.generate", {"usageMetadata": {"promptTokenCount": broken}}) is None
+
+
+CHAT = {"prompt_tokens": 9, "completion_tokens": 5}
+TEXT = {"input_tokens": 9, "output_tokens": 5}
+
+
+def test_extractors_take_counters_that_are_written_as_floats() -> None:
+    usage = {"prompt_tokens": 9.0, "completion_tokens": 5.0, "prompt_tokens_details": {"cached_tokens": 4.0}}
+    assert counts("openai", "openai.chat", {"usage": usage}) == {**TEXT, "cache_read_tokens": 4}
+    assert counts("openai", "openai.chat", {"usage": {**CHAT, "prompt_tokens": 2.0**60}}) == {"output_tokens": 5}
+
+
+@pytest.mark.parametrize(
+    ("price_provider", "protocol", "usage", "expected"),
+    [
+        ("moonshotai", "openai.chat", {**CHAT, "cached_tokens": 4}, {**TEXT, "cache_read_tokens": 4}),
+        (
+            "moonshotai",
+            "openai.chat",
+            {"cached_tokens": 3, **CHAT, "prompt_tokens_details": {"cached_tokens": 4}},
+            {**TEXT, "cache_read_tokens": 4},
+        ),
+        (
+            "cerebras",
+            "openai.chat",
+            {**CHAT, "cached_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}},
+            {**TEXT, "cache_read_tokens": 4},
+        ),
+        (
+            "databricks",
+            "openai.chat",
+            {**CHAT, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 2},
+            {**TEXT, "cache_read_tokens": 4, "cache_write_tokens": 2},
+        ),
+        (
+            "google",
+            "anthropic.messages",
+            {**TEXT, "output_tokens_details": {"thinking_tokens": 4}, "server_tool_use": {"web_search_requests": 2}},
+            {**TEXT, "output_reasoning_tokens": 4, "web_searches": 2},
+        ),
+        (
+            "minimax",
+            "anthropic.messages",
+            {**TEXT, "cache_creation_input_tokens": 3, "cache_creation": {"ephemeral_1h_input_tokens": 3}},
+            {"input_tokens": 12, "output_tokens": 5, "cache_write_tokens": 3, "cache_write_1h_tokens": 3},
+        ),
+        (  # a part of what this extractor does not count
+            "baseten",
+            "anthropic.messages",
+            {**TEXT, "cache_creation": {"ephemeral_1h_input_tokens": 3}},
+            TEXT,
+        ),
+        ("mistral", "openai.chat", {**CHAT, "num_cached_tokens": 4}, TEXT),  # billed in full
+        ("mistral", "openai.chat", {**CHAT, "prompt_audio_seconds": 7}, {**TEXT, "audio_seconds": 7}),
+    ],
+)
+def test_what_an_extractor_passes_over_is_read(
+    price_provider: str, protocol: str, usage: dict[str, Any], expected: dict[str, int]
+) -> None:
+    assert counts(price_provider, protocol, {"usage": usage}) == expected
+
+
+@pytest.mark.parametrize("price_provider", ["openai", "azure", "aws", None])
+def test_reasoning_beside_the_completion_is_output(price_provider: str | None) -> None:
+    usage = {**CHAT, "total_tokens": 20, "completion_tokens_details": {"reasoning_tokens": 6}}
+    expected = {"input_tokens": 9, "output_tokens": 11, "output_reasoning_tokens": 6}
+    assert counts(price_provider, "openai.chat", {"usage": usage}) == expected
+    assert counts("x-ai", "openai.chat", {"usage": usage}) == expected  # whose extractor says so, and adds it once
+
+
+@pytest.mark.parametrize("price_provider", ["openrouter", "typesafe", "anthropic", "x-ai", None])
+def test_cached_input_stands_apart_in_messages_wherever_they_are_served(price_provider: str | None) -> None:
+    usage = {**TEXT, "cache_read_input_tokens": 20, "cache_creation_input_tokens": 7}
+    expected = {"input_tokens": 36, "output_tokens": 5, "cache_read_tokens": 20, "cache_write_tokens": 7}
+    assert counts(price_provider, "anthropic.messages", {"usage": usage}) == expected
 
 
 def test_extractors_are_used_where_they_are() -> None:
@@ -116,6 +203,14 @@ def test_extractors_are_used_where_they_are() -> None:
                         "input_tokens",
                         "total_tokens",
                         "promptTokensDetails",
+                        "cached_tokens",
+                        "completion_tokens",
+                        "completion_tokens_details",
+                        "reasoning_tokens",
+                        "total_input_tokens",
+                        "input_tokens_by_modality",
+                        "pages_processed",
+                        "prompt_audio_seconds",
                         "modality",
                     ]
                 ),
@@ -127,9 +222,10 @@ def test_extractors_are_used_where_they_are() -> None:
     )
 )
 def test_any_usage_is_read_or_not_but_never_raises(value: Any) -> None:
-    for root in ("usage", "usageMetadata", "meta", "counted"):
-        for price_provider, protocol in ((None, "x"), ("openai", "openai.chat"), ("google", "gemini.generate")):
-            found = counts(price_provider, protocol, {root: value})
+    readers = ((None, "x"), ("openai", "openai.chat"), ("google", "gemini.generate"), ("cloudflare", "cloudflare.run"))
+    for root in ("usage", "usageMetadata", "meta", "counted", "usage_info"):
+        for price_provider, protocol in (*readers, ("databricks", "openai.chat"), ("minimax", "anthropic.messages")):
+            found = counts(price_provider, protocol, {root: value, "result": {root: value}})
             assert found is None or all(type(number) is int and number >= 0 for number in found.values())
 
 

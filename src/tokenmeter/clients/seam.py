@@ -42,6 +42,8 @@ def sync_send(metering: Metering, library: Library, active: Callable[[], bool]) 
             asked = _request(metering, request, route)
         except Exception as fault:
             swallow(fault, "reading a request")
+            asked = None
+        if asked is None:
             return wrapped(*args, **kwargs)
         port = SyncPort(metering, library, wrapped, request, *_apart(kwargs))
         try:
@@ -66,6 +68,8 @@ def async_send(metering: Metering, library: Library, active: Callable[[], bool])
             asked = _request(metering, request, route)
         except Exception as fault:
             swallow(fault, "reading a request")
+            asked = None
+        if asked is None:
             return await wrapped(*args, **kwargs)
         port = AsyncPort(metering, library, wrapped, request, *_apart(kwargs))
         try:
@@ -146,11 +150,14 @@ def _unread(request: Any) -> bool:
     return not hasattr(request, "_content") and "json" in request.headers.get("content-type", "")
 
 
-def _request(metering: Metering, request: Any, route: Route) -> Request:
-    url = request.url
+def _request(metering: Metering, request: Any, route: Route) -> Request | None:
+    """What the story is told of; None where the body says that it is no model call."""
+    url, body = request.url, request.content if hasattr(request, "_content") else None
+    if not wire.is_call(route, body, request.headers):
+        return None
     return Request(
         route=route,
-        body=request.content if hasattr(request, "_content") else None,
+        body=body,
         headers=request.headers,
         scope=attribution.current(),
         at_s=metering.clock.now_s(),

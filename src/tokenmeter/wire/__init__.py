@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from tokenmeter.wire.asks import read_request
 from tokenmeter.wire.bedrock import read_headers
+from tokenmeter.wire.calls import is_call
 from tokenmeter.wire.readers import read_body, reader
 from tokenmeter.wire.rewrite import can_change_model, with_model, with_output_cap, with_usage_asked
 from tokenmeter.wire.routes import recognise
-from tokenmeter.wire.types import Ask, Reader, Reading, Route
+from tokenmeter.wire.types import Ask, Beside, Reader, Reading, Route
 
 __all__ = [
     "Ask",
+    "Beside",
     "Reader",
     "Reading",
     "Route",
     "can_change_model",
+    "is_call",
     "read_body",
     "read_headers",
     "read_request",

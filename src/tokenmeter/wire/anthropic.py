@@ -7,10 +7,14 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from tokenmeter.usage import Usage
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
+from tokenmeter.wire.types import Beside, Reading
+from tokenmeter.wire.usage import counts, number
 
 METRICS = "amazon-bedrock-invocationMetrics"
+_CACHED = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -40,13 +44,70 @@ class _Body(_Message, gc=False):
     stop_reason: Any = None
 
 
+class _Piece(msgspec.Struct, gc=False):
+    id: Any = None
+    model: Any = None
+    completion: Any = None
+    stop_reason: Any = None
+    error: Any = None
+
+
+_decode_piece = msgspec.json.Decoder(_Piece).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_many = msgspec.json.Decoder(list[_Event]).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
 
 
+def with_beside(reading: Reading, tally: Tally) -> Reading:
+    """``reading`` with the work of other passes, which the usage lists and doesn't add up.
+
+    Those that it adds up are listed as messages.
+    """
+    usage = tally.usage.get("usage")
+    iterations = usage.get("iterations") if type(usage) is dict else None
+    if type(iterations) is not list:
+        return reading
+    route, beside = tally.route, []
+    for each in iterations:
+        if type(each) is dict and each.get("type") in _BESIDE:
+            found = counts(route.price_provider, route.protocol, {"usage": each})
+            model = each.get("model")
+            if found:
+                beside.append(Beside(model if type(model) is str and model else None, Usage(found)))
+    return msgspec.structs.replace(reading, beside=tuple(beside)) if beside else reading
+
+
+_BESIDE = ("compaction", "advisor_message")
+
+
+class CompleteTally(Tally):
+    """The completions that were before messages: no usage is reported, the text comes piece by piece."""
+
+    wanted: ClassVar[Tree] = {
+        "id": TAKE,
+        "model": TAKE,
+        "completion": WEIGH,
+        "stop_reason": TAKE,
+        "error": TAKE,
+    }
+    __slots__ = ()
+
+    def read(self, payload: bytes, name: str) -> None:
+        piece = _decode_piece(payload)
+        self.take_identity(piece.id, piece.model)
+        self.text_bytes += weigh(piece.completion)
+        if piece.stop_reason is not None:
+            self.finish_with(0, piece.stop_reason)
+            self.done = True
+        if piece.error is not None:
+            self.fail(piece.error)
+
+
 class MessagesTally(Tally):
-    """One message. Counters are cumulative: the later ones win, but an input never shrinks."""
+    """One message. Counters are cumulative: the later ones win.
+
+    An input never shrinks, unless the later ones tell it apart: a proxy may learn only then what was cached of it.
+    """
 
     wanted: ClassVar[Tree] = {
         "type": TAKE,
@@ -117,16 +178,20 @@ class MessagesTally(Tally):
                     if block.get("type") == "tool_use":
                         self.text_bytes += len(msgspec.json.encode(block.get("input")))
 
+    def reading(self, *, body_bytes: int, complete: bool) -> Reading:
+        return with_beside(super().reading(body_bytes=body_bytes, complete=complete), self)
+
     def merge(self, usage: Any) -> None:
         """Take a usage object over the one before."""
         if type(usage) is not dict or not usage:
             return
         seen: Mapping[str, Any] = self.usage.get("usage") or {}
         merged = {**seen, **{key: value for key, value in usage.items() if value is not None}}
-        for key in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"):
-            before, now = seen.get(key), merged.get(key)
-            if type(before) is int and type(now) is int and before > now:
-                merged[key] = before
+        if not (number(usage, "input_tokens") and any(number(usage, key) for key in _CACHED)):
+            for key in ("input_tokens", *_CACHED):
+                before, now = number(seen, key), number(merged, key)
+                if before is not None and now is not None and before > now:
+                    merged[key] = before
         self.usage["usage"] = merged
         self.take_tier(usage.get("service_tier"))
         if type(speed := usage.get("speed")) is str:

@@ -80,7 +80,7 @@ def _plain_chat(route: Route, body: bytes) -> Ask | None:
         stream=stream if plain.stream is not None or route.stream is None else route.stream,
         max_output_tokens=cap if cap is not None and cap >= 0 else None,
         text_bytes=len(body),
-        can_ask_usage=stream and provider not in _REPORTS_ALWAYS,
+        can_ask_usage=stream and route.stream is None and provider not in _REPORTS_ALWAYS,
         can_cap=True,
         text=body,
     )
@@ -114,7 +114,7 @@ def _ask(fields: Fields) -> Ask:
         stream = fields.route.stream if fields.route.stream is not None else fields.get("stream") is True
     cap = found.pop("cap", None)
     return Ask(
-        model=found.pop("model", None) or fields.string("model") or fields.route.model,
+        model=found.pop("model", None) or fields.string("model", "model_id") or fields.route.model,
         stream=stream,
         max_output_tokens=cap if type(cap) is int and cap >= 0 else None,
         text_bytes=max(0, text_bytes),
@@ -156,7 +156,8 @@ def _chat(fields: Fields) -> dict[str, Any]:
         "server_tools": fields.given("web_search_options", "plugins", "search_parameters", "data_sources")
         or _searches(provider, model)
         or _openai_tools(fields),
-        "can_ask_usage": stream and not asked and provider not in _REPORTS_ALWAYS,
+        # where the path streams, it is no API of OpenAI's, and reports unasked
+        "can_ask_usage": stream and not asked and fields.route.stream is None and provider not in _REPORTS_ALWAYS,
         "user": fields.string("user", "safety_identifier"),
         "metadata": metadata(fields.get("metadata")),
         "price_context": tier(fields.get("service_tier")),
@@ -331,6 +332,57 @@ def _ollama(fields: Fields) -> dict[str, Any]:
     }
 
 
+def _complete(fields: Fields) -> dict[str, Any]:
+    return {"cap": fields.get("max_tokens_to_sample"), "user": _text(fields.within("metadata", "user_id"))}
+
+
+def _interactions(fields: Fields) -> dict[str, Any]:
+    previous = fields.string("previous_interaction_id")
+    return {
+        "model": fields.string("model", "agent"),
+        "media": (("input", "system_instruction"), (b'"data"', b'"uri"')),
+        "cap": fields.within("generation_config", "max_output_tokens"),
+        "tools": fields.given("tools", "response_format"),
+        "server_tools": fields.given("agent") or _openai_tools(fields),
+        "previous_response_id": previous,
+        "server_state": previous is not None,
+        "price_context": tier(fields.get("service_tier")),
+    }
+
+
+def _conversations(fields: Fields) -> dict[str, Any]:
+    return {
+        "media": (("inputs",), (b'_url"', b'"file"')),
+        "cap": fields.within("completion_args", "max_tokens"),
+        "tools": fields.given("tools")
+        or fields.within("completion_args", "response_format", "type") not in (None, "text"),
+        "server_tools": fields.given("agent_id") or _openai_tools(fields),
+        "server_state": not fields.given("model"),  # it goes on, or an agent's instructions come before it
+        "metadata": metadata(fields.get("metadata")),
+    }
+
+
+def _generation(fields: Fields) -> dict[str, Any]:
+    """Watsonx and TGI."""
+    return {"cap": fields.within("parameters", "max_new_tokens")}
+
+
+def _llamacpp(fields: Fields) -> dict[str, Any]:
+    prompt = fields.get("prompt")
+    several = type(prompt) is list and bool(prompt) and all(type(each) is not int for each in prompt)
+    return {"cap": fields.get("n_predict"), "choices": len(prompt) if several else 1}
+
+
+def _run(fields: Fields) -> dict[str, Any]:
+    if fields.route.operation == "embeddings":
+        return {"cap": 0}
+    return {
+        "media": (("messages", "image"), (b'_url"',)),
+        "cap": fields.get("max_tokens"),
+        "tools": fields.given("tools", "response_format"),
+    }
+
+
 def _no_answer(fields: Fields) -> dict[str, Any]:
     return {
         "media": (("input", "inputs", "images", "contents", "content", "requests"), _EMBED_MARKERS),
@@ -353,7 +405,9 @@ _READERS: Final[Mapping[str, Callable[[Fields], dict[str, Any]]]] = {
     "openai.embeddings": _no_answer,
     "anthropic.messages": _messages,
     "gemini.generate": _gemini,
+    "anthropic.complete": _complete,
     "gemini.embed": _no_answer,
+    "gemini.interactions": _interactions,
     "bedrock.converse": _converse,
     "bedrock.invoke": _invoke,
     "cohere.chat": _cohere,
@@ -362,6 +416,13 @@ _READERS: Final[Mapping[str, Callable[[Fields], dict[str, Any]]]] = {
     "ollama.chat": _ollama,
     "ollama.generate": _ollama,
     "ollama.embed": _no_answer,
+    "mistral.conversations": _conversations,
+    "mistral.ocr": _no_answer,
+    "watsonx.generation": _generation,
+    "watsonx.embed": _no_answer,
+    "cloudflare.run": _run,
+    "llamacpp.completion": _llamacpp,
+    "tgi.generate": _generation,
 }
 
 _PART = re.compile(rb'name="(model|stream|n|user|prompt)"\r?\n(?:[^\r\n]+\r?\n)*\r?\n([^\r\n]{0,4096})')

@@ -8,13 +8,16 @@ from typing import Any, ClassVar
 import msgspec
 
 from tokenmeter.usage import Usage
-from tokenmeter.wire.anthropic import METRICS, MessagesTally
+from tokenmeter.wire.anthropic import METRICS, MessagesTally, with_beside
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.openai import ChatTally
 from tokenmeter.wire.tally import Tally, weigh
 from tokenmeter.wire.types import Route
+from tokenmeter.wire.usage import number
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+_GUARDED = "amazon-bedrock-guardrailAction"
 
 _BLOCKS: Tree = {
     EACH: {"text": WEIGH, "toolUse": {"input": WEIGH}, "reasoningContent": {"reasoningText": {"text": WEIGH}}}
@@ -65,7 +68,7 @@ class ConverseTally(Tally):
             self._stopped = True
         usage = fields.get("usage")
         if type(usage) is dict and usage:
-            self.usage["usage"] = usage
+            self.usage["usage"] = _as_converse_counts(usage, self.route.model or "")
             self._metered = True
         tier = fields.get("serviceTier")
         if type(tier) is dict:
@@ -105,6 +108,7 @@ class InvokeTally(Tally):
         "finish_reason": TAKE,
         "is_finished": TAKE,
         "meta": TAKE,
+        _GUARDED: TAKE,
     }
     __slots__ = ("_chat", "_converse", "_messages")
 
@@ -131,6 +135,8 @@ class InvokeTally(Tally):
         if type(metrics := fields.get(METRICS)) is dict:
             self.usage["counted"] = {**self.usage.get("counted", {}), **metrics}
             self.done = True
+        if _GUARDED in fields and "totalOutputTextTokenCount" in fields:
+            self.done = True  # a blocked answer is one event, without metrics
 
     def _take_others(self, fields: Mapping[str, Any]) -> None:
         self.take_identity(fields.get("id") or fields.get("response_id"), fields.get("model"))
@@ -163,7 +169,7 @@ class InvokeTally(Tally):
                 self.finish_with(index, reason)
             self.failed = self.failed or part.failed
             self.context |= part.context
-        return super().reading(body_bytes=body_bytes, complete=complete)
+        return with_beside(super().reading(body_bytes=body_bytes, complete=complete), self)
 
     @property
     def ended(self) -> bool:
@@ -178,6 +184,24 @@ _COUNTED = (
     "prompt_token_count",
     "generation_token_count",
     "results",
+)
+
+
+def _as_converse_counts(usage: Mapping[str, Any], model: str) -> Mapping[str, Any]:
+    """A usage in converse's own words, in which the input leaves out what was cached."""
+    for short, long in _NOVA_NAMES:  # what Nova calls it in an invoke
+        if short not in usage and long in usage:
+            usage = {**usage, short: usage[long]}
+    if "openai." in model:  # its input is the whole
+        tokens_in, cached = number(usage, "inputTokens"), sum(number(usage, short) or 0 for short, _ in _NOVA_NAMES)
+        if tokens_in is not None and tokens_in >= cached > 0:
+            usage = {**usage, "inputTokens": tokens_in - cached}
+    return usage
+
+
+_NOVA_NAMES = (
+    ("cacheReadInputTokens", "cacheReadInputTokenCount"),
+    ("cacheWriteInputTokens", "cacheWriteInputTokenCount"),
 )
 
 

@@ -10,7 +10,7 @@ import msgspec
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
 from tokenmeter.wire.types import Route
-from tokenmeter.wire.usage import number
+from tokenmeter.wire.usage import whole
 
 
 class _Candidate(msgspec.Struct, gc=False, rename="camel"):
@@ -109,10 +109,7 @@ class GenerateTally(Tally):
         tokens = 0
         for prediction in _decode_predictions(raw):
             if prediction.embeddings is not None and prediction.embeddings.statistics is not None:
-                count = prediction.embeddings.statistics.token_count
-                # Vertex writes the count as a float
-                whole = int(count) if isinstance(count, float) and count.is_integer() else count
-                tokens += number({"n": whole}, "n") or 0
+                tokens += whole(prediction.embeddings.statistics.token_count) or 0
         if tokens:
             self.usage["predictions"] = {"token_count": tokens}
 

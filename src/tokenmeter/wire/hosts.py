@@ -105,7 +105,8 @@ def provider_of(host: str) -> tuple[str, str | None] | None:
     """The two names for a host, ``None`` for one that nobody here knows; a port and regions are ignored."""
     name = _without_port(host)
     if name.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws")):
-        return ("aws.bedrock", "aws") if name.startswith("bedrock") else None
+        # the endpoint of a private network has a name of its own before the service's
+        return ("aws.bedrock", "aws") if name.startswith("bedrock") or ".bedrock" in name else None
     if name.endswith("googleapis.com") and "aiplatform" in name:
         return "gcp.vertex_ai", "google"
     while name:

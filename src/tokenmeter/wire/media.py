@@ -55,6 +55,9 @@ class Media:
                 mime = blob.get("mimeType") or blob.get("mime_type") or ""
                 self._remote(image=str(mime).startswith("image/"))
                 return True
+        if kind in _KINDS and (type(data := part.get("data")) is str or type(part.get("uri")) is str):
+            self._openai("image_url" if kind == "image" else kind, {"data": data})
+            return True
         if kind in _KINDS and type(part.get("source")) is dict:
             return self._source(part["source"], image=kind == "image")
         for key in _KINDS:

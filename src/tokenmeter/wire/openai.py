@@ -27,6 +27,7 @@ class _Choice(msgspec.Struct, gc=False):
     message: _Delta | None = None
     text: Any = None
     finish_reason: Any = None
+    usage: Any = None
 
 
 class _Chunk(msgspec.Struct, gc=False):
@@ -62,7 +63,16 @@ class ChatTally(Tally):
         "service_tier": TAKE,
         "error": TAKE,
         "x_groq": {"usage": TAKE},
-        "choices": {EACH: {"index": TAKE, "finish_reason": TAKE, "delta": _SAID, "message": _SAID, "text": WEIGH}},
+        "choices": {
+            EACH: {
+                "index": TAKE,
+                "finish_reason": TAKE,
+                "usage": TAKE,
+                "delta": _SAID,
+                "message": _SAID,
+                "text": WEIGH,
+            }
+        },
     }
     __slots__ = ("_choices", "_tier")
 
@@ -100,6 +110,8 @@ class ChatTally(Tally):
                         text_bytes += _beside_content(said)
                     if choice.finish_reason is not None:
                         self.finish_with(choice.index, choice.finish_reason)
+                        if choice.usage is not None and type(choice.usage) is dict and choice.usage:
+                            self.usage["usage"] = choice.usage  # Moonshot's place; the chunk's own comes over it
                 if len(choices) != self._choices:
                     self._choices = max(self._choices, len(choices))
             if chunk.usage is not None or chunk.x_groq is not None or chunk.error is not None:
@@ -145,6 +157,16 @@ def _beside_content(said: _Delta) -> int:
     return total
 
 
+def _seconds(value: Any) -> Any:
+    """A duration, also where it is written as a string, as whisper's."""
+    if type(value) is str and len(value) < 16:
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    return value
+
+
 class _Result(msgspec.Struct, gc=False):
     id: Any = None
     model: Any = None
@@ -155,6 +177,7 @@ class _Result(msgspec.Struct, gc=False):
     delta: Any = None
     text: Any = None
     meta: Any = None
+    duration: Any = None
 
 
 _decode_result = msgspec.json.Decoder(_Result).decode
@@ -173,6 +196,7 @@ class ResultTally(Tally):
         "delta": WEIGH,
         "text": WEIGH,
         "meta": TAKE,
+        "duration": TAKE,
     }
     __slots__ = ()
 
@@ -183,6 +207,8 @@ class ResultTally(Tally):
             self.usage["usage"] = result.usage
         if type(result.meta) is dict and result.meta:
             self.usage["meta"] = result.meta
+        if result.duration is not None and not self.usage and self.route.protocol == "openai.transcriptions":
+            self.usage["usage"] = {"type": "duration", "seconds": _seconds(result.duration)}
         if result.service_tier is not None:
             self.take_tier(result.service_tier)
         if result.error is not None or name == "error":

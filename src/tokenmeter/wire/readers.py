@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from tokenmeter.wire.anthropic import MessagesTally
+from tokenmeter.wire.anthropic import CompleteTally, MessagesTally
 from tokenmeter.wire.bedrock import ConverseTally, InvokeTally
+from tokenmeter.wire.cloudflare import RunTally
 from tokenmeter.wire.cohere import CohereTally
 from tokenmeter.wire.eventstream import EventStreamReader
 from tokenmeter.wire.framed import LARGE_BYTES, Framed
 from tokenmeter.wire.gemini import GenerateTally
 from tokenmeter.wire.hide import HidingReader
+from tokenmeter.wire.interactions import InteractionsTally
 from tokenmeter.wire.lines import JsonReader, LinesReader, read_json
+from tokenmeter.wire.llamacpp import CompletionTally
+from tokenmeter.wire.mistral import ConversationsTally, OcrTally
 from tokenmeter.wire.ollama import OllamaTally
 from tokenmeter.wire.openai import ChatTally, ResultTally
 from tokenmeter.wire.responses import ResponsesTally
 from tokenmeter.wire.sse import SseReader
 from tokenmeter.wire.tally import Tally
+from tokenmeter.wire.tgi import TgiTally
 from tokenmeter.wire.types import Reader, Reading, Route
+from tokenmeter.wire.watsonx import WatsonxTally
 
 _BOM: Final = b"\xef\xbb\xbf"
 _SSE_STARTS: Final = b"deir:"  # data, event, id, retry, a comment
@@ -28,9 +34,11 @@ TALLIES: Final[Mapping[str, type[Tally]]] = {
     "openai.completions": ChatTally,
     "openai.responses": ResponsesTally,
     "anthropic.messages": MessagesTally,
+    "anthropic.complete": CompleteTally,
     "gemini.generate": GenerateTally,
     "gemini.embed": GenerateTally,
     "gemini.images": GenerateTally,
+    "gemini.interactions": InteractionsTally,
     "bedrock.converse": ConverseTally,
     "bedrock.invoke": InvokeTally,
     "cohere.chat": CohereTally,
@@ -39,6 +47,13 @@ TALLIES: Final[Mapping[str, type[Tally]]] = {
     "ollama.chat": OllamaTally,
     "ollama.generate": OllamaTally,
     "ollama.embed": OllamaTally,
+    "mistral.conversations": ConversationsTally,
+    "mistral.ocr": OcrTally,
+    "watsonx.generation": WatsonxTally,
+    "watsonx.embed": WatsonxTally,
+    "cloudflare.run": RunTally,
+    "llamacpp.completion": CompletionTally,
+    "tgi.generate": TgiTally,
 }
 
 
@@ -99,6 +114,16 @@ class _BlindReader(Framed):
         return True
 
 
+class _TextReader(_BlindReader):
+    """Weighs a transcript that comes as plain text or subtitles."""
+
+    __slots__ = ()
+
+    def cut(self, joined: bytes, *, last: bool) -> bytes:
+        self.tally.text_bytes += len(joined)
+        return b""
+
+
 class _SniffingReader:
     """Decides by the first byte that is no white space: content types lie, or are missing."""
 
@@ -147,6 +172,8 @@ class _SniffingReader:
             return JsonReader(_tally(route))
         if kind == _FRAMES or (self._stream and route.protocol.startswith("bedrock.")):
             return EventStreamReader(_tally(route))
+        if kind in _TEXTS and route.protocol == "openai.transcriptions":
+            return _TextReader(_tally(route))
         if start in _SSE_STARTS:
             return _sse(route, hide_usage=self._hide_usage)
         if kind.startswith(("audio/", "image/", "video/")) or route.protocol == "openai.speech":
@@ -156,6 +183,7 @@ class _SniffingReader:
         return JsonReader(_tally(route))
 
 
+_TEXTS: Final = frozenset({"text/plain", "text/vtt", "text/srt", "application/x-subrip"})
 _FRAMES: Final = "application/vnd.amazon.eventstream"
 _LINES: Final = ("ollama.chat", "ollama.generate", "cohere.chat")
 

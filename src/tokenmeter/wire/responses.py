@@ -8,6 +8,7 @@ import msgspec
 
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
+from tokenmeter.wire.types import Reading, Route
 
 
 class _Response(msgspec.Struct, gc=False):
@@ -47,6 +48,7 @@ _RESPONSE: Tree = {
     "incomplete_details": TAKE,
 }
 _ENDS = frozenset({"response.completed", "response.failed", "response.incomplete", "response.done"})
+_PENDING = ("queued", "in_progress")
 _FINAL = frozenset({"completed", "failed", "incomplete", "cancelled"})
 
 
@@ -62,7 +64,11 @@ class ResponsesTally(Tally):
         "output": {EACH: {"content": {EACH: {"text": WEIGH}}, "arguments": WEIGH}},
     }
     needs_names = False
-    __slots__ = ()
+    __slots__ = ("_pending",)
+
+    def __init__(self, route: Route) -> None:
+        super().__init__(route)
+        self._pending = False  # it is worked on in the background: what it costs is not known yet
 
     def read(self, payload: bytes, name: str) -> None:
         event = _decode_event(payload)
@@ -110,6 +116,7 @@ class ResponsesTally(Tally):
         if response.error is not None:
             self.fail(response.error)
         status = response.status
+        self._pending = status in _PENDING
         if type(status) is str and status in _FINAL:
             reason = None
             if type(response.incomplete_details) is dict:
@@ -117,3 +124,6 @@ class ResponsesTally(Tally):
             self.finish_with(0, reason or status)
             if status == "failed" and self.failed is None:
                 self.fail("failed")
+
+    def reading(self, *, body_bytes: int, complete: bool) -> Reading:
+        return super().reading(body_bytes=body_bytes, complete=complete and (self.done or not self._pending))

@@ -61,6 +61,8 @@ def cap_path(route: Route, fields: Mapping[str, msgspec.Raw]) -> tuple[str, ...]
         config = "generation_config" if "generation_config" in fields else "generationConfig"
         name = "max_output_tokens" if _has(fields, config, "max_output_tokens") else "maxOutputTokens"
         return (config, name)
+    if protocol in _ONLY_WITH_MODEL and "model" not in fields:
+        return None  # an agent's or a conversation's own settings hold
     if protocol == "bedrock.invoke":
         return _invoke_path(route, fields)
     return _PATHS.get(protocol)
@@ -73,7 +75,14 @@ _PATHS: Final[Mapping[str, tuple[str, ...]]] = {
     "cohere.chat": ("max_tokens",),
     "ollama.chat": ("options", "num_predict"),
     "ollama.generate": ("options", "num_predict"),
+    "anthropic.complete": ("max_tokens_to_sample",),
+    "gemini.interactions": ("generation_config", "max_output_tokens"),
+    "mistral.conversations": ("completion_args", "max_tokens"),
+    "watsonx.generation": ("parameters", "max_new_tokens"),
+    "llamacpp.completion": ("n_predict",),
+    "tgi.generate": ("parameters", "max_new_tokens"),
 }
+_ONLY_WITH_MODEL: Final = frozenset({"gemini.interactions", "mistral.conversations"})
 
 
 def _is_other(route: Route) -> bool:
@@ -133,7 +142,7 @@ def can_change_model(route: Route) -> bool:
     return route.model is None and route.protocol.partition(".")[0] in _MODEL_IN_BODY
 
 
-_MODEL_IN_BODY: Final = frozenset({"openai", "anthropic", "cohere", "ollama"})
+_MODEL_IN_BODY: Final = frozenset({"openai", "anthropic", "cohere", "ollama", "gemini", "mistral"})
 
 
 def with_model(route: Route, body: bytes, model: str) -> bytes | None:

@@ -22,8 +22,10 @@ def recognise(method: str, host: str, path: str) -> Route | None:
 
     ``path`` has no query and is percent-encoded as it was sent.
     """
+    if method != "POST":
+        return None
     # Gemini's verb stands behind a colon; without one the whole segment is looked up
-    if path.rpartition("/")[2].rpartition(":")[2] not in FINDERS or method != "POST":
+    if path.rpartition("/")[2].rpartition(":")[2] not in FINDERS and host not in HOST_FINDERS:
         return None
     return _resolve(host, path)
 
@@ -32,7 +34,7 @@ def recognise(method: str, host: str, path: str) -> Route | None:
 def _resolve(host: str, path: str) -> Route | None:
     path = path.rstrip("/")
     last = path.rpartition("/")[2]
-    finder = FINDERS.get(last.rpartition(":")[2])
+    finder = FINDERS.get(last.rpartition(":")[2]) or HOST_FINDERS.get(host)
     return finder(host, last, path.split("/")[:-1]) if finder is not None and last else None
 
 
@@ -57,7 +59,7 @@ def _route(
             provider = "azure.ai.openai"
         elif provider in _PARTLY_PRICED and not _PARTLY_PRICED[provider].intersection(before):
             price_provider = None
-    return Route(protocol, provider, price_provider, operation, host, model, stream)
+    return Route(protocol, provider, price_provider, operation, host, model, stream, known is not None)
 
 
 _PARTLY_PRICED: Final = {"databricks": {"serving-endpoints", "ai-gateway"}, "cloudflare": {"ai"}}
@@ -100,13 +102,35 @@ def _completions(host: str, _last: str, before: list[str]) -> Route | None:
 def _chat(host: str, _last: str, before: list[str]) -> Route | None:
     parent = before[-1] if before else ""
     known = provider_of(host)
-    if parent == "api" and len(before) == 2:
-        return _route(host, before, "ollama.chat", "chat") if may_serve_ollama(host) else None
+    if parent == "api":
+        return _route(host, before, "ollama.chat", "chat") if _is_ollama(host, before) else None
+    if parent == "text":
+        return _watsonx_chat(host, _last, before)
     if parent == "v2" or (parent == "v1" and (_is_cohere(host, before))):
         return _route(host, before, "cohere.chat", "chat")
     if parent == "v1" and known is not None:
         return _route(host, before, "openai.chat", "chat")
     return None
+
+
+def _is_ollama(host: str, before: list[str]) -> bool:
+    """Ollama's own paths, at the root of one's own machine or behind its name."""
+    return before[-2:] == ["ollama", "api"] or (before == ["", "api"] and may_serve_ollama(host))
+
+
+def _watsonx(protocol: str, operation: str, *, stream: bool | None = None) -> _Finder:
+    def find(host: str, _last: str, before: list[str]) -> Route | None:
+        known = provider_of(host)
+        if known is None or known[0] != "ibm.watsonx.ai" or before[-1:] != ["text"]:
+            return None
+        return _route(host, before, protocol, operation, model=_deployment(before), stream=stream)
+
+    return find
+
+
+_watsonx_chat = _watsonx("openai.chat", "chat", stream=False)
+_watsonx_embed = _watsonx("watsonx.embed", "embeddings")
+_watsonx_rerank = _watsonx("watsonx.embed", "rerank")
 
 
 def _is_cohere(host: str, before: list[str]) -> bool:
@@ -126,15 +150,16 @@ def _compact(host: str, _last: str, before: list[str]) -> Route | None:
 
 
 def _embeddings(host: str, _last: str, before: list[str]) -> Route | None:
-    if len(before) == 2 and before[1] == "api" and may_serve_ollama(host):
+    if _is_ollama(host, before):
         return _route(host, before, "ollama.embed", "embeddings")
-    return _route(host, before, "openai.embeddings", "embeddings", model=_deployment(before))
+    own = _watsonx_embed(host, _last, before)
+    return own or _route(host, before, "openai.embeddings", "embeddings", model=_deployment(before))
 
 
 def _embed(host: str, _last: str, before: list[str]) -> Route | None:
     parent = before[-1] if before else ""
     if parent == "api":
-        return _route(host, before, "ollama.embed", "embeddings") if may_serve_ollama(host) else None
+        return _route(host, before, "ollama.embed", "embeddings") if _is_ollama(host, before) else None
     if _VERSION.fullmatch(parent):
         return _route(host, before, "cohere.embed", "embeddings")
     return None
@@ -142,15 +167,94 @@ def _embed(host: str, _last: str, before: list[str]) -> Route | None:
 
 def _generate(host: str, _last: str, before: list[str]) -> Route | None:
     parent = before[-1] if before else ""
-    if parent == "api" and len(before) == 2 and may_serve_ollama(host):
+    if _is_ollama(host, before):
         return _route(host, before, "ollama.generate", "text_completion")
+    if before == [""]:
+        return _tgi_generate(host, _last, before)
     if parent == "v1" and _is_cohere(host, before):
         return _route(host, before, "cohere.chat", "text_completion")
     return None
 
 
+def _tgi(*, stream: bool) -> _Finder:
+    def find(host: str, _last: str, before: list[str]) -> Route | None:
+        known = provider_of(host)
+        own = may_serve_ollama(host) if known is None else known[0] == "huggingface"
+        return (
+            _route(host, before, "tgi.generate", "text_completion", stream=stream) if own and before == [""] else None
+        )
+
+    return find
+
+
+_tgi_generate = _tgi(stream=False)
+
+
+def _completion(host: str, _last: str, before: list[str]) -> Route | None:
+    """llama.cpp's own, on machines of one's own."""
+    own = before == [""] and may_serve_ollama(host)
+    return _route(host, before, "llamacpp.completion", "text_completion") if own else None
+
+
+def _complete(host: str, last: str, before: list[str]) -> Route | None:
+    known = provider_of(host)
+    provider, parent = known[0] if known is not None else "", before[-1] if before else ""
+    if provider == "snowflake" and last == "inference:complete" and parent == "cortex":
+        return _route(host, before, "openai.chat", "chat", stream=True)  # unless the body says otherwise
+    if provider == "anthropic" and last == "complete" and _VERSION.fullmatch(parent):
+        return _route(host, before, "anthropic.complete", "text_completion")
+    return None
+
+
+def _sonar(host: str, _last: str, before: list[str]) -> Route | None:
+    known = provider_of(host)
+    if known is None or known[0] != "perplexity" or not _VERSION.fullmatch(before[-1] if before else ""):
+        return None
+    return _route(host, before, "openai.chat", "chat")
+
+
+def _interactions(host: str, _last: str, before: list[str]) -> Route | None:
+    known, parent = provider_of(host), before[-1] if before else ""
+    if parent.startswith("v1beta") if known is None else known[0] in _GOOGLE or _VERSION.fullmatch(parent):
+        return _route(host, before, "gemini.interactions", "generate_content")
+    return None
+
+
+_GOOGLE: Final = frozenset({"gcp.gemini", "gcp.vertex_ai"})
+
+
+def _conversations(host: str, last: str, before: list[str]) -> Route | None:
+    """Mistral's conversations: begun, gone on with under their id, or restarted."""
+    path = [*before, last]
+    at = path.index("conversations") if "conversations" in path else 0
+    known, rest = provider_of(host), path[at + 1 :]
+    if known is None or known[0] != "mistral_ai" or not at or not _VERSION.fullmatch(path[at - 1]):
+        return None
+    if len(rest) < 2 or rest[1:] == ["restart"]:
+        return _route(host, before, "mistral.conversations", "chat")
+    return None
+
+
+def _ocr(host: str, _last: str, before: list[str]) -> Route | None:
+    known, parent = provider_of(host), before[-1] if before else ""
+    if known is None or known[0] != "mistral_ai" or not _VERSION.fullmatch(parent):
+        return None
+    return _route(host, before, "mistral.ocr", "generate_content")
+
+
+def _workers_ai(host: str, last: str, before: list[str]) -> Route | None:
+    """Cloudflare names the model in the path: …/ai/run/@cf/meta/llama-3."""
+    at = next((at for at, part in enumerate(before) if part in {"@cf", "@hf"}), 0)
+    if before[max(at - 2, 0) : at] != ["ai", "run"] and before[max(at - 1, 0) : at] != ["workers-ai"]:
+        return None
+    model = unquote("/".join([*before[at:], last]))
+    operation = "embeddings" if "embed" in model or "/bge-" in model else "chat"
+    return _route(host, before, "cloudflare.run", operation, model=model)
+
+
 def _rerank(host: str, _last: str, before: list[str]) -> Route | None:
-    return _route(host, before, "cohere.rerank", "rerank") if _behind_base(host, before) else None
+    own = _watsonx_rerank(host, _last, before)
+    return own or (_route(host, before, "cohere.rerank", "rerank") if _behind_base(host, before) else None)
 
 
 def _below(parent: str, protocol: str, operation: str) -> _Finder:
@@ -181,7 +285,9 @@ def _gemini(protocol: str, operation: str, *, stream: bool = False) -> _Finder:
 def _predict(host: str, last: str, before: list[str]) -> Route | None:
     """Vertex predicts everything with this verb; of Google's own models, embeddings and images are meant here."""
     model = unquote(last.rpartition(":")[0])
-    if before[-3:] != ["publishers", "google", "models"]:
+    known = provider_of(host)
+    in_studio = known is not None and known[0] == "gcp.gemini" and before[-1:] == ["models"]
+    if before[-3:] != ["publishers", "google", "models"] and not in_studio:
         return None
     if "embedding" in model or "gecko" in model:
         return _route(host, before, "gemini.embed", "embeddings", model=model, stream=False)
@@ -190,13 +296,21 @@ def _predict(host: str, last: str, before: list[str]) -> Route | None:
     return None
 
 
+_PUBLISHERS: Final = {
+    "anthropic": "anthropic.messages",
+    "mistralai": "openai.chat",
+    "ai21": "openai.chat",
+    "meta": "openai.chat",
+}
+
+
 def _raw_predict(*, stream: bool) -> _Finder:
     def find(host: str, last: str, before: list[str]) -> Route | None:
         publisher = before[-2] if len(before) > 2 and before[-1] == "models" else ""
-        protocol = {"anthropic": "anthropic.messages", "mistralai": "openai.chat"}.get(publisher)
-        if protocol is None:
-            return None
+        protocol = _PUBLISHERS.get(publisher)
         model = unquote(last.rpartition(":")[0])
+        if protocol is None or model == "count-tokens":
+            return None
         return _route(host, before, protocol, "chat", model=model, stream=stream)
 
     return find
@@ -237,6 +351,17 @@ FINDERS: Final[dict[str, _Finder]] = {
     "contextualizedembeddings": _embeddings,
     "embed": _embed,
     "generate": _generate,
+    "generate_stream": _tgi(stream=True),
+    "completion": _completion,
+    "complete": _complete,
+    "sonar": _sonar,
+    "interactions": _interactions,
+    "conversations": _conversations,
+    "restart": _conversations,
+    "ocr": _ocr,
+    "chat_stream": _watsonx("openai.chat", "chat", stream=True),
+    "generation": _watsonx("watsonx.generation", "text_completion", stream=False),
+    "generation_stream": _watsonx("watsonx.generation", "text_completion", stream=True),
     "rerank": _rerank,
     "generations": _below("images", "openai.images", "generate_content"),
     "edits": _below("images", "openai.images", "generate_content"),
@@ -257,4 +382,11 @@ FINDERS: Final[dict[str, _Finder]] = {
     "invoke": _bedrock("bedrock.invoke", stream=False),
     "invoke-with-response-stream": _bedrock("bedrock.invoke", stream=True),
     "invocations": _invocations,
+}
+
+# hosts with calls whose last segment says nothing: it is a conversation's id, or a model's name
+HOST_FINDERS: Final[dict[str, _Finder]] = {
+    "api.mistral.ai": _conversations,
+    "api.cloudflare.com": _workers_ai,
+    "gateway.ai.cloudflare.com": _workers_ai,
 }

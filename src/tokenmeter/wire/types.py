@@ -24,6 +24,7 @@ class Route(msgspec.Struct, frozen=True):
     host: str
     model: str | None = None  # when the path names it
     stream: bool | None = None  # when the path says it
+    known_host: bool = True  # False: one's own, or of some other service that has the same paths
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -50,6 +51,13 @@ class Ask(msgspec.Struct, frozen=True):
     readable: bool = True  # False: a model call whose body could not be read
 
 
+class Beside(msgspec.Struct, frozen=True):
+    """Work that was billed beside a call, and is not in its usage."""
+
+    model: str | None  # None: the call's own
+    usage: Usage
+
+
 class Reading(msgspec.Struct, frozen=True):
     """What a response said."""
 
@@ -62,6 +70,7 @@ class Reading(msgspec.Struct, frozen=True):
     failed: str | None = None  # the error type that the body itself reports, within an HTTP 200
     output_bytes: int = 0  # UTF-8 bytes of generated text seen, at least; for estimates
     body_bytes: int = 0
+    beside: tuple[Beside, ...] = ()  # compaction of the conversation, advice of another model
 
 
 class Reader(Protocol):

@@ -3,6 +3,8 @@
 genai-prices knows for many providers which field means what; its extractors are compiled here into one walk over
 the fields that are present. Where it has none, or a field that it requires is missing, `tolerant` reads what the
 protocols have in common. A counter that is missing stays absent; a bool, a negative or a broken number is missing.
+An extractor may know fewer fields than the provider sends: cached, reasoning and searches that it passes over are
+taken by the names that protocols share.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 Counts: TypeAlias = dict[str, int]
+_Extract: TypeAlias = Callable[[Mapping[str, Any]], Counts | None]
 
 _log = logging.getLogger("tokenmeter")
 
@@ -27,6 +30,7 @@ _FLAVORS: Final[Mapping[str, tuple[str, ...]]] = {
     "anthropic.messages": ("anthropic", "default"),
     "gemini.generate": ("default",),
     "gemini.embed": ("default",),
+    "cloudflare.run": ("default",),
     "bedrock.converse": ("default",),
     "bedrock.invoke": ("anthropic", "default"),
     "cohere.chat": ("tokens", "default"),
@@ -40,26 +44,33 @@ def counts(price_provider: str | None, protocol: str, document: Mapping[str, Any
     None when the document reports nothing that can be read.
     """
     if price_provider is not None:
-        for flavor in _FLAVORS.get(protocol, ()):
-            extract = _extractor(price_provider, flavor)
-            if extract is not None and (found := extract(document)):
+        for extract in _extractors(price_provider, protocol):
+            if found := extract(document):
                 return found
     return tolerant(document)
 
 
 @lru_cache(maxsize=256)
-def _extractor(price_provider: str, flavor: str) -> Callable[[Mapping[str, Any]], Counts | None] | None:
+def _extractors(price_provider: str, protocol: str) -> tuple[_Extract, ...]:
+    flavors = _FLAVORS.get(protocol)
+    if flavors is None:
+        return ()
     try:
         from genai_prices.data_snapshot import get_snapshot  # 335 ms, on first use
 
-        for provider in get_snapshot().providers:
-            if provider.id == price_provider:
-                for extractor in provider.extractors or ():
-                    if extractor.api_flavor == flavor:
-                        return _compile(extractor.root, extractor.mappings)
+        known = next((each.extractors for each in get_snapshot().providers if each.id == price_provider), None) or ()
+        chosen = [each for flavor in flavors for each in known if each.api_flavor == flavor]
+        if protocol == "anthropic.messages":
+            chosen = [each for each in chosen if _adds_cached(each.mappings)]
+        return tuple([_compile(each.root, each.mappings) for each in chosen])
     except Exception:  # noqa: BLE001  a snapshot that can't be read must not lose a count
         _log.warning("genai-prices has no readable extractors", exc_info=True)
-    return None
+    return ()
+
+
+def _adds_cached(mappings: Iterable[Any]) -> bool:
+    """Whether Anthropic's words are meant: where cached input stands apart, it must come into the input."""
+    return any(each.path == "cache_read_input_tokens" and each.dest == "input_tokens" for each in mappings)
 
 
 class _Step:
@@ -90,9 +101,12 @@ class _Step:
                     if isinstance(item, dict) and matches(item.get(field)):
                         step.walk(item, out)
                         break
+        elif (count := whole(value)) is not None:  # a counter that is written as a float
+            for name in self.destinations:
+                out[name] = out.get(name, 0) + count
 
 
-def _compile(root: Any, mappings: Iterable[Any]) -> Callable[[Mapping[str, Any]], Counts | None]:
+def _compile(root: Any, mappings: Iterable[Any]) -> _Extract:
     roots = [root] if isinstance(root, str) else list(root)
     top = _Step()
     required: list[tuple[str, ...]] = []
@@ -109,6 +123,8 @@ def _compile(root: Any, mappings: Iterable[Any]) -> Callable[[Mapping[str, Any]]
         step.destinations.append(mapping.dest)
         if mapping.required and all(isinstance(part, str) for part in path):
             required.append(tuple(path))
+    spares = _add_spares(top)
+    is_chat = "completion_tokens" in top.children
 
     def extract(document: Mapping[str, Any]) -> Counts | None:
         value: Any = document
@@ -123,9 +139,41 @@ def _compile(root: Any, mappings: Iterable[Any]) -> Callable[[Mapping[str, Any]]
                 return None
         found: Counts = {}
         top.walk(value, found)
+        if _SPARED in found:
+            del found[_SPARED]
+            for spare, name in spares.items():
+                if (count := found.pop(spare, None)) is not None:
+                    found.setdefault(name, count)
+        if is_chat and found.get("output_reasoning_tokens"):
+            _bring_in_reasoning(found, value)
         return found or None
 
     return extract
+
+
+_SPARED: Final = ""  # beside the counters while they are collected: some are spares
+
+
+def _add_spares(top: _Step) -> dict[str, str]:
+    """Let the walk collect what these mappings pass over, each under its own path; which counter each path means."""
+    if "prompt_tokens" in top.children:
+        paths = _CHAT_SPARES
+    elif "input_tokens" in top.children:
+        paths = _MESSAGES_SPARES
+    else:
+        return {}
+    spares: dict[str, str] = {}
+    for path, name in paths:
+        if path[0] == "cache_creation" and path[0] + "_input_tokens" not in top.children:
+            continue  # a part of what is not counted
+        step = top
+        for key in path:
+            step = step.children.setdefault(key, _Step())
+        if not step.destinations:
+            spare = ".".join(("spare", *path))
+            step.destinations += (spare, _SPARED)
+            spares[spare] = name
+    return spares
 
 
 def _matcher(is_match: Callable[[str], bool]) -> Callable[[Any], bool]:
@@ -138,7 +186,17 @@ def number(value: Any, *path: str) -> int | None:
         if not isinstance(value, dict):
             return None
         value = value.get(key)
-    return value if type(value) is int and value >= 0 else None
+    return whole(value)
+
+
+def whole(value: Any) -> int | None:
+    """A counter; some services write theirs as floats."""
+    if type(value) is int:
+        return value if value >= 0 else None
+    return int(value) if type(value) is float and value.is_integer() and 0 <= value < _EXACT else None
+
+
+_EXACT: Final = 1 << 53
 
 
 def _first(value: Any, *paths: tuple[str, ...]) -> int | None:
@@ -169,6 +227,8 @@ def _usage(usage: Mapping[str, Any]) -> Counts:
         return _converse(usage)
     if "prompt_tokens" in usage or "completion_tokens" in usage:
         return _chat(usage)
+    if "total_input_tokens" in usage or "total_output_tokens" in usage:
+        return _interactions(usage)
     if "input_tokens" in usage or "output_tokens" in usage:
         return _messages(usage)
     return _present(input_tokens=number(usage, "total_tokens"))  # embeddings and rerankers that report no more
@@ -185,14 +245,24 @@ def _chat(usage: Mapping[str, Any]) -> Counts:
         elif type(value) is dict and (within := _CHAT_WITHIN.get(key)) is not None:
             for inner, count in value.items():
                 name = within.get(inner)
-                if name is not None and type(count) is int and count >= 0:
-                    found[name] = count  # the details come first
-    reasoning = found.get("output_reasoning_tokens")
-    if reasoning and (completion := found.get("output_tokens")) is not None:
+                if name is not None:
+                    known = count if type(count) is int and count >= 0 else whole(count)
+                    if known is not None:
+                        found[name] = known  # the details come first
+        elif key in _CHAT and (known := whole(value)) is not None:
+            found.setdefault(_CHAT[key], known)
+    if found.get("output_reasoning_tokens"):
+        _bring_in_reasoning(found, usage)
+    return found
+
+
+def _bring_in_reasoning(found: Counts, usage: Mapping[str, Any]) -> None:
+    """Grok counts reasoning beside the completion, also where others serve it, and the total says so."""
+    reasoning, completion = found["output_reasoning_tokens"], found.get("output_tokens")
+    if completion is not None:
         total = number(usage, "total_tokens")
         if total is not None and total == found.get("input_tokens", 0) + completion + reasoning:
-            found["output_tokens"] = completion + reasoning  # xAI counts reasoning apart, and the total says so
-    return found
+            found["output_tokens"] = completion + reasoning
 
 
 _CHAT: Final[Mapping[str, str]] = {
@@ -204,6 +274,7 @@ _CHAT: Final[Mapping[str, str]] = {
     "num_cached_tokens": "cache_read_tokens",
     "cache_read_input_tokens": "cache_read_tokens",
     "cache_creation_input_tokens": "cache_write_tokens",
+    "prompt_audio_seconds": "audio_seconds",  # Mistral's, beside the tokens
 }
 _CHAT_WITHIN: Final[Mapping[str, Mapping[str, str]]] = {
     "prompt_tokens_details": {
@@ -216,6 +287,24 @@ _CHAT_WITHIN: Final[Mapping[str, Mapping[str, str]]] = {
         "audio_tokens": "output_audio_tokens",
     },
 }
+
+# What an extractor may pass over, the surest first. Input and output are its own; and num_cached_tokens, which Mistral
+# sends, are read from a cache and billed in full.
+_Spares: TypeAlias = tuple[tuple[tuple[str, ...], str], ...]
+_BESIDE: Final = frozenset({"cache_read_tokens", "cache_write_tokens", "output_reasoning_tokens", "audio_seconds"})
+_CHAT_SPARES: Final[_Spares] = (
+    *(((key, inner), name) for key, names in _CHAT_WITHIN.items() for inner, name in names.items() if name in _BESIDE),
+    *(((key,), name) for key, name in _CHAT.items() if name in _BESIDE and key != "num_cached_tokens"),
+)
+_MESSAGES_SPARES: Final[_Spares] = (
+    (("input_tokens_details", "cached_tokens"), "cache_read_tokens"),
+    (("input_tokens_details", "cache_write_tokens"), "cache_write_tokens"),
+    (("output_tokens_details", "reasoning_tokens"), "output_reasoning_tokens"),
+    (("output_tokens_details", "thinking_tokens"), "output_reasoning_tokens"),
+    (("cache_creation", "ephemeral_5m_input_tokens"), "cache_write_5m_tokens"),
+    (("cache_creation", "ephemeral_1h_input_tokens"), "cache_write_1h_tokens"),
+    (("server_tool_use", "web_search_requests"), "web_searches"),
+)
 
 
 def _messages(usage: Mapping[str, Any]) -> Counts:
@@ -267,6 +356,34 @@ def _gemini(usage: Mapping[str, Any]) -> Counts:
     )
 
 
+def _interactions(usage: Mapping[str, Any]) -> Counts:
+    """Gemini's words in interactions: thoughts stand beside the output, results of tools beside the input."""
+    tool, thoughts = number(usage, "total_tool_use_tokens"), number(usage, "total_thought_tokens")
+    return _present(
+        input_tokens=_sum(number(usage, "total_input_tokens"), tool),
+        output_tokens=_sum(number(usage, "total_output_tokens"), thoughts),
+        cache_read_tokens=number(usage, "total_cached_tokens"),
+        output_reasoning_tokens=thoughts,
+        input_tool_tokens=tool,
+        **_by_modality(usage.get("input_tokens_by_modality"), "input"),
+        **_by_modality(usage.get("output_tokens_by_modality"), "output"),
+    )
+
+
+def _by_modality(listed: Any, direction: str) -> Counts:
+    found: Counts = {}
+    for each in listed if isinstance(listed, list) else ():
+        tokens, modality = number(each, "tokens"), each.get("modality") if isinstance(each, dict) else None
+        kind = _MODALITIES.get(modality.lower()) if isinstance(modality, str) else None
+        if kind is not None and tokens is not None:
+            name = f"{direction}_{kind}_tokens"
+            found[name] = found.get(name, 0) + tokens
+    return found
+
+
+_MODALITIES: Final[Mapping[str, str]] = {"audio": "audio", "image": "image", "document": "image", "video": "video"}
+
+
 def _cohere(units: Mapping[str, Any]) -> Counts:
     return _present(
         input_tokens=number(units, "input_tokens"),
@@ -311,12 +428,19 @@ def _predictions(predictions: Mapping[str, Any]) -> Counts:
     return _present(input_tokens=number(predictions, "token_count"))
 
 
+def _pages(info: Mapping[str, Any]) -> Counts:
+    pages = number(info, "pages_processed")
+    annotated = pages if info.get("annotated") is True else None
+    return _present(input_document_pages=pages, input_annotated_document_pages=annotated)
+
+
 _ROOTS: Final[tuple[tuple[str, Callable[[Mapping[str, Any]], Counts]], ...]] = (
     ("usage", _usage),
     ("usageMetadata", _gemini),
     ("meta", _meta),
     ("counted", _counted),
     ("predictions", _predictions),
+    ("usage_info", _pages),
 )
 
 
