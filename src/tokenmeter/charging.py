@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tokenmeter.budgets.policy import Need, Policy
 from tokenmeter.holding import bound, kind_of, need_of
@@ -14,7 +15,7 @@ from tokenmeter.pricing import Rate
 from tokenmeter.pricing.expected import Expected
 from tokenmeter.record import CallRecord, Status, encode
 from tokenmeter.usage import Usage
-from tokenmeter.wire import Reading
+from tokenmeter.wire import Beside, Reading
 
 
 class Charge(Struct, frozen=True):
@@ -25,10 +26,18 @@ class Charge(Struct, frozen=True):
     cost_nanos: int | None = None
     rate: Rate | None = None
     error_type: str | None = None
+    beside_tokens: int = 0  # that were billed beside the usage, and are in the cost
 
 
 def charge(house: House, call: Call, answer: Answer) -> Charge:
     """What went out is charged, by the provider's figures or by estimate; what did not is not."""
+    outcome, reading = _charge(house, call, answer), answer.reading
+    if reading is None or not reading.beside or outcome.usage is None:
+        return outcome
+    return _with_beside(house, call, outcome, reading.beside)
+
+
+def _charge(house: House, call: Call, answer: Answer) -> Charge:
     if answer.failure is not None and answer.reading is None:
         error = type(answer.failure).__name__
         return Charge("error", error_type=error) if answer.unsent else _estimate(house, call, None, error)
@@ -49,6 +58,25 @@ def charge(house: House, call: Call, answer: Answer) -> Charge:
     return Charge("error" if reading.failed else "ok", reading.usage, cost, rate, error_type)
 
 
+def _with_beside(house: House, call: Call, outcome: Charge, beside: Sequence[Beside]) -> Charge:
+    """With work beside the call, at the price of the model that did it; of one without a price, at the call's own."""
+    cost, rate = outcome.cost_nanos, outcome.rate
+    if cost is not None and rate is not None:
+        cost += sum([(_own_rate(house, call, each) or rate).cost_nanos(each.usage.counts) for each in beside])
+    return replace(outcome, cost_nanos=cost, beside_tokens=sum([_tokens(each.usage) for each in beside]))
+
+
+def _own_rate(house: House, call: Call, beside: Beside) -> Rate | None:
+    if beside.model is None or beside.model == call.model:
+        return None
+    at, context = call.request.at_s, call.ask.price_context
+    return house.prices.rate(call.route.price_provider, beside.model, at=at, context=context)
+
+
+def _tokens(usage: Usage) -> int:
+    return (usage.input_tokens or 0) + (usage.output_tokens or 0)
+
+
 def _estimate(house: House, call: Call, reading: Reading | None, error_type: str | None) -> Charge:
     """The usage that never came: what was seen of it, else what the bytes that went by are worth at the most."""
     bound(house, call)
@@ -56,7 +84,7 @@ def _estimate(house: House, call: Call, reading: Reading | None, error_type: str
     seen: Mapping[str, int] = reading.usage.counts if reading is not None and reading.usage is not None else {}
     counts = dict(seen)
     counts.setdefault("input_tokens", min(call.input_bound, house.bounds.estimate_input(call.ask, call.route)))
-    if reading is None:
+    if reading is None or reading.pending:
         typical = house.bounds.typical_output(call.route.provider, model)
         output = call.output_bound if typical is None else min(typical, call.output_bound)
     else:
@@ -90,7 +118,7 @@ def _settled_rate(house: House, call: Call, reading: Reading | None) -> Rate | N
 def amounts_of(call: Call, outcome: Charge) -> tuple[int, ...]:
     """What a charge takes of each claim of the call."""
     usage = outcome.usage
-    tokens = 0 if usage is None else (usage.input_tokens or 0) + (usage.output_tokens or 0)
+    tokens = 0 if usage is None else _tokens(usage) + outcome.beside_tokens
     return Policy.amounts(call.claims, Need(outcome.cost_nanos, tokens, 1))
 
 

@@ -192,7 +192,7 @@ def bound(house: House, call: Call) -> None:
     cap = ask.max_output_tokens
     if cap is None:
         cap = house.prices.max_output_tokens(call.route.price_provider, call.model, rate)
-    call.output_bound = cap * max(1, ask.choices)
+    call.output_bound = cap * _answers(ask)
 
 
 def need_of(call: Call, input_tokens: int, output_tokens: int) -> Need:
@@ -206,6 +206,11 @@ def need_of(call: Call, input_tokens: int, output_tokens: int) -> Need:
 def kind_of(call: Call) -> tuple[str | None, str | None, str]:
     """What tells calls apart that are expected to cost alike."""
     return call.scope.agent, call.model, call.route.provider
+
+
+def _answers(ask: Ask) -> int:
+    """How many outputs may be paid for, each up to the cap."""
+    return max(1, ask.choices) * ask.passes
 
 
 def _has_media(ask: Ask) -> bool:
@@ -228,7 +233,7 @@ def _affordable(call: Call, short: Short) -> Affordable | None:
         call.claims,
         output_for=output_for,
         input_tokens=call.input_bound,
-        choices=max(1, ask.choices),
+        choices=_answers(ask),
         callers_cap=ask.max_output_tokens,
     )
 

@@ -112,7 +112,7 @@ class InputBound:
         """
         if self._lessons and ask.previous_response_id is not None:
             self._take_in()
-        plain = self._plain(ask, route)
+        plain = self._plain(ask, route) * ask.passes
         extra = _allowance(ask, route, context_window, self._held)
         if self._fell_short:
             seen = self._inputs.get((route.provider, ask.model or route.model, _kind(ask)))

@@ -244,11 +244,20 @@ def _messages(fields: Fields) -> dict[str, Any]:
         "media": (("messages", "system"), (b'"source"',)),
         "cap": fields.get("max_tokens"),
         "tools": fields.given("tools", "output_format") or bool(fields.within("output_config", "format")),
+        "passes": 2 if _may_compact(fields) else 1,
         "server_tools": remote or fields.given("mcp_servers"),
         "server_state": fields.given("container"),
         "user": _text(fields.within("metadata", "user_id")),
         "price_context": tier(fields.get("service_tier"), fields.get("speed")),
     }
+
+
+def _may_compact(fields: Fields) -> bool:
+    raw = fields.raw.get("context_management")
+    return raw is not None and len(fields.body) >= _LEAST_COMPACTED and b'"compact_' in bytes(raw)
+
+
+_LEAST_COMPACTED: Final = 50_000  # tokens, of which none is less than a byte: the smallest trigger that Anthropic takes
 
 
 def _text(value: Any) -> str | None:

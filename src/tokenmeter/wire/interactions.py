@@ -103,7 +103,9 @@ class InteractionsTally(Tally):
             self.usage["usage"] = usage
 
     def reading(self, *, body_bytes: int, complete: bool) -> Reading:
-        return super().reading(body_bytes=body_bytes, complete=complete and (self.done or not self._pending))
+        if self.done or not self._pending:
+            return super().reading(body_bytes=body_bytes, complete=complete)
+        return msgspec.structs.replace(super().reading(body_bytes=body_bytes, complete=False), pending=True)
 
 
 def _said(steps: Any) -> int:

@@ -126,4 +126,6 @@ class ResponsesTally(Tally):
                 self.fail("failed")
 
     def reading(self, *, body_bytes: int, complete: bool) -> Reading:
-        return super().reading(body_bytes=body_bytes, complete=complete and (self.done or not self._pending))
+        if self.done or not self._pending:
+            return super().reading(body_bytes=body_bytes, complete=complete)
+        return msgspec.structs.replace(super().reading(body_bytes=body_bytes, complete=False), pending=True)

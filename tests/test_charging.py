@@ -1,0 +1,88 @@
+"""What a call comes to where its answer says more, or less, than one usage."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import httpx2
+import pytest
+
+from tokenmeter import Budget, Meter
+from tokenmeter.testing import CapturedCalls
+
+MESSAGES = "https://api.anthropic.com/v1/messages"
+RESPONSES = "https://api.openai.com/v1/responses"
+
+
+def call(meter: Meter, url: str, request: dict[str, Any], answer: dict[str, Any]) -> None:
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, json=answer))
+    with meter.wrap(httpx2.Client(transport=transport)) as client:
+        client.post(url, json=request)
+
+
+def message(usage: dict[str, Any]) -> dict[str, Any]:
+    said = {"id": "msg_1", "type": "message", "role": "assistant", "content": [{"type": "text", "text": "Yes."}]}
+    return {**said, "model": "claude-opus-4-6", "stop_reason": "end_turn", "usage": usage}
+
+
+ASKED = {"model": "claude-opus-4-6", "max_tokens": 100, "messages": [{"role": "user", "content": "Is it so?"}]}
+
+
+def cost_of(usage: dict[str, Any], model: str = "claude-opus-4-6") -> Decimal:
+    with Meter() as meter:
+        call(meter, MESSAGES, {**ASKED, "model": model}, {**message(usage), "model": model})
+        return meter.spend().usd
+
+
+@pytest.mark.parametrize("advisor", ["claude-haiku-4-5", "a model of no price"])
+def test_work_beside_the_usage_is_charged_at_its_own_price(calls: CapturedCalls, advisor: str) -> None:
+    own = {"input_tokens": 220, "output_tokens": 8}
+    compaction = {"type": "compaction", "input_tokens": 55_196, "output_tokens": 125}
+    advice = {"type": "advisor_message", "model": advisor, "input_tokens": 2_529, "output_tokens": 38}
+    listed = [{"type": "message", **own}, compaction, advice]
+    with Meter([Budget("1m tokens", per="day"), Budget("$100", per="day")], recorders=[calls]) as meter:
+        call(meter, MESSAGES, ASKED, message({**own, "iterations": listed}))
+        tokens, money = meter.remaining()
+        [row] = calls
+        assert row.usage is not None
+        assert (row.usage.input_tokens, row.usage.output_tokens, row.estimated) == (220, 8, False)
+        assert tokens.spent == 220 + 8 + 55_196 + 125 + 2_529 + 38
+        priced = "claude-haiku-4-5" if advisor == "claude-haiku-4-5" else "claude-opus-4-6"
+        assert money.spent == meter.spend().usd == cost_of(own) + cost_of(compaction) + cost_of(advice, priced)
+
+
+def test_a_compaction_has_room_in_the_hold(calls: CapturedCalls) -> None:
+    edits = {"edits": [{"type": "compact_20260112", "trigger": {"type": "input_tokens", "value": 50_000}}]}
+    long = {**ASKED, "context_management": edits, "messages": [{"role": "user", "content": "Is it so? " * 6_000}]}
+    usage = {"input_tokens": 220, "output_tokens": 8}
+    compaction = {"type": "compaction", "input_tokens": 60_000, "output_tokens": 4_000}
+    with Meter([Budget("$10", per="call")], recorders=[calls]) as meter:
+        call(meter, MESSAGES, long, message({**usage, "iterations": [compaction]}))
+        [row] = calls
+        assert row.cost_nanos is not None
+        refused = Budget(f"${Decimal(row.cost_nanos).scaleb(-9):f}", per="call")
+    with Meter([refused]) as meter, pytest.raises(Exception, match="can't pay this call"):
+        call(meter, MESSAGES, long, message(usage))
+
+
+@pytest.mark.parametrize("status", ["queued", "in_progress"])
+def test_an_answer_made_in_the_background_is_worth_its_cap(calls: CapturedCalls, status: str) -> None:
+    request = {"model": "gpt-5-mini", "input": "Is it so?", "background": True, "max_output_tokens": 3_000}
+    answer = {
+        "id": "resp_1",
+        "object": "response",
+        "status": status,
+        "model": "gpt-5-mini",
+        "output": [],
+        "usage": None,
+    }
+    with Meter(recorders=[calls]) as meter:
+        call(meter, RESPONSES, request, answer)
+    [row] = calls
+    assert (row.status, row.estimated) == ("incomplete", True)
+    assert row.usage is not None
+    assert row.usage.output_tokens == 3_000
+    assert row.usage.input_tokens is not None
+    assert 0 < row.usage.input_tokens <= len(json.dumps(request)) + 100
