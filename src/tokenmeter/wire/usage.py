@@ -76,34 +76,42 @@ def _adds_cached(mappings: Iterable[Any]) -> bool:
 class _Step:
     """What is to be done with the value under one key."""
 
-    __slots__ = ("children", "destinations", "matches")
+    __slots__ = ("children", "destinations", "matches", "spare")
 
     def __init__(self) -> None:
         self.destinations: list[str] = []
         self.children: dict[str, _Step] = {}
         self.matches: list[tuple[str, Callable[[Any], bool], _Step]] = []
+        self.spare: int | None = None  # its place among the spares, where the extractor passes it over
 
-    def walk(self, value: Any, out: Counts) -> None:
+    def walk(self, value: Any, out: Counts, spares: dict[int, int]) -> None:
         if isinstance(value, dict):
             for key, item in value.items():
                 step = self.children.get(key)
                 if step is None or item is None:
                     continue
                 if type(item) is int:
-                    if item >= 0:
+                    if item >= 0:  # as `put`, without its call
                         for name in step.destinations:
                             out[name] = out.get(name, 0) + item
+                        if step.spare is not None:
+                            spares[step.spare] = item
                 else:
-                    step.walk(item, out)
+                    step.walk(item, out, spares)
         elif isinstance(value, list):
             for field, matches, step in self.matches:
                 for item in value:
                     if isinstance(item, dict) and matches(item.get(field)):
-                        step.walk(item, out)
+                        step.walk(item, out, spares)
                         break
         elif (count := whole(value)) is not None:  # a counter that is written as a float
-            for name in self.destinations:
-                out[name] = out.get(name, 0) + count
+            self.put(count, out, spares)
+
+    def put(self, count: int, out: Counts, spares: dict[int, int]) -> None:
+        for name in self.destinations:
+            out[name] = out.get(name, 0) + count
+        if self.spare is not None:
+            spares[self.spare] = count
 
 
 def _compile(root: Any, mappings: Iterable[Any]) -> _Extract:
@@ -138,12 +146,10 @@ def _compile(root: Any, mappings: Iterable[Any]) -> _Extract:
             if number(value, *path) is None:
                 return None
         found: Counts = {}
-        top.walk(value, found)
-        if _SPARED in found:
-            del found[_SPARED]
-            for spare, name in spares.items():
-                if (count := found.pop(spare, None)) is not None:
-                    found.setdefault(name, count)
+        spared: dict[int, int] = {}
+        top.walk(value, found, spared)
+        for at in sorted(spared):
+            found.setdefault(spares[at], spared[at])
         if is_chat and found.get("output_reasoning_tokens"):
             _bring_in_reasoning(found, value)
         return found or None
@@ -151,18 +157,15 @@ def _compile(root: Any, mappings: Iterable[Any]) -> _Extract:
     return extract
 
 
-_SPARED: Final = ""  # beside the counters while they are collected: some are spares
-
-
-def _add_spares(top: _Step) -> dict[str, str]:
-    """Let the walk collect what these mappings pass over, each under its own path; which counter each path means."""
+def _add_spares(top: _Step) -> list[str]:
+    """Let the walk collect what these mappings pass over; which counter each of the spares is."""
     if "prompt_tokens" in top.children:
         paths = _CHAT_SPARES
     elif "input_tokens" in top.children:
         paths = _MESSAGES_SPARES
     else:
-        return {}
-    spares: dict[str, str] = {}
+        return []
+    spares: list[str] = []
     for path, name in paths:
         if path[0] == "cache_creation" and path[0] + "_input_tokens" not in top.children:
             continue  # a part of what is not counted
@@ -170,9 +173,8 @@ def _add_spares(top: _Step) -> dict[str, str]:
         for key in path:
             step = step.children.setdefault(key, _Step())
         if not step.destinations:
-            spare = ".".join(("spare", *path))
-            step.destinations += (spare, _SPARED)
-            spares[spare] = name
+            step.spare = len(spares)
+            spares.append(name)
     return spares
 
 
