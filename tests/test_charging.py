@@ -70,7 +70,7 @@ def test_a_compaction_has_room_in_the_hold(calls: CapturedCalls) -> None:
 @pytest.mark.parametrize("status", ["queued", "in_progress"])
 def test_an_answer_made_in_the_background_is_worth_its_cap(calls: CapturedCalls, status: str) -> None:
     request = {"model": "gpt-5-mini", "input": "Is it so?", "background": True, "max_output_tokens": 3_000}
-    answer = {
+    answer: dict[str, Any] = {
         "id": "resp_1",
         "object": "response",
         "status": status,

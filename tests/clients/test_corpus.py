@@ -20,7 +20,8 @@ import pytest
 
 from tests.clients.faces import ENCODINGS, FACES, Face, come, face_id, on_a_loop
 from tests.clients.test_encoded_bodies import decodes
-from tests.wire.exchanges import CORPUS, Exchange, recorded
+from tests.support.shared import CORPUS
+from tests.wire.exchanges import Exchange, recorded
 from tests.wire.test_corpus import DISPUTED, wrong
 from tokenmeter import Budget, Meter, wire
 from tokenmeter.record import CallRecord

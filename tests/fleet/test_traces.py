@@ -11,7 +11,6 @@ import json
 from collections import Counter
 from decimal import Decimal
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,10 +18,10 @@ import pytest
 from tests.fleet.conftest import KINDS, MakeUrl
 from tests.fleet.fleet import FULL, LONG_S, Fleet, size
 from tests.fleet.ledgers import look
+from tests.support.shared import TRACES
 from tokenmeter.budgets.assembly import assemble
 from tokenmeter.testing import Reply, Request, ScriptedProvider
 
-TRACES = Path(__file__).parents[3] / "shared" / "traces"
 NAMES = {
     "azure_conv": "azure_conv.csv.gz",
     "azure_code": "azure_code.csv.gz",

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.loops.meant import KINDS, meant
+from tests.support.shared import SHARED
 from tokenmeter.loops.guard import Facts, Finding, Memory, judge
 from tokenmeter.loops.policy import LoopPolicy
 
-TRACES = Path(__file__).parents[3] / "shared" / "traces" / "tau_airline.jsonl.gz"
+TRACES = SHARED / "traces" / "tau_airline.jsonl.gz"
 
 MOST_SHOWN = 12
 

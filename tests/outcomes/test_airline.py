@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from tests.outcomes.parts import KINDS
+from tests.support.shared import SHARED
 from tokenmeter import Meter, Price
 from tokenmeter.outcomes import judge, link, new_outcome, report
 from tokenmeter.testing import CapturedCalls, FakeClock, Reply, Request, ScriptedProvider
 
-TRACE = Path(__file__).resolve().parents[3] / "shared" / "traces" / "tau_airline.jsonl.gz"
+TRACE = SHARED / "traces" / "tau_airline.jsonl.gz"
 IN_NANOS, OUT_NANOS = 2_500, 10_000
 
 

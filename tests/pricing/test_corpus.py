@@ -1,33 +1,26 @@
-"""The input bound against what providers billed, on recorded traffic.
-
-The recordings are read from ``TOKENMETER_SHARED`` or from ``../shared`` beside the checkout.
-"""
+"""The input bound against what providers billed, on recorded traffic."""
 
 from __future__ import annotations
 
 import base64
 import gzip
 import json
-import os
 import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
 
+from tests.support.shared import CORPUS
 from tokenmeter import wire
 from tokenmeter.pricing import InputBound, PriceBook
 from tokenmeter.usage import Usage
 from tokenmeter.wire.types import Ask, Reading, Route
-
-SHARED = Path(os.environ.get("TOKENMETER_SHARED") or Path(__file__).resolve().parents[2] / ".." / "shared")
-CORPUS = SHARED / "corpus" / "exchanges.jsonl.gz"
 
 pytestmark = pytest.mark.skipif(not CORPUS.exists(), reason=f"no recorded traffic at {CORPUS}")
 

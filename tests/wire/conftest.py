@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.wire.exchanges import CORPUS, Exchange, recorded
+from tests.support.shared import CORPUS
+from tests.wire.exchanges import Exchange, recorded
 
 
 @pytest.fixture(scope="session")

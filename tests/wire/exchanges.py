@@ -5,17 +5,13 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import os
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.support.shared import CORPUS
 from tokenmeter import wire
-
-SHARED = Path(os.environ.get("TOKENMETER_SHARED") or Path(__file__).resolve().parents[2] / ".." / "shared")
-CORPUS = SHARED / "corpus" / "exchanges.jsonl.gz"
 
 
 @dataclass(frozen=True)
