@@ -74,11 +74,8 @@ class Policy:
                 values: str | tuple[str | None, ...] | None = facts.get(attributes[0])
             else:
                 values = tuple(map(facts.get, attributes))
-            account = window.accounts.get(values) or line.open(window, values)
-            key, scope = account
-            unit = line.unit
-            amount = need[unit]
-            found.append(Claim(line.budget, key, scope, amount or 0, line.limit, window.resets_at, line.enforce))
+            before, after = window.accounts.get(values) or line.open(window, values)
+            found.append(_new(Claim, (*before, need[line.unit] or 0, *after)))
         return tuple(found)
 
     def applies_money(self, facts: Facts) -> bool:
@@ -112,11 +109,13 @@ class Policy:
 
 
 _UNIT = {"usd": 0, "tokens": 1, "calls": 2}  # the places in Need
+_new = tuple.__new__  # of a named tuple: its own constructor costs twice as much
+_Account = tuple[tuple[Budget, str, str], tuple[int, float | None, bool]]  # a Claim, before its amount and after it
 _MAX_ACCOUNTS = 4096
 
 
 class _Accounts:
-    """The accounts that one budget had to open in one window: scope values -> (key, scope)."""
+    """The accounts that one budget had to open in one window, by the values of its scope."""
 
     __slots__ = ("accounts", "end_s", "id", "resets_at", "start_s")
 
@@ -125,7 +124,7 @@ class _Accounts:
         self.end_s = end_s
         self.id = name
         self.resets_at = None if end_s == math.inf else end_s
-        self.accounts: dict[str | tuple[str | None, ...] | None, tuple[str, str]] = {}
+        self.accounts: dict[str | tuple[str | None, ...] | None, _Account] = {}
 
 
 class _Line:
@@ -155,12 +154,13 @@ class _Line:
         self.window = window = _Accounts(*window_at(self.budget.per, self.tz, now_s))
         return window
 
-    def open(self, window: _Accounts, values: str | tuple[str | None, ...] | None) -> tuple[str, str]:
+    def open(self, window: _Accounts, values: str | tuple[str | None, ...] | None) -> _Account:
         each = values if isinstance(values, tuple) else (values,)
         pairs = list(zip(self.attributes, each, strict=True))
         scope = ",".join(f"{name}={value or NONE}" for name, value in pairs) or "global"
         scope_key = ",".join(f"{escaped(name)}={escaped(value) if value else NONE}" for name, value in pairs)
-        account = (f"{escaped(self.book)}|{scope_key}|{window.id}", scope)
+        key = f"{escaped(self.book)}|{scope_key}|{window.id}"
+        account = (self.budget, key, scope), (self.limit, window.resets_at, self.enforce)
         if len(window.accounts) >= _MAX_ACCOUNTS:
             window.accounts.clear()
         window.accounts[values] = account

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 CARRIED = "tokenmeter.refusal"
@@ -24,6 +25,13 @@ class Library:
     unsent: tuple[type[BaseException], ...]  # errors after which no byte of the request was accepted
     relay: type[Any]  # the body that passes by, for sync clients
     async_relay: type[Any]
+
+    def has_header(self, request: Any, name: str) -> bool:
+        """Whether a header is there. To ask the library takes as long as to hold a budget, so a no is found faster."""
+        fields = getattr(request.headers, "_list", None)
+        if fields is not None and name.encode() not in chain.from_iterable(fields):
+            return False
+        return name in request.headers
 
     def with_body(self, request: Any, body: bytes | None, *, drop: tuple[str, ...] = ()) -> Any:
         """A copy of a request with another body, so that the caller's own stays as it is."""

@@ -94,8 +94,6 @@ class Port(Struct, eq=False):
         if type(effect) is Record:
             metering.record(self._recording, effect)
             self._recording = None
-        elif type(effect) is Open:
-            self._recording = metering.open(effect.call)
         elif type(effect) is Release:
             self._held = effect.hold_id, None
             metering.store.release(effect.hold_id)
@@ -159,8 +157,9 @@ class Port(Struct, eq=False):
         """The request to send: the caller's own, unless something must differ on the wire."""
         request = self.request
         drop: tuple[str, ...] = ()
-        if "baggage" in request.headers and not (self.metering.propagate_baggage and _has_no_lineage(request)):
-            drop = ("baggage",)
+        if self.library.has_header(request, "baggage"):
+            keeps = self.metering.propagate_baggage and _has_no_lineage(request)
+            drop = () if keeps else ("baggage",)
         if effect.body is None and not drop:
             return request
         return self.library.with_body(request, effect.body, drop=drop)
@@ -339,6 +338,9 @@ class SyncPort(Port):
 
     def do(self, effect: Effect) -> Any:
         """Do one effect and return what came of it."""
+        if type(effect) is Open:
+            self._recording = self.metering.open(effect.call)
+            return None
         if type(effect) is Send:
             return self._send(effect)
         if type(effect) is Hold:
@@ -416,6 +418,9 @@ class AsyncPort(Port):
 
     async def do(self, effect: Effect) -> Any:
         """Do one effect and return what came of it."""
+        if type(effect) is Open:
+            self._recording = self.metering.open(effect.call)
+            return None
         if type(effect) is Send:
             return await self._send(effect)
         if type(effect) is Hold:
