@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `tests.support`
 
 from tests.support.llama import Llama, missing
 from tokenmeter.testing import CapturedCalls, FakeClock, ScriptedProvider
+
+# No test goes by the clock: a loaded machine is no fault.
+settings.register_profile("tokenmeter", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tokenmeter")
 
 
 @pytest.fixture
