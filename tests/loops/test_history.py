@@ -58,7 +58,7 @@ def test_a_cycle(dialect: str, period: int) -> None:
 def test_one_new_result_ends_it(dialect: str) -> None:
     told: list[Step | Say] = [ASK, *[search()] * 5, search(result="[7 seats]")]
     assert "same" not in seen(dialect, told)
-    assert seen(dialect, [*told, *[search()] * 2])["same"] == 3
+    assert [seen(dialect, [*told, *[search()] * n]).get("same") for n in (1, 2, 3)] == [None, 2, 3]
 
 
 @EVERY
@@ -66,7 +66,7 @@ def test_the_same_time_and_again_with_work_between(dialect: str) -> None:
     told: list[Step | Say] = [ASK]
     for number in range(8):
         told += [Step("edit", {"line": "x" * number}, "done"), Step("test", {}, "1 failed: test_a")]
-    assert seen(dialect, told) == {"same": 2}
+    assert seen(dialect, told) == {}
 
 
 @EVERY

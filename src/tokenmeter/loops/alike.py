@@ -8,7 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 from enum import IntEnum
+from operator import ne
 from typing import Final, NamedTuple
+
+import msgspec
 
 from tokenmeter.loops.loosely import LOWER, loose
 
@@ -28,29 +31,49 @@ class Likeness(IntEnum):
 _MAX_LENGTHENED: Final = 24
 _MAX_COUNTED: Final = 8
 
-# A number, a time or an id behind a word that says it is none of the question: "attempt 3", "request_id": "77f1…"
-_LABELLED: Final = re.compile(
-    rb"""(?P<word>(?:\b|(?<=_))(?:attempts?|retry|retries|try|tries|iteration|iter|round|counter|seq|sequence|nonce
-    |tick|turn|timestamp|ts|now|as[_ ]of|current[_ ]time|server[_ ]time|epoch(?:_?m?s)?|salt
-    |(?:requested|sent|checked|updated|generated|fetched|retrieved|served)[_ ]?(?:at|on)
-    |elapsed(?:_?m?s)?|latency(?:_?m?s)?|took(?:_?m?s)?|duration(?:_?m?s)?|uptime|cache_?bust(?:er)?
+
+def _behind(words: bytes) -> re.Pattern[bytes]:
+    """A number, a time or an id behind a word: "attempt 3", "request_id": "77f1…"."""
+    return re.compile(
+        rb"(?P<word>(?:\b|(?<=_))(?:"
+        + words
+        + rb"""))
+        (?P<gap>(?:[\W_]|no\b|number\b|count\b){0,8}?)
+        (?:\d{4}-\d\d-\d\d[t ][\d:.,z+-]+|\d+\.\d+|[0-9a-f-]{8,}(?![\w:-])|\d[\d:.,tz+-]*)""",
+        re.VERBOSE,
+    )
+
+
+# What a word says of the number behind it: that it is none of the question; that it is hardly any; or, in a result,
+# none of the answer.
+_NEVER_ASKED: Final = rb"""attempts?|retry|retries|try|tries|counter|nonce|now|as[_ ]of|current[_ ]time
+    |(?:requested|sent)[_ ]?(?:at|on)|cache_?bust(?:er)?
+    |(?:request|call|poll|query|check|try|retry|attempt)[_ -]?(?:no|nr|num|number|count|index)
+    |(?:request|idempotency)[_ -]?(?:id|key)"""
+_HARDLY_ASKED: Final = rb"""iteration|iter|round|seq|sequence|tick|turn|timestamp|ts|server[_ ]time|epoch(?:_?m?s)?|salt
+    |(?:checked|updated|generated|fetched|retrieved|served)[_ ]?(?:at|on)
+    |(?:elapsed|latency|took|duration)(?:_?(?:ms|s|secs?|seconds|millis))?|uptime
+    |(?:execution|response|wall|query|processing|run|cpu)[_ ]?time(?:_?(?:ms|s|secs?|seconds|millis))?
+    |(?:completed|finished|done|returned)[ ]in
     |(?:request|call|poll|query)(?=[ #])
-    |(?:request|call|poll|query|check|try|retry|attempt|round|sequence|seq|serial)[_ -]?(?:no|nr|num|number|count|index)
-    |(?:request|trace|span|correlation|idempotency|message|call)[_ -]?(?:id|key)))
-    (?P<gap>(?:[\W_]|no\b|number\b|count\b){0,8}?)
-    (?:\d{4}-\d\d-\d\d[t ][\d:.,z+-]+|[0-9a-f-]{8,}(?![\w:-])|\d[\d:.,tz+-]*)""",
-    re.VERBOSE,
+    |(?:round|sequence|seq|serial)[_ -]?(?:no|nr|num|number|count|index)"""
+_NEVER_ANSWERED: Final = rb"(?:trace|span|correlation|message|call)[_ -]?(?:id|key)"
+_SURELY_BESIDE: Final = _behind(_NEVER_ASKED)
+_LIKELY_BESIDE: Final = _behind(_HARDLY_ASKED)
+_LABELLED: Final = _behind(_NEVER_ASKED + b"|" + _HARDLY_ASKED + b"|" + _NEVER_ANSWERED)
+_CLOCK: Final = rb"\d{1,2}:\d\d(?::\d\d(?:[.,]\d+)?)?(?:[ ]?[ap]\.?m\b\.?)?"
+_STAMP: Final = (  # a time of day that is not what is said: to the second, in brackets or at an end
+    rb'\b\d{1,2}:\d\d:\d\d(?:[.,]\d+)?|(?:(?<=[\[(])|(?<=^")|^)' + _CLOCK + rb"(?=[\])]|[ ]?[-:|])"
+    rb"|\b" + _CLOCK + rb'(?=[\])]?\\?"?$)'
 )
-_TICKING: Final = re.compile(
-    rb"""\b\d{4}-\d\d-\d\d[t ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:z|[+-]\d\d:?\d\d)?
+_MOMENTS: Final = rb"""|\b\d{4}-\d\d-\d\d[t ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:z|[+-]\d\d:?\d\d)?
     |\b(?:mon|tue|wed|thu|fri|sat|sun),?[ ]\d{1,2}[ ]\w{3}[ ]\d{4}[ ]\d\d:\d\d(?::\d\d)?
-    |\b\d{1,2}:\d\d(?::\d\d(?:[.,]\d+)?)?(?:[ ]?[ap]\.?m\b\.?)?
     |\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b
     |\b1\d{9}(?:\.\d+|\d{3}|\d{6}|\d{9})?\b
     |\b(?=[0-9a-f]*\d)(?=\d*[a-f])[0-9a-f]{12,}\b
-    |(?<=[ ])[#(\[]\d{1,6}[)\]]?(?=[.]?\\?"[}\]\s]*$)""",
-    re.VERBOSE,
-)
+    |(?<=[ ])[#(\[]\d{1,6}[)\]]?(?=[.]?\\?"[}\]\s]*$)"""
+_TICKING: Final = re.compile(rb"\b" + _CLOCK + _MOMENTS, re.VERBOSE)
+_TICKING_IN_TALK: Final = re.compile(_STAMP + _MOMENTS, re.VERBOSE)
 _NUMBER: Final = re.compile(rb"\d+")
 _MARKS: Final = b"\"'.,;:!?()[]{}<>*_-/\\|\n\t\r"
 _WORDS: Final = LOWER.translate(bytes.maketrans(_MARKS, b" " * len(_MARKS)))
@@ -83,8 +106,8 @@ def alike(one: bytes, other: bytes, tool: bool = True) -> Relation:
     left, right = (_LABELLED.sub(rb"\g<word>\g<gap>~", text) for text in found.folded())
     if left == right:
         return _TICKS
-    relation = _OTHER
-    for a, b in ((_TICKING.sub(b"~", left), _TICKING.sub(b"~", right)), (left, right)):
+    relation, ticking = _OTHER, _TICKING if tool else _TICKING_IN_TALK
+    for a, b in ((ticking.sub(b"~", left), ticking.sub(b"~", right)), (left, right)):
         if a == b:
             return _TICKS
         if _NUMBER.split(a) == _NUMBER.split(b):
@@ -96,15 +119,32 @@ def same_question(one: bytes, other: bytes) -> Relation:
     """How alike the arguments of two calls are: a time or an id is part of the question unless its name denies it."""
     if one == other:
         return EQUAL
+    one, other = _in_order(one), _in_order(other)
+    if one == other:
+        return EQUAL
     found = _difference(one, other)
     if found is None:
         return _OTHER
-    left, right = (_LABELLED.sub(rb"\g<word>\g<gap>~", text) for text in found.folded())
+    left, right = (_SURELY_BESIDE.sub(rb"\g<word>\g<gap>~", text) for text in found.folded())
     if left == right:
         return _TICKS
+    left, right = (_LIKELY_BESIDE.sub(rb"\g<word>\g<gap>~", text) for text in (left, right))
+    if left == right:
+        return _TICKS if _names_a_subject(left) else Relation(Likeness.COUNTER)
     if _NUMBER.split(left) != _NUMBER.split(right):
         return _OTHER
     return _by_numbers(left, right, found._replace(one=left, other=right), _argument)
+
+
+def _in_order(arguments: bytes) -> bytes:
+    """Arguments with their names in order and nothing between them; what is no JSON object stays as it is."""
+    try:
+        value = msgspec.json.decode(arguments)
+        if type(value) is str:  # as some protocols send them
+            value = msgspec.json.decode(value)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return arguments
+    return msgspec.json.encode(value, order="sorted") if type(value) is dict else arguments
 
 
 def says_much(result: bytes) -> bool:
@@ -112,6 +152,16 @@ def says_much(result: bytes) -> bool:
     if len(result) >= _LONG_BYTES:
         return True
     return len(loose(result)) >= _MUCH_LETTERS and not (len(result) < _SHORT_BYTES and _DONE.search(result.lower()))
+
+
+def says_more(result: bytes) -> bool:
+    """Whether a result says anything beside a time or an id, which else is its answer."""
+    rest = _TICKING.sub(b"", _FIELDS.sub(b"", result.lower()).replace(b"\\n", b" "))
+    return _ANYTHING.search(rest) is not None
+
+
+_FIELDS: Final = re.compile(rb'\\?"[\w .-]{1,32}\\?"\s?:')
+_ANYTHING: Final = re.compile(rb"[a-z0-9]|[^\x00-\x7f]|\[\]|\{\}")
 
 
 def asks_much(said: bytes) -> bool:
@@ -189,6 +239,7 @@ _END_BEGINS: Final = re.compile(rb'(?:\s|\\n|[.!?,;|}\]"])[#(\[<-]*$')
 _MARK_BEGINS: Final = re.compile(rb'(?:^|[\s"])[#(\[]{1,2}$')
 _SENTENCE_ENDS: Final = re.compile(rb"[.!?)\]][\s#(\[]*$")
 _COUNTERS: Final = re.compile(rb"_*(?:n|i|k|c|t|v|nr|no|num|number|ct|cb|cnt|ctr|idx|tag|mark|serial|_)_*")
+_NAMES: Final = re.compile(rb'(\w+)\\*"\s?:(?!\s?\\*"?~)')
 _MARK_ENDS: Final = re.compile(rb'[)\]]?\\*"')
 _QUANTITY: Final = re.compile(
     rb"""%|percent|pct|progress|done|complet|finish|process|remain|left|pending|queue|position|eta|upload|download|load
@@ -297,7 +348,14 @@ def _argument(spot: _Spot) -> Likeness:
         )
     if _SUBJECT.search(key):
         return Likeness.COUNTS
-    return Likeness.COUNTER if _COUNTERS.fullmatch(key) else Likeness.BESIDE
+    if _COUNTERS.fullmatch(key):
+        return Likeness.COUNTER
+    return Likeness.BESIDE if _names_a_subject(spot.before + spot.behind) else Likeness.COUNTS
+
+
+def _names_a_subject(arguments: bytes) -> bool:
+    """Whether something among them says what is asked for; else a number beside it may be just that."""
+    return any(_SUBJECT.search(name) for name in _NAMES.findall(arguments))
 
 
 def words(text: bytes) -> frozenset[bytes]:
@@ -305,7 +363,8 @@ def words(text: bytes) -> frozenset[bytes]:
 
     Courtesies, talk of waiting and small words mean nothing; a word with a digit does.
     """
-    found = set(text[:WORDS_BYTES].translate(_WORDS).split()) - EMPTY_WORDS
+    timeless = _TICKING_IN_TALK.sub(b" ", text[:WORDS_BYTES].lower())
+    found = set(timeless.translate(_WORDS).split()) - EMPTY_WORDS
     return frozenset([word if word.isdigit() else word[:_STEM_BYTES] for word in found])
 
 
@@ -322,6 +381,16 @@ def restates(said: Collection[bytes], other: Collection[bytes]) -> bool:
     return common > 0 and 2 * common >= _RESTATED * (len(said) + len(other))
 
 
+def is_filled_in(one: bytes, other: bytes) -> bool:
+    """Whether two texts are one form with another word or two in one place."""
+    left, right = one.lower().split(), other.lower().split()
+    if len(left) != len(right) or len(left) < _FORM_WORDS:
+        return False
+    return 0 < sum(map(ne, left, right)) <= _FILLED_IN
+
+
+_FORM_WORDS: Final = 4
+_FILLED_IN: Final = 2
 _RESTATED: Final = 0.7
 _STEM_BYTES: Final = 6
 EMPTY_WORDS: Final = frozenset(

@@ -108,7 +108,7 @@ def _say(said: list[Raw | memoryview], fixed: list[int], turn: Raw, end: int) ->
 
 def _without_ids(asked: Asked) -> bytes:
     """What an answer to the provider's own memory says, without the ids of the calls that it answers."""
-    items = read_items(asked.turns, 16)
+    items = read_items(asked.turns, 16, alone=True)
     return b"\0".join(loose(item.said) + loose(item.got) for item in items)
 
 

@@ -144,7 +144,8 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
         found += _asked_again(own, memory, asker, known)
     elif asked is not None and prints is not None:
         if known.near.times:
-            strangers = facts.run is None or not has_answers(asked)
+            # what the provider remembers is not seen here: there may be news in it
+            strangers = facts.run is None or asked.server_state or not has_answers(asked)
             again = memory.seen.note(asker, prints, memory.prints.ticked(asked))
             found += _again(own, memory, asker, known, again, strangers=strangers)
         else:
@@ -344,9 +345,9 @@ def _line(own: LoopPolicy, each: Repeats) -> _Passed | None:
         done = f"called {who} with the same arguments and the same result" if tools else f"heard the same from {who}"
         what = f"its conversation {done} {count} times, with nothing new in between"
         return _Passed("max_repeats", count, own.max_repeats, what, tools=tools)
-    if each.kind == "restated" and own.max_repeats is not None and count >= 2 * own.max_repeats:
+    if each.kind == "restated" and own.max_repeats is not None and count >= _NEAR_TIMES * own.max_repeats:
         what = f"its conversation called {who} {count} times in a row for the same result, with a number that goes on"
-        return _Passed("max_repeats", count, 2 * own.max_repeats, what, tools=tools)
+        return _Passed("max_repeats", count, _NEAR_TIMES * own.max_repeats, what, tools=tools)
     if each.kind == "silent" and own.max_rounds_without_news is not None and count >= own.max_rounds_without_news:
         what = f"{who} took turns for {count} rounds in its conversation with nothing new"
         return _Passed("max_rounds_without_news", count, own.max_rounds_without_news, what)

@@ -61,9 +61,21 @@ class _Probe(msgspec.Struct, gc=False):
     parts: msgspec.Raw = NOTHING
 
 
+class _Nested(msgspec.Struct, gc=False):
+    content: msgspec.Raw = NOTHING
+    response: msgspec.Raw = NOTHING
+
+
 class _ProbePart(msgspec.Struct, gc=False):
     text: msgspec.Raw = NOTHING
     content: msgspec.Raw = NOTHING
+    result: _Nested | None = msgspec.field(name="toolResult", default=None)
+    response: _Nested | None = msgspec.field(name="functionResponse", default=None)
+    snake_response: _Nested | None = msgspec.field(name="function_response", default=None)
+
+    def said(self) -> msgspec.Raw:
+        nested = self.result or self.response or self.snake_response
+        return self.content or self.text or (NOTHING if nested is None else nested.content or nested.response)
 
 
 _as_probe = msgspec.json.Decoder(_Probe).decode
@@ -105,8 +117,8 @@ def _ending(turn: msgspec.Raw) -> bytes:
             return b""
         view = memoryview(said)
         if view[0] == _BRACKET:
-            part = _as_probe_parts(said)[-1]
-            view = memoryview(part.content or part.text or said)
+            parts = _as_probe_parts(said)  # a mark for the provider's cache may stand last
+            view = memoryview(next(filter(None, (part.said() for part in reversed(parts))), said))
     except (*UNREADABLE, IndexError):
         return b""
     return loose(bytes(view[-_ENDING_BYTES:]))

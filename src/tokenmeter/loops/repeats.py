@@ -10,9 +10,11 @@ from tokenmeter.loops.alike import (
     Likeness,
     alike,
     asks_much,
+    is_filled_in,
     restates,
     same_question,
     says_little,
+    says_more,
     says_much,
     words,
 )
@@ -22,6 +24,7 @@ Kind = Literal["same", "restated", "silent", "poll"]
 
 _INFORMATIVE_BYTES: Final = 200
 _LITTLE: Final = 0.1  # the share of words, at most, that are new in a text that says nothing new
+_TWICE: Final = 2
 _TEXTS_BEFORE: Final = 12
 
 
@@ -57,26 +60,48 @@ class Tail:
         at = len(items) - 1
         while at > 0 and (self._twin(at) is not None or self._little_news(at)):
             at -= 1
-        return self._most_frequent(range(at + 1, len(items)))
+        return self._most_frequent(range(at + 1, len(items)), range(len(items)))
 
     def _same_steps(self) -> Repeats | None:
-        """The same among the steps alone, whatever is said between them; that counts for one less."""
+        """The same among the steps alone, whatever a model says between them; that counts for one less.
+
+        A user who says something new begins a new row.
+        """
         steps = [at for at, item in enumerate(self.items) if item.tool]
-        while steps and self._twin(steps[-1]) is not None:
-            steps.pop()
-        last = steps[-1] if steps else -1
-        found = self._most_frequent([at for at in range(last + 1, len(self.items)) if self.items[at].tool])
+        run: list[int] = []
+        for at in range(len(self.items) - 1, -1, -1):
+            if self.items[at].tool:
+                if self._twin(at) is None:
+                    break
+                run.append(at)
+            elif self._is_news_of_the_user(at):
+                break
+        found = self._most_frequent(run[::-1], steps)
         return found._replace(times=found.times - 1) if found is not None else None
 
-    def _most_frequent(self, run: Sequence[int]) -> Repeats | None:
-        counts: dict[int, int] = {}
+    def _is_news_of_the_user(self, at: int) -> bool:
+        return (
+            self.items[at].who == "user"
+            and self._twin(at) is None
+            and not self._little_news(at)
+            and bool(self._words(at))
+        )
+
+    def _most_frequent(self, run: Sequence[int], among: Sequence[int]) -> Repeats | None:
+        """How often the most frequent of a run, its first time included if that is right before the run."""
+        firsts: dict[int, int] = {}
         for at in run:
             if self._twin(at) is not None:
                 first = self._first(at)
-                counts[first] = counts.get(first, 1) + 1
-        if not counts:
+                firsts[first] = firsts.get(first, 0) + 1
+        if not firsts:
             return None
+        before = among.index(run[0])
+        near = set(among[max(0, before - len(firsts)) : before]) | set(run)
+        counts = {first: count + (first in near) for first, count in firsts.items()}
         most = max(counts.values())
+        if most < _TWICE:
+            return None
         who = {self.items[first].who: None for first, count in counts.items() if count == most}
         return Repeats("same", most, tuple(who), len(run) + len(counts))
 
@@ -153,7 +178,10 @@ class Tail:
             said, before = self._words(at), [self._words(i) for i in texts]
             known = len(before) > 1 and says_little(said, frozenset().union(*before), _LITTLE)
             if known and said:
-                known = any(restates(said, each) for each in before)
+                known = any(restates(said, each) for each in before) and not (
+                    said - frozenset().union(*before)
+                    and any(is_filled_in(self.items[i].said, self.items[at].said) for i in texts)
+                )
             self.little[at] = known
         return known
 
@@ -178,11 +206,20 @@ class Tail:
             return self._restates(at, earlier)
         got = alike(other.got, item.got)
         if got.likeness > Likeness.COUNTER:
+            return None if got.likeness < Likeness.OTHER and self._is_another_answer(at, earlier) else False
+        if got.likeness is Likeness.TICKS and not says_more(item.got):
             return False
         asked = same_question(other.said, item.said)
         if asked.likeness >= Likeness.COUNTER and not self._proves(item, asked.likeness):
             return False
         return self._goes_on(at, earlier, got.step, asked.step)
+
+    def _is_another_answer(self, at: int, earlier: int) -> bool:
+        """Whether the same question had an answer with another number, and never this one: then the number is it."""
+        item = self.items[at]
+        if same_question(self.items[earlier].said, item.said).likeness > Likeness.TICKS:
+            return False
+        return not any(each.got == item.got and each.who == item.who for each in self.items[:at])
 
     def _proves(self, item: Item, asked: Likeness) -> bool:
         """Whether a result says so much that it would not come twice if the number in the question mattered."""

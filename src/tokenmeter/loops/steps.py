@@ -76,8 +76,11 @@ _OUTPUTS: Final = frozenset({"function_call_output", "custom_tool_call_output", 
 _BLANK: Final = frozenset({b"", b'""', b"null", b"[]"})
 
 
-def read_items(turns: Sequence[msgspec.Raw], last: int) -> list[Item]:
-    """The items of the last turns, oldest first; no more turns than stand in 64 kB. Never raises."""
+def read_items(turns: Sequence[msgspec.Raw], last: int, *, alone: bool = False) -> list[Item]:
+    """The items of the last turns, oldest first; no more turns than stand in 64 kB. Never raises.
+
+    ``alone``: results whose calls stand elsewhere, because the provider remembers them, are items, too.
+    """
     start = len(turns)
     left = MAX_BYTES
     for turn in reversed(turns[-last:]):
@@ -87,7 +90,7 @@ def read_items(turns: Sequence[msgspec.Raw], last: int) -> list[Item]:
         start -= 1
     try:
         found = _as_turns(b"[" + b",".join(turns[start:]) + b"]")
-        return _Telling().tell(found)
+        return _Telling(alone).tell(found)
     except UNREADABLE:
         return []
 
@@ -128,9 +131,10 @@ def _inner(result: msgspec.Raw) -> bytes:
 class _Telling:
     """Puts calls and the results that follow them together."""
 
-    __slots__ = ("args", "items", "names", "prose", "results")
+    __slots__ = ("alone", "args", "items", "names", "prose", "results")
 
-    def __init__(self) -> None:
+    def __init__(self, alone: bool) -> None:
+        self.alone = alone
         self.items: list[Item] = []
         self.names: list[str] = []
         self.args: list[bytes] = []
@@ -224,5 +228,7 @@ class _Telling:
                 item = Item("+".join(names), b"\n".join(self.args), b"\n".join(self.results), True)
             self.items.append(item)
             self.names, self.args = [], []
+        elif self.results and self.alone:
+            self.items.append(Item("", b"", b"\n".join(self.results), True))
         if self.results:
             self.results = []
