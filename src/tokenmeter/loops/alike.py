@@ -50,7 +50,8 @@ _NEVER_ASKED: Final = rb"""attempts?|retry|retries|try|tries|counter|nonce|now|a
     |(?:requested|sent)[_ ]?(?:at|on)|cache_?bust(?:er)?
     |(?:request|call|poll|query|check|try|retry|attempt)[_ -]?(?:no|nr|num|number|count|index)
     |(?:request|idempotency)[_ -]?(?:id|key)"""
-_HARDLY_ASKED: Final = rb"""iteration|iter|round|seq|sequence|tick|turn|timestamp|ts|server[_ ]time|epoch(?:_?m?s)?|salt
+_HARDLY_ASKED: Final = rb"""iteration|observation|iter|round|seq|sequence|tick|turn|timestamp|ts|server[_ ]time|salt
+    |epoch(?:_?m?s)?
     |(?:checked|updated|generated|fetched|retrieved|served)[_ ]?(?:at|on)
     |(?:elapsed|latency|took|duration)(?:_?(?:ms|s|secs?|seconds|millis))?|uptime
     |(?:execution|response|wall|query|processing|run|cpu)[_ ]?time(?:_?(?:ms|s|secs?|seconds|millis))?
@@ -171,7 +172,7 @@ def asks_much(said: bytes) -> bool:
 
 def ticked(text: bytes) -> bytes:
     """A text with its times, its random ids and the counters that say what they are taken out."""
-    text = b" ".join(text.lower().split())
+    text = _folded(text)
     return _TICKING.sub(b"~", _LABELLED.sub(rb"\g<word>\g<gap>~", text))
 
 
@@ -185,7 +186,12 @@ class _Difference(NamedTuple):
     length: int  # of the whole text
 
     def folded(self) -> tuple[bytes, bytes]:
-        return b" ".join(self.one.lower().split()), b" ".join(self.other.lower().split())
+        return _folded(self.one), _folded(self.other)
+
+
+def _folded(text: bytes) -> bytes:
+    """In small letters, with one space for each gap, also for one that JSON escaped."""
+    return b" ".join(text.lower().replace(b"\\n", b" ").replace(b"\\t", b" ").split())
 
 
 def _difference(one: bytes, other: bytes) -> _Difference | None:
@@ -350,7 +356,8 @@ def _argument(spot: _Spot) -> Likeness:
         return Likeness.COUNTS
     if _COUNTERS.fullmatch(key):
         return Likeness.COUNTER
-    return Likeness.BESIDE if _names_a_subject(spot.before + spot.behind) else Likeness.COUNTS
+    alone = len(_NAMES.findall(spot.before + spot.behind)) <= 1  # then it is what is asked for
+    return Likeness.COUNTS if alone else Likeness.BESIDE
 
 
 def _names_a_subject(arguments: bytes) -> bool:
