@@ -73,6 +73,32 @@ def test_a_time_or_a_counter_makes_no_difference() -> None:
         assert found == [[], [], [], ["max_repeats"]], mark
 
 
+def test_examples_before_a_question_make_no_loop_of_a_batch() -> None:
+    desk = Desk(LoopPolicy())
+    for number in range(20):
+        examples = [ASK, Say("assistant", "12 EUR"), Say("user", f"Invoice {number * 37 % 101}: 7{number} euros")]
+        assert desk.tell(examples).refusal is None
+
+
+def results(previous: str, *outputs: str) -> bytes:
+    items = [
+        {"type": "function_call_output", "call_id": f"call_{previous}{n}", "output": output}
+        for n, output in enumerate(outputs)
+    ]
+    return json.dumps({"model": "m", "previous_response_id": f"resp_{previous}", "input": items}).encode()
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_what_the_provider_remembers_is_never_refused_for_repeats(same: bool) -> None:
+    desk = Desk(LoopPolicy(), protocol="openai.responses")
+    words = "aspen birch cedar daisy elder ferns grape hazel iris juniper kelp lotus mango nettle".split()  # noqa: SIM905
+    found = [
+        desk.send(results(f"{n:03}", *("ok", "ok") if same else (word, word[::-1]))) for n, word in enumerate(words)
+    ]
+    assert all(each.refusal is None for each in found)
+    assert any(each.findings for each in found) is same
+
+
 def test_a_batch_of_numbers_goes_further() -> None:
     desk = Desk()
     found = [guards(desk.send(prompt(f"Is {n * 37 % 101} a prime?"))) for n in range(14)]

@@ -335,3 +335,98 @@ def test_no_body_makes_it_raise(body: bytes) -> None:
         asked = open_request(protocol, body)
         if asked is not None:
             look(asked.turns)
+
+
+def found(name: str, args: dict[str, Any], *results: str) -> list[Step | Say]:
+    return [ASK, *(Step(name, args, result) for result in results)]
+
+
+@EVERY
+@pytest.mark.parametrize("key", ["message_id", "trace_id", "call_id", "timestamp", "round", "sequence", "latency_ms"])
+def test_what_is_asked_for_may_have_a_name_that_elsewhere_says_nothing(dialect: str, key: str) -> None:
+    steps = [Step("archive", {key: f"18c2f0a9b3d4e5f{n}"}, '{"status": "archived"}') for n in range(8)]
+    assert seen(dialect, [ASK, *steps]) == {}
+
+
+@EVERY
+def test_the_order_of_arguments_says_nothing(dialect: str) -> None:
+    ways: list[dict[str, Any]] = [
+        {"from": "JFK", "to": "SEA", "on": "Monday"},
+        {"on": "Monday", "to": "SEA", "from": "JFK"},
+    ]
+    assert seen(dialect, [ASK, *(Step("search", ways[n % 2], "[]") for n in range(4))])["same"] == 4
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "form",
+    [
+        '{{"output": "no seats", "execution_time": {:.7f}}}',
+        '{{"result": "no seats", "responseTime": "{:.0f}ms"}}',
+        '{{"ok": true, "data": "no seats", "timestamp": 17903001{:.3f}}}',
+        "no seats\n\n(completed in {:.2f}s)",
+        "no seats\nWall time: {:.4f} seconds",
+        "no seats\nExecution time: {:.0f} ms",
+    ],
+)
+def test_how_long_it_took_says_nothing(dialect: str, form: str) -> None:
+    times = [10 + 7.7137 * n % 5 for n in range(5)]
+    assert seen(dialect, found("search", {"to": "SEA"}, *map(form.format, times)))["same"] == 5
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "results",
+    [
+        [f"You rolled {n}." for n in (3, 17, 5, 11, 19, 2)],
+        [f'{{"id": "{n:08x}-5717-4562-b3fc-2c963f66afa6"}}' for n in (0x3FA85F64, 0x99A85F61, 0x1FA85F6A, 0xCFA85F68)],
+        [f"{n:040x}" for n in (3**80, 5**60, 7**50, 11**40)],
+    ],
+)
+def test_a_number_or_an_id_may_be_the_answer(dialect: str, results: list[str]) -> None:
+    assert "same" not in seen(dialect, found("draw", {"from": "the deck"}, *results))
+
+
+@EVERY
+def test_a_step_between_news_of_the_user(dialect: str) -> None:
+    told: list[Step | Say] = []
+    for item in (
+        "a reading lamp for the desk",
+        "two pairs of wool socks",
+        "that garden hose",
+        "blue paint, five litres",
+    ):
+        told += [Say("user", f"Is {item} in my cart?"), Step("get_cart", {}, '{"items": []}')]
+    assert seen(dialect, told) == {}
+    idle = [each for n in range(4) for each in (Say("user", "And now?"), Step("get_cart", {}, '{"items": []}'))]
+    assert seen(dialect, [ASK, *idle])["same"] >= 3
+
+
+@EVERY
+def test_a_form_with_another_item(dialect: str) -> None:
+    told: list[Step | Say] = [ASK]
+    for item in ("lamp", "hose", "sofa", "kettle", "mirror", "ladder"):
+        told += [Say("assistant", f"Shall I add the {item} to your shopping cart?"), Say("user", "Yes")]
+    assert seen(dialect, told) == {}
+
+
+@EVERY
+def test_a_time_of_day_in_speech_is_what_is_said(dialect: str) -> None:
+    told: list[Step | Say] = [ASK]
+    for hour in range(8, 14):
+        told += [Say("assistant", f"Does {hour}:30 work for you?"), Say("user", "No.")]
+    assert seen(dialect, told) == {}
+
+
+def test_short_results_are_looked_at_in_parts_that_bear_an_id() -> None:
+    messages: list[dict[str, Any]] = [{"role": "user", "content": [{"text": "Is it ready?"}]}]
+    for number in range(4):
+        call = f"tooluse_{'kQxZvWjYhT'[number:]}Rm{number}LpSnGtUo"
+        use = {"toolUse": {"toolUseId": call, "name": "get_job", "input": {"id": "j"}}}
+        result = {"toolResult": {"toolUseId": call, "content": [{"json": {"state": "PENDING"}}], "status": "success"}}
+        messages += [{"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
+    for last in ([], [{"cachePoint": {"type": "default"}}]):
+        sent = [*messages[:-1], {**messages[-1], "content": [*messages[-1]["content"], *last]}]
+        asked = open_request("bedrock.converse", json.dumps({"messages": sent}).encode())
+        assert asked is not None
+        assert [(each.kind, each.times) for each in look(asked.turns)] == [("same", 4), ("poll", 4)]

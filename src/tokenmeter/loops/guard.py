@@ -147,7 +147,8 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
             # what the provider remembers is not seen here: there may be news in it
             strangers = facts.run is None or asked.server_state or not has_answers(asked)
             again = memory.seen.note(asker, prints, memory.prints.ticked(asked))
-            found += _again(own, memory, asker, known, again, strangers=strangers)
+            items = strangers or not _answers_a_tool(asked)
+            found += _again(own, memory, asker, known, again, strangers=strangers, items=items)
         else:
             memory.seen.news(asker)
         if len(asked.turns) >= FEWEST_TURNS:
@@ -286,6 +287,12 @@ def _lone_prints(own: LoopPolicy, memory: Memory, facts: Facts) -> Prints | None
     return None if own.allows(facts.agent) else memory.prints.whole(facts.body)
 
 
+def _answers_a_tool(asked: Asked) -> bool:
+    """Whether its last turn is the result of a tool; else the answers in it may be examples of what is wanted."""
+    last = bytes(asked.turns[-1])
+    return b"tool" in last or b"unction" in last
+
+
 def _asked_again(own: LoopPolicy, memory: Memory, asker: Asker, known: Known) -> Iterable[_Passed]:
     """Agents that ask each other the same in turn; and, told now and then, a question that is asked again."""
     exact = known.exact
@@ -299,9 +306,9 @@ def _asked_again(own: LoopPolicy, memory: Memory, asker: Asker, known: Known) ->
 
 
 def _again(
-    own: LoopPolicy, memory: Memory, asker: Asker, known: Known, again: int, *, strangers: bool
+    own: LoopPolicy, memory: Memory, asker: Asker, known: Known, again: int, *, strangers: bool, items: bool
 ) -> Iterable[_Passed]:
-    """The same request again, or nearly the same."""
+    """The same request again, or nearly the same. ``items``: with other numbers it may be the next of a batch."""
     exact, near = known.exact, known.near
     rounds, agents = memory.seen.turn(asker) if exact.times or again else memory.seen.news(asker)
     most = own.max_repeats
@@ -315,7 +322,7 @@ def _again(
         elif near.times >= _NEAR_TIMES * most:
             what = f"a request that differs only in its numbers went out {near.times} times before"
             limit = _NEAR_TIMES * most
-            yield _Passed("max_repeats", near.times, limit, what, near.agents, near.since_s, strangers=strangers)
+            yield _Passed("max_repeats", near.times, limit, what, near.agents, near.since_s, strangers=items)
     yield from _turns(own, known, rounds, agents)
 
 
