@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 from enum import IntEnum
-from operator import ne
 from typing import Final, NamedTuple
 
 import msgspec
@@ -393,7 +392,8 @@ def is_filled_in(one: bytes, other: bytes) -> bool:
     left, right = one.lower().split(), other.lower().split()
     if len(left) != len(right) or len(left) < _FORM_WORDS:
         return False
-    return 0 < sum(map(ne, left, right)) <= _FILLED_IN
+    changed = sum(a != b for a, b in zip(left, right, strict=True))
+    return 0 < changed <= _FILLED_IN
 
 
 _FORM_WORDS: Final = 4
