@@ -6,13 +6,14 @@ Most pairs differ at once; only those whose letters agree are looked at closely.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Final, NamedTuple
 
 import msgspec
 
-from tokenmeter.loops.loosely import LOWER, loose
+from tokenmeter.loops.loosely import loose
+from tokenmeter.loops.ticking import LABELLED, LIKELY_BESIDE, SURELY_BESIDE, TICKING, TICKING_IN_TALK, folded
 
 
 class Likeness(IntEnum):
@@ -31,54 +32,7 @@ _MAX_LENGTHENED: Final = 24
 _MAX_COUNTED: Final = 8
 
 
-def _behind(words: bytes) -> re.Pattern[bytes]:
-    """A number, a time or an id behind a word: "attempt 3", "request_id": "77f1…"."""
-    return re.compile(
-        rb"(?P<word>(?:\b|(?<=_))(?:"
-        + words
-        + rb"""))
-        (?P<gap>(?:[\W_]|no\b|number\b|count\b){0,8}?)
-        (?:\d{4}-\d\d-\d\d[t ][\d:.,z+-]+|\d+\.\d+|[0-9a-f-]{8,}(?![\w:-])|\d[\d:.,tz+-]*)""",
-        re.VERBOSE,
-    )
-
-
-# What a word says of the number behind it: that it is none of the question; that it is hardly any; or, in a result,
-# none of the answer.
-_NEVER_ASKED: Final = rb"""attempts?|retry|retries|try|tries|counter|nonce|now|as[_ ]of|current[_ ]time
-    |(?:requested|sent)[_ ]?(?:at|on)|cache_?bust(?:er)?
-    |(?:request|call|poll|query|check|try|retry|attempt)[_ -]?(?:no|nr|num|number|count|index)
-    |(?:request|idempotency)[_ -]?(?:id|key)"""
-_HARDLY_ASKED: Final = rb"""iteration|observation|iter|round|seq|sequence|tick|turn|timestamp|ts|server[_ ]time|salt
-    |epoch(?:_?m?s)?
-    |(?:checked|updated|generated|fetched|retrieved|served)[_ ]?(?:at|on)
-    |(?:elapsed|latency|took|duration)(?:_?(?:ms|s|secs?|seconds|millis))?|uptime
-    |(?:execution|response|wall|query|processing|run|cpu)[_ ]?time(?:_?(?:ms|s|secs?|seconds|millis))?
-    |(?:completed|finished|done|returned)[ ]in
-    |(?:request|call|poll|query)(?=[ #])
-    |(?:round|sequence|seq|serial)[_ -]?(?:no|nr|num|number|count|index)"""
-_NEVER_ANSWERED: Final = rb"(?:trace|span|correlation|message|call)[_ -]?(?:id|key)"
-_SURELY_BESIDE: Final = _behind(_NEVER_ASKED)
-_LIKELY_BESIDE: Final = _behind(_HARDLY_ASKED)
-_LABELLED: Final = _behind(_NEVER_ASKED + b"|" + _HARDLY_ASKED + b"|" + _NEVER_ANSWERED)
-_CLOCK: Final = rb"\d{1,2}:\d\d(?::\d\d(?:[.,]\d+)?)?(?:[ ]?[ap]\.?m\b\.?)?"
-_STAMP: Final = (  # a time of day that is not what is said: to the second, in brackets or at an end
-    rb'\b\d{1,2}:\d\d:\d\d(?:[.,]\d+)?|(?:(?<=[\[(])|(?<=^")|^)' + _CLOCK + rb"(?=[\])]|[ ]?[-:|])"
-    rb"|\b" + _CLOCK + rb'(?=[\])]?\\?"?$)'
-)
-_MOMENTS: Final = rb"""|\b\d{4}-\d\d-\d\d[t ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:z|[+-]\d\d:?\d\d)?
-    |\b(?:mon|tue|wed|thu|fri|sat|sun),?[ ]\d{1,2}[ ]\w{3}[ ]\d{4}[ ]\d\d:\d\d(?::\d\d)?
-    |\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b
-    |\b1\d{9}(?:\.\d+|\d{3}|\d{6}|\d{9})?\b
-    |\b(?=[0-9a-f]*\d)(?=\d*[a-f])[0-9a-f]{12,}\b
-    |(?<=[ ])[#(\[]\d{1,6}[)\]]?(?=[.]?\\?"[}\]\s]*$)"""
-_TICKING: Final = re.compile(rb"\b" + _CLOCK + _MOMENTS, re.VERBOSE)
-_TICKING_IN_TALK: Final = re.compile(_STAMP + _MOMENTS, re.VERBOSE)
 _NUMBER: Final = re.compile(rb"\d+")
-_MARKS: Final = b"\"'.,;:!?()[]{}<>*_-/\\|\n\t\r"
-_WORDS: Final = LOWER.translate(bytes.maketrans(_MARKS, b" " * len(_MARKS)))
-WORDS_BYTES: Final = 1_600
-_FEW_WORDS: Final = 3
 
 
 class Relation(NamedTuple):
@@ -103,10 +57,10 @@ def alike(one: bytes, other: bytes, tool: bool = True) -> Relation:
     found = _difference(one, other)
     if found is None:
         return _OTHER
-    left, right = (_LABELLED.sub(rb"\g<word>\g<gap>~", text) for text in found.folded())
+    left, right = (LABELLED.sub(rb"\g<word>\g<gap>~", text) for text in found.folded())
     if left == right:
         return _TICKS
-    relation, ticking = _OTHER, _TICKING if tool else _TICKING_IN_TALK
+    relation, ticking = _OTHER, TICKING if tool else TICKING_IN_TALK
     for a, b in ((ticking.sub(b"~", left), ticking.sub(b"~", right)), (left, right)):
         if a == b:
             return _TICKS
@@ -125,10 +79,10 @@ def same_question(one: bytes, other: bytes) -> Relation:
     found = _difference(one, other)
     if found is None:
         return _OTHER
-    left, right = (_SURELY_BESIDE.sub(rb"\g<word>\g<gap>~", text) for text in found.folded())
+    left, right = (SURELY_BESIDE.sub(rb"\g<word>\g<gap>~", text) for text in found.folded())
     if left == right:
         return _TICKS
-    left, right = (_LIKELY_BESIDE.sub(rb"\g<word>\g<gap>~", text) for text in (left, right))
+    left, right = (LIKELY_BESIDE.sub(rb"\g<word>\g<gap>~", text) for text in (left, right))
     if left == right:
         return _TICKS if _names_a_subject(left) else Relation(Likeness.COUNTER)
     if _NUMBER.split(left) != _NUMBER.split(right):
@@ -156,7 +110,7 @@ def says_much(result: bytes) -> bool:
 
 def says_more(result: bytes) -> bool:
     """Whether a result says anything beside a time or an id, which else is its answer."""
-    rest = _TICKING.sub(b"", _FIELDS.sub(b"", result.lower()).replace(b"\\n", b" "))
+    rest = TICKING.sub(b"", _FIELDS.sub(b"", result.lower()).replace(b"\\n", b" "))
     return _ANYTHING.search(rest) is not None
 
 
@@ -169,12 +123,6 @@ def asks_much(said: bytes) -> bool:
     return len(said) >= _LONG_BYTES
 
 
-def ticked(text: bytes) -> bytes:
-    """A text with its times, its random ids and the counters that say what they are taken out."""
-    text = _folded(text)
-    return _TICKING.sub(b"~", _LABELLED.sub(rb"\g<word>\g<gap>~", text))
-
-
 class _Difference(NamedTuple):
     """The stretch in which two texts differ, and a little around it."""
 
@@ -185,12 +133,7 @@ class _Difference(NamedTuple):
     length: int  # of the whole text
 
     def folded(self) -> tuple[bytes, bytes]:
-        return _folded(self.one), _folded(self.other)
-
-
-def _folded(text: bytes) -> bytes:
-    """In small letters, with one space for each gap, also for one that JSON escaped."""
-    return b" ".join(text.lower().replace(b"\\n", b" ").replace(b"\\t", b" ").split())
+        return folded(self.one), folded(self.other)
 
 
 def _difference(one: bytes, other: bytes) -> _Difference | None:
@@ -362,65 +305,3 @@ def _argument(spot: _Spot) -> Likeness:
 def _names_a_subject(arguments: bytes) -> bool:
     """Whether something among them says what is asked for; else a number beside it may be just that."""
     return any(_SUBJECT.search(name) for name in _NAMES.findall(arguments))
-
-
-def words(text: bytes) -> frozenset[bytes]:
-    """The words of a text that mean something, without their endings; of a long one, those of its beginning.
-
-    Courtesies, talk of waiting and small words mean nothing; a word with a digit does.
-    """
-    timeless = _TICKING_IN_TALK.sub(b" ", text[:WORDS_BYTES].lower())
-    found = set(timeless.translate(_WORDS).split()) - EMPTY_WORDS
-    return frozenset([word if word.isdigit() else word[:_STEM_BYTES] for word in found])
-
-
-def says_little(said: Collection[bytes], before: Collection[bytes], share: float) -> bool:
-    """Whether few of the words are new: a share of them, and one of several at any rate; none with a digit."""
-    new = [word for word in said if word not in before]
-    most = max(share * len(said), 1 if len(said) > _FEW_WORDS else 0)
-    return len(new) <= most and not any(_NUMBER.search(word) for word in new)
-
-
-def restates(said: Collection[bytes], other: Collection[bytes]) -> bool:
-    """Whether two texts mean the same, by their words: most of them are in both."""
-    common = sum(word in other for word in said)
-    return common > 0 and 2 * common >= _RESTATED * (len(said) + len(other))
-
-
-def is_filled_in(one: bytes, other: bytes) -> bool:
-    """Whether two texts are one form with another word or two in one place."""
-    left, right = one.lower().split(), other.lower().split()
-    if len(left) != len(right) or len(left) < _FORM_WORDS:
-        return False
-    changed = sum(a != b for a, b in zip(left, right, strict=True))
-    return 0 < changed <= _FILLED_IN
-
-
-_FORM_WORDS: Final = 4
-_FILLED_IN: Final = 2
-_RESTATED: Final = 0.7
-_STEM_BYTES: Final = 6
-EMPTY_WORDS: Final = frozenset(
-    b"""
-    a an the and or but so as at by for from in into of on off out over to up with about again also then than that
-    this these those there here it its is isn t s re ve ll d m are was were be been being am i me my mine you your
-    yours we us our they them their he she his her him do does did doing done don have has had having can could may
-    might must shall should will would won wouldn not no yes yeah yep nope ok okay if when while what which who how
-    why where any some all just only very much more most too well now still yet already soon later back else ever
-    always really quite oh ah hm hmm um let lets let's get got go goes going make take see look looking know think
-    guess suppose please kindly thank thanks thankful sorry apologies apologize apologise regret hello hi hey dear
-    greetings good great nice fine perfect excellent wonderful lovely awesome fantastic amazing day evening morning
-    afternoon night weekend week bye goodbye farewell cheers welcome pleasure glad happy delighted pleased enjoy
-    care safe best wishes regards sure certainly course absolutely definitely indeed right understood noted alright
-    agreed exactly gladly anytime appreciate appreciated appreciation grateful kind kindness help helped helping
-    helpful assist assistance assisting support anything something everything nothing need needs needed want wish
-    hope mind like once more said say says tell told ask asked asking mention mentioned repeat repeating moment
-    moments minute minutes second seconds bit while little time wait waiting hold holding patience patient bear
-    stand stay tuned standby one update updates updated updating news status progress change changed changes check
-    checked checking recheck double work working works busy continue continuing continued proceed proceeding process
-    processing pending underway ongoing hang tight keep keeping posted inform informed notify notified shortly
-    momentarily ready complete completed completion finished finish finishing hear heard reply respond response
-    forward touch feel free further question questions chat talk talking reach contact far long quick quickly first
-    next last another same try trying tried come coming came through
-    """.split()
-)

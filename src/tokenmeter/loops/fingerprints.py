@@ -55,7 +55,7 @@ class Fingerprints:
 
     def ticked(self, asked: Asked) -> int:
         """The fingerprint of a request without times, random ids and counters that say what they are: slow and sure."""
-        from tokenmeter.loops.alike import ticked  # its expressions take long to compile
+        from tokenmeter.loops.ticking import ticked  # its expressions take long to compile
 
         shape, said = _parts(asked)
         return hash((shape, hash(b"\0".join([self._key, b"ticked", *(ticked(bytes(each)) for each in said)]))))

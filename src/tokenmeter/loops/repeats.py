@@ -5,20 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, NamedTuple
 
-from tokenmeter.loops.alike import (
-    WORDS_BYTES,
-    Likeness,
-    alike,
-    asks_much,
-    is_filled_in,
-    restates,
-    same_question,
-    says_little,
-    says_more,
-    says_much,
-    words,
-)
+from tokenmeter.loops.alike import Likeness, alike, asks_much, same_question, says_more, says_much
 from tokenmeter.loops.steps import Item
+from tokenmeter.loops.wording import WORDS_BYTES, is_filled_in, restates, says_little, words
 
 Kind = Literal["same", "restated", "silent", "poll"]
 

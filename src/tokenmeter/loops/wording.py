@@ -1,0 +1,78 @@
+"""What a text says, by its words: whether they are new, and whether two texts mean the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Final
+
+from tokenmeter.loops.loosely import LOWER
+from tokenmeter.loops.ticking import TICKING_IN_TALK
+
+WORDS_BYTES: Final = 1_600
+_FEW_WORDS: Final = 3
+_NUMBER: Final = re.compile(rb"\d")
+_MARKS: Final = b"\"'.,;:!?()[]{}<>*_-/\\|\n\t\r"
+_WORDS: Final = LOWER.translate(bytes.maketrans(_MARKS, b" " * len(_MARKS)))
+
+
+def words(text: bytes) -> frozenset[bytes]:
+    """The words of a text that mean something, without their endings; of a long one, those of its beginning.
+
+    Courtesies, talk of waiting and small words mean nothing; a word with a digit does.
+    """
+    timeless = TICKING_IN_TALK.sub(b" ", text[:WORDS_BYTES].lower())
+    found = set(timeless.translate(_WORDS).split()) - EMPTY_WORDS
+    return frozenset([word if word.isdigit() else word[:_STEM_BYTES] for word in found])
+
+
+def says_little(said: Collection[bytes], before: Collection[bytes], share: float) -> bool:
+    """Whether few of the words are new: a share of them, and one of several at any rate; none with a digit."""
+    new = [word for word in said if word not in before]
+    most = max(share * len(said), 1 if len(said) > _FEW_WORDS else 0)
+    return len(new) <= most and not any(_NUMBER.search(word) for word in new)
+
+
+def restates(said: Collection[bytes], other: Collection[bytes]) -> bool:
+    """Whether two texts mean the same, by their words: most of them are in both."""
+    common = sum(word in other for word in said)
+    return common > 0 and 2 * common >= _RESTATED * (len(said) + len(other))
+
+
+def is_filled_in(one: bytes, other: bytes) -> bool:
+    """Whether two texts are one form with another word or two in one place."""
+    left, right = one.lower().split(), other.lower().split()
+    if len(left) != len(right) or len(left) < _FORM_WORDS:
+        return False
+    changed = sum(a != b for a, b in zip(left, right, strict=True))
+    return 0 < changed <= _FILLED_IN
+
+
+_FORM_WORDS: Final = 4
+_FILLED_IN: Final = 2
+_RESTATED: Final = 0.7
+_STEM_BYTES: Final = 6
+EMPTY_WORDS: Final = frozenset(
+    b"""
+    a an the and or but so as at by for from in into of on off out over to up with about again also then than that
+    this these those there here it its is isn t s re ve ll d m are was were be been being am i me my mine you your
+    yours we us our they them their he she his her him do does did doing done don have has had having can could may
+    might must shall should will would won wouldn not no yes yeah yep nope ok okay if when while what which who how
+    why where any some all just only very much more most too well now still yet already soon later back else ever
+    always really quite oh ah hm hmm um let lets let's get got go goes going make take see look looking know think
+    guess suppose please kindly thank thanks thankful sorry apologies apologize apologise regret hello hi hey dear
+    greetings good great nice fine perfect excellent wonderful lovely awesome fantastic amazing day evening morning
+    afternoon night weekend week bye goodbye farewell cheers welcome pleasure glad happy delighted pleased enjoy
+    care safe best wishes regards sure certainly course absolutely definitely indeed right understood noted alright
+    agreed exactly gladly anytime appreciate appreciated appreciation grateful kind kindness help helped helping
+    helpful assist assistance assisting support anything something everything nothing need needs needed want wish
+    hope mind like once more said say says tell told ask asked asking mention mentioned repeat repeating moment
+    moments minute minutes second seconds bit while little time wait waiting hold holding patience patient bear
+    stand stay tuned standby one update updates updated updating news status progress change changed changes check
+    checked checking recheck double work working works busy continue continuing continued proceed proceeding process
+    processing pending underway ongoing hang tight keep keeping posted inform informed notify notified shortly
+    momentarily ready complete completed completion finished finish finishing hear heard reply respond response
+    forward touch feel free further question questions chat talk talking reach contact far long quick quickly first
+    next last another same try trying tried come coming came through
+    """.split()
+)
