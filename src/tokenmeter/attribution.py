@@ -11,10 +11,10 @@ import inspect
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar
 
+from msgspec import Struct
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
@@ -31,8 +31,7 @@ _entered: ContextVar[tuple[Token[Context], ...]] = ContextVar("tokenmeter-entere
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(Struct, frozen=True):
     """What a call is charged to.
 
     ``path`` names the agents from the outermost in, ``hidden`` is how many more a path that came from another process
@@ -45,7 +44,7 @@ class Scope:
     team: str | None = None
     run: str | None = None
     path: tuple[str, ...] = ()
-    tags: Mapping[str, str] = field(default_factory=lambda: _NO_TAGS)
+    tags: Mapping[str, str] = _NO_TAGS
     root: str | None = None
     hidden: int = 0
 

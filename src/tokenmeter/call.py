@@ -18,10 +18,11 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Generator, Mapping
-from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
+
+from msgspec.structs import replace
 
 from tokenmeter import wire
 from tokenmeter.attribution import MAX_VALUE_CHARS

@@ -9,11 +9,12 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from msgspec.structs import replace
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 

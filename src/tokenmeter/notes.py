@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from tokenmeter.attribution import Scope
 from tokenmeter.budgets.extension import Extension
@@ -68,8 +67,7 @@ class UsageOption:
         self._known[host, port] = takes_it
 
 
-@dataclass(frozen=True, slots=True)
-class House:
+class House(Struct, frozen=True):
     """The rooms that the story walks through."""
 
     prices: PriceBook

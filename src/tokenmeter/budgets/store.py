@@ -13,8 +13,9 @@ written to the ledger in the same step as to the books: ``posted = Σ charges of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+from msgspec import Struct
 
 from tokenmeter.budgets.policy import Claim
 
@@ -46,8 +47,7 @@ class Held(NamedTuple):
     warned: tuple[Claim, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Short:
+class Short(Struct, frozen=True):
     """The call may not go out, and nothing is held for it.
 
     ``claim`` is the first of ``claims`` that can't be met, spent out ones before those that are only held;

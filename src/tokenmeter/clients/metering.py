@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from tokenmeter.budgets import Claim, Held, Settled, Store
 from tokenmeter.budgets.thresholds import Crossing
@@ -33,8 +34,7 @@ class Clock(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
-class Metering:
+class Metering(Struct, eq=False):
     """The rooms with effects: what the drivers of a meter's stories work on. Only ``house`` is ever replaced."""
 
     house: House

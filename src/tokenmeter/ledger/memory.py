@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from msgspec import Struct
+
 from tokenmeter.money import usd
 from tokenmeter.record import CallRecord, was_warned_of
 
@@ -44,8 +46,7 @@ class Spend:
     warned_usd: Decimal = Decimal(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """Whose calls a sum is of."""
 
     agent: str | None

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from tokenmeter.loops.lineage import Keys, Lineage, Verdict, decode, encode
 
@@ -25,8 +26,7 @@ _ENVIRON_KEY: Final = "HTTP_BAGGAGE"
 Carrier = Mapping[Any, Any] | Iterable[tuple[Any, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(Struct, frozen=True):
     """What a carrier brought: a lineage or none, and why."""
 
     lineage: Lineage | None

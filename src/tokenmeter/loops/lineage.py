@@ -15,9 +15,10 @@ import hmac
 import re
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import quote, unquote
+
+from msgspec import Struct
 
 from tokenmeter.errors import ConfigError
 
@@ -36,8 +37,7 @@ _SAFE: Final = re.compile(r"[A-Za-z0-9._~-]+")
 Verdict = Literal["none", "trusted", "unsigned", "forged", "unknown key", "expired", "garbled"]
 
 
-@dataclass(frozen=True, slots=True)
-class Lineage:
+class Lineage(Struct, frozen=True):
     """A run that may stand within others."""
 
     root: str  # the run at the very beginning

@@ -34,8 +34,7 @@ _INPUT_BYTES_PER_UNIT: Mapping[str, int] = MappingProxyType(
 _LEAST_SECONDS = 10  # what some providers bill for the shortest audio
 
 
-@dataclass(frozen=True, slots=True)
-class PricedUnit:
+class PricedUnit(Struct, frozen=True):
     """One unit of a price: ``price`` US dollars for ``per`` of what ``key`` counts.
 
     ``dimensions`` place the unit among the others, as in genai-prices: a unit lies within another one whose
