@@ -537,3 +537,19 @@ def test_the_picker_bounds_what_it_captures() -> None:
     picker = Picker({"a": TAKE, "b": TAKE}, lambda s, w: found.append(s))
     picker.feed(b'{"a":"' + b"x" * 100_000 + b'","b":1}')
     assert found == [b'{"b":1}']
+
+
+@pytest.mark.parametrize("background", [True, False, None])
+def test_a_stream_that_is_left_goes_on_only_in_the_background(background: bool | None) -> None:
+    response = {"id": "resp_1", "status": "in_progress", "background": background, "usage": None}
+    events = [
+        {"type": "response.created", "response": {**response, "status": "queued"}},
+        {"type": "response.in_progress", "response": response},
+        {"type": "response.output_text.delta", "delta": "It was"},
+    ]
+    route = wire.recognise("POST", "api.openai.com", "/v1/responses")
+    assert route is not None
+    reader = wire.reader(route, "text/event-stream", stream=True)
+    reader.feed(b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in events))
+    reading = reader.peek()
+    assert (reading.complete, reading.pending, reading.output_bytes) == (False, background is True, 6)

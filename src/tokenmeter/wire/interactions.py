@@ -9,7 +9,6 @@ import msgspec
 
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
-from tokenmeter.wire.types import Reading, Route
 
 
 class _Interaction(msgspec.Struct, gc=False):
@@ -62,11 +61,7 @@ class InteractionsTally(Tally):
         "steps": {EACH: _STEP},
         "outputs": {EACH: _STEP},
     }
-    __slots__ = ("_pending",)
-
-    def __init__(self, route: Route) -> None:
-        super().__init__(route)
-        self._pending = False  # it is worked on in the background: what it costs is not known yet
+    __slots__ = ()
 
     def read(self, payload: bytes, name: str) -> None:
         document = _decode(payload)
@@ -75,6 +70,7 @@ class InteractionsTally(Tally):
             self._take(document.interaction)
         if kind is None:
             self._take(document)
+            self.pending = document.status in _PENDING
             self.text_bytes += _said(document.steps) + _said(document.outputs)
             return
         if type(document.metadata) is dict:
@@ -92,8 +88,7 @@ class InteractionsTally(Tally):
         self.take_tier(interaction.service_tier)
         self._take_usage(interaction.usage)
         status = interaction.status
-        self._pending = status in _PENDING
-        if not self._pending:
+        if status not in _PENDING:
             self.finish_with(0, status)
         if interaction.error is not None or status == "failed":
             self.fail(interaction.error or "failed")
@@ -101,11 +96,6 @@ class InteractionsTally(Tally):
     def _take_usage(self, usage: Any) -> None:
         if type(usage) is dict and usage:
             self.usage["usage"] = usage
-
-    def reading(self, *, body_bytes: int, complete: bool) -> Reading:
-        if self.done or not self._pending:
-            return super().reading(body_bytes=body_bytes, complete=complete)
-        return msgspec.structs.replace(super().reading(body_bytes=body_bytes, complete=False), pending=True)
 
 
 def _said(steps: Any) -> int:

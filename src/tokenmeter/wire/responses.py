@@ -8,7 +8,6 @@ import msgspec
 
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
-from tokenmeter.wire.types import Reading, Route
 
 
 class _Response(msgspec.Struct, gc=False):
@@ -19,6 +18,7 @@ class _Response(msgspec.Struct, gc=False):
     service_tier: Any = None
     error: Any = None
     incomplete_details: Any = None
+    background: Any = None
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -46,6 +46,7 @@ _RESPONSE: Tree = {
     "service_tier": TAKE,
     "error": TAKE,
     "incomplete_details": TAKE,
+    "background": TAKE,
 }
 _ENDS = frozenset({"response.completed", "response.failed", "response.incomplete", "response.done"})
 _PENDING = ("queued", "in_progress")
@@ -64,11 +65,7 @@ class ResponsesTally(Tally):
         "output": {EACH: {"content": {EACH: {"text": WEIGH}}, "arguments": WEIGH}},
     }
     needs_names = False
-    __slots__ = ("_pending",)
-
-    def __init__(self, route: Route) -> None:
-        super().__init__(route)
-        self._pending = False  # it is worked on in the background: what it costs is not known yet
+    __slots__ = ()
 
     def read(self, payload: bytes, name: str) -> None:
         event = _decode_event(payload)
@@ -102,6 +99,7 @@ class ResponsesTally(Tally):
     def _read_body(self, payload: bytes) -> None:
         body = _decode_body(payload)
         self._take(body)
+        self.pending = body.status in _PENDING
         if type(body.output) is list:
             for item in body.output:
                 if type(item) is dict:
@@ -116,7 +114,7 @@ class ResponsesTally(Tally):
         if response.error is not None:
             self.fail(response.error)
         status = response.status
-        self._pending = status in _PENDING
+        self.pending = response.background is True and status in _PENDING  # else it ends with its stream
         if type(status) is str and status in _FINAL:
             reason = None
             if type(response.incomplete_details) is dict:
@@ -124,8 +122,3 @@ class ResponsesTally(Tally):
             self.finish_with(0, reason or status)
             if status == "failed" and self.failed is None:
                 self.fail("failed")
-
-    def reading(self, *, body_bytes: int, complete: bool) -> Reading:
-        if self.done or not self._pending:
-            return super().reading(body_bytes=body_bytes, complete=complete)
-        return msgspec.structs.replace(super().reading(body_bytes=body_bytes, complete=False), pending=True)

@@ -25,7 +25,18 @@ class Tally:
     wanted_loosely: ClassVar[tuple[str, ...]] = ("id", "model", "usage", "error")
     needs_names: ClassVar[bool] = True  # whether what the framing calls a document says more than the document
 
-    __slots__ = ("context", "done", "failed", "finishes", "model", "response_id", "route", "text_bytes", "usage")
+    __slots__ = (
+        "context",
+        "done",
+        "failed",
+        "finishes",
+        "model",
+        "pending",
+        "response_id",
+        "route",
+        "text_bytes",
+        "usage",
+    )
 
     def __init__(self, route: Route) -> None:
         self.route = route
@@ -36,6 +47,7 @@ class Tally:
         self.failed: str | None = None
         self.context: dict[str, str] = {}
         self.done = False
+        self.pending = False  # it is worked on in the background: what it costs is not known yet
         self.text_bytes = 0
 
     def take(self, payload: bytes, name: str = "") -> bool:
@@ -136,13 +148,15 @@ class Tally:
         """Everything together, at the end."""
         reported = self.document()
         found = counts(self.route.price_provider, self.route.protocol, reported) if reported else None
+        pending = self.pending and not self.done
         return Reading(
             usage=None if found is None else Usage(found),
             model=self.model,
             response_id=self.response_id,
             finish_reasons=tuple(self.finishes.values()),
             price_context=dict(self.context),
-            complete=complete,
+            complete=complete and not pending,
+            pending=pending,
             failed=self.failed,
             output_bytes=self.text_bytes,
             body_bytes=body_bytes,
