@@ -9,8 +9,10 @@ import sys
 import threading
 import weakref
 
+import httpx2
 import pytest
 
+from tokenmeter import Meter
 from tokenmeter.clients import later as later_module
 from tokenmeter.clients.later import Later
 
@@ -164,3 +166,17 @@ def test_whoever_asks_is_not_kept_by_what_comes_meanwhile() -> None:
         pass
     assert len(done) == 1000
     later.close()
+
+
+def test_what_waits_keeps_nothing_of_the_client_alive() -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 1}
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, json={"choices": [], "usage": usage}))
+    with Meter() as meter, meter.wrap(httpx2.Client(transport=transport)) as client:
+        with meter._later._doing:  # nobody does it meanwhile
+            response = client.post("https://api.openai.com/v1/chat/completions", json={"model": "m", "messages": []})
+            held = [weakref.ref(each) for each in (response, response.request, response.request.headers)]
+            del response
+            gc.collect()
+            assert len(meter._later._waiting) == 1
+            assert [ref() for ref in held] == [None, None, None]
+        assert meter.spend().input_tokens == 3

@@ -145,10 +145,10 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
     elif asked is not None and prints is not None:
         if known.near.times:
             # what the provider remembers is not seen here: there may be news in it
-            strangers = facts.run is None or asked.server_state or not has_answers(asked)
+            unsure = facts.run is None or asked.server_state or not has_answers(asked)
             again = memory.seen.note(asker, prints, memory.prints.ticked(asked))
-            items = strangers or not _answers_a_tool(asked)
-            found += _again(own, memory, asker, known, again, strangers=strangers, items=items)
+            batch = not _answers_a_tool(asked)
+            found += _again(own, memory, asker, known, again, unsure=unsure, batch=batch)
         else:
             memory.seen.news(asker)
         if len(asked.turns) >= FEWEST_TURNS:
@@ -208,7 +208,7 @@ class _Passed(Struct, frozen=True):
     who: tuple[str, ...] = ()
     since_s: float | None = None
     tools: tuple[str, ...] = ()
-    strangers: bool = False  # of no run, or a question without an answer: samples, tests and batches ask the same
+    unsure: bool = False  # samples, tests and batches ask the same: it is warned of, unless the policy says otherwise
 
 
 def _asked(own: LoopPolicy, facts: Facts) -> Asked | None:
@@ -302,27 +302,27 @@ def _asked_again(own: LoopPolicy, memory: Memory, asker: Asker, known: Known) ->
     yield from _turns(own, known, *memory.seen.turn(asker))
     if exact.times in _MILESTONES and own.max_repeats is not None:
         what = f"the same request went out {exact.times} times before"
-        yield _Passed("max_repeats", exact.times, own.max_repeats, what, exact.agents, exact.since_s, strangers=True)
+        yield _Passed("max_repeats", exact.times, own.max_repeats, what, exact.agents, exact.since_s, unsure=True)
 
 
 def _again(
-    own: LoopPolicy, memory: Memory, asker: Asker, known: Known, again: int, *, strangers: bool, items: bool
+    own: LoopPolicy, memory: Memory, asker: Asker, known: Known, again: int, *, unsure: bool, batch: bool
 ) -> Iterable[_Passed]:
-    """The same request again, or nearly the same. ``items``: with other numbers it may be the next of a batch."""
+    """The same request again, or nearly the same. ``batch``: with other numbers it may be the next one of many."""
     exact, near = known.exact, known.near
     rounds, agents = memory.seen.turn(asker) if exact.times or again else memory.seen.news(asker)
     most = own.max_repeats
     if most is not None:
         if exact.times >= most:
             what = f"the same request went out {exact.times} times before"
-            yield _Passed("max_repeats", exact.times, most, what, exact.agents, exact.since_s, strangers=strangers)
+            yield _Passed("max_repeats", exact.times, most, what, exact.agents, exact.since_s, unsure=unsure)
         elif near.times >= most and again >= min(near.times, most) - 1:
             what = f"a request that differs only in a time, an id or a counter went out {near.times} times before"
-            yield _Passed("max_repeats", near.times, most, what, near.agents, near.since_s, strangers=strangers)
+            yield _Passed("max_repeats", near.times, most, what, near.agents, near.since_s, unsure=unsure)
         elif near.times >= _NEAR_TIMES * most:
             what = f"a request that differs only in its numbers went out {near.times} times before"
             limit = _NEAR_TIMES * most
-            yield _Passed("max_repeats", near.times, limit, what, near.agents, near.since_s, strangers=items)
+            yield _Passed("max_repeats", near.times, limit, what, near.agents, near.since_s, unsure=unsure or batch)
     yield from _turns(own, known, rounds, agents)
 
 
@@ -367,7 +367,7 @@ def _line(own: LoopPolicy, each: Repeats) -> _Passed | None:
 def _finding(own: LoopPolicy, memory: Memory, facts: Facts, passed: _Passed) -> Finding:
     guard, agent = passed.guard, facts.agent
     action = own.action(guard)
-    if passed.strangers and guard not in own.actions:
+    if passed.unsure and guard not in own.actions:
         action = "warn"
     agents = tuple(filter(None, passed.who)) or ((agent,) if agent else ())
     remedy = _remedy(passed, agent)

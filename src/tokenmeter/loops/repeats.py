@@ -165,12 +165,12 @@ class Tail:
         if known is None:
             texts = [i for i in range(at - 1, -1, -1) if not self.items[i].tool][:_TEXTS_BEFORE]
             said, before = self._words(at), [self._words(i) for i in texts]
-            known = len(before) > 1 and says_little(said, frozenset().union(*before), _LITTLE)
+            heard = frozenset[bytes]().union(*before)
+            known = len(before) > 1 and says_little(said, heard, _LITTLE)
             if known and said:
-                known = any(restates(said, each) for each in before) and not (
-                    said - frozenset().union(*before)
-                    and any(is_filled_in(self.items[i].said, self.items[at].said) for i in texts)
-                )
+                known = any(restates(said, each) for each in before)
+            if known and not said <= heard:  # the one word that is new may be what a form is filled in with
+                known = not any(is_filled_in(self.items[i].said, self.items[at].said) for i in texts)
             self.little[at] = known
         return known
 

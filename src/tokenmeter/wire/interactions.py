@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
-from tokenmeter.wire.tally import Tally, weigh
+from tokenmeter.wire.tally import PENDING, Tally, weigh
 
 
 class _Interaction(msgspec.Struct, gc=False):
@@ -46,7 +46,6 @@ _INTERACTION: Tree = {
     "error": TAKE,
 }
 _ENDS = frozenset({"interaction.completed", "interaction.complete"})
-_PENDING = ("queued", "in_progress")
 
 
 class InteractionsTally(Tally):
@@ -70,7 +69,7 @@ class InteractionsTally(Tally):
             self._take(document.interaction)
         if kind is None:
             self._take(document)
-            self.pending = document.status in _PENDING
+            self.pending = document.status in PENDING
             self.text_bytes += _said(document.steps) + _said(document.outputs)
             return
         if type(document.metadata) is dict:
@@ -88,7 +87,7 @@ class InteractionsTally(Tally):
         self.take_tier(interaction.service_tier)
         self._take_usage(interaction.usage)
         status = interaction.status
-        if status not in _PENDING:
+        if status not in PENDING:
             self.finish_with(0, status)
         if interaction.error is not None or status == "failed":
             self.fail(interaction.error or "failed")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
-from tokenmeter.wire.tally import Tally, weigh
+from tokenmeter.wire.tally import PENDING, Tally, weigh
 
 
 class _Response(msgspec.Struct, gc=False):
@@ -49,7 +49,6 @@ _RESPONSE: Tree = {
     "background": TAKE,
 }
 _ENDS = frozenset({"response.completed", "response.failed", "response.incomplete", "response.done"})
-_PENDING = ("queued", "in_progress")
 _FINAL = frozenset({"completed", "failed", "incomplete", "cancelled"})
 
 
@@ -99,7 +98,7 @@ class ResponsesTally(Tally):
     def _read_body(self, payload: bytes) -> None:
         body = _decode_body(payload)
         self._take(body)
-        self.pending = body.status in _PENDING
+        self.pending = body.status in PENDING
         if type(body.output) is list:
             for item in body.output:
                 if type(item) is dict:
@@ -114,7 +113,7 @@ class ResponsesTally(Tally):
         if response.error is not None:
             self.fail(response.error)
         status = response.status
-        self.pending = response.background is True and status in _PENDING  # else it ends with its stream
+        self.pending = response.background is True and status in PENDING  # else it ends with its stream
         if type(status) is str and status in _FINAL:
             reason = None
             if type(response.incomplete_details) is dict:

@@ -14,6 +14,8 @@ from tokenmeter.wire.usage import counts
 
 UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, AttributeError, KeyError, RecursionError)
 
+PENDING = ("queued", "in_progress")  # what a response in the background says of itself
+
 _as_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _as_anything = msgspec.json.Decoder().decode
 
