@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tokenmeter import Budget, Meter
+from tokenmeter import Budget, BudgetExceeded, Meter
 from tokenmeter.testing import CapturedCalls
 
 MESSAGES = "https://api.anthropic.com/v1/messages"
@@ -53,18 +53,19 @@ def test_work_beside_the_usage_is_charged_at_its_own_price(calls: CapturedCalls,
         assert money.spent == meter.spend().usd == cost_of(own) + cost_of(compaction) + cost_of(advice, priced)
 
 
-def test_a_compaction_has_room_in_the_hold(calls: CapturedCalls) -> None:
+def needed(request: dict[str, Any]) -> int:
+    """The tokens that are held for a request."""
+    with Meter([Budget("1 tokens", per="call")]) as meter, pytest.raises(BudgetExceeded) as refused:
+        call(meter, MESSAGES, request, message({"input_tokens": 1, "output_tokens": 1}))
+    assert isinstance(refused.value.needed, int)
+    return refused.value.needed
+
+
+def test_a_compaction_has_room_in_the_hold() -> None:
     edits = {"edits": [{"type": "compact_20260112", "trigger": {"type": "input_tokens", "value": 50_000}}]}
-    long = {**ASKED, "context_management": edits, "messages": [{"role": "user", "content": "Is it so? " * 6_000}]}
-    usage = {"input_tokens": 220, "output_tokens": 8}
-    compaction = {"type": "compaction", "input_tokens": 60_000, "output_tokens": 4_000}
-    with Meter([Budget("$10", per="call")], recorders=[calls]) as meter:
-        call(meter, MESSAGES, long, message({**usage, "iterations": [compaction]}))
-        [row] = calls
-        assert row.cost_nanos is not None
-        refused = Budget(f"${Decimal(row.cost_nanos).scaleb(-9):f}", per="call")
-    with Meter([refused]) as meter, pytest.raises(Exception, match="can't pay this call"):
-        call(meter, MESSAGES, long, message(usage))
+    long = {**ASKED, "max_tokens": 4_000, "messages": [{"role": "user", "content": "Is it so? " * 6_000}]}
+    assert needed({**long, "context_management": edits}) >= 2 * needed(long)  # its input and its output once more
+    assert needed({**ASKED, "context_management": edits}) < 2 * needed(ASKED)  # too short to be compacted
 
 
 @pytest.mark.parametrize("status", ["queued", "in_progress"])

@@ -73,6 +73,16 @@ def test_a_time_or_a_counter_makes_no_difference() -> None:
         assert found == [[], [], [], ["max_repeats"]], mark
 
 
+def test_the_same_long_result_to_a_number_that_goes_on() -> None:
+    ack = json.dumps(
+        {"status": "accepted", "by": "the clearing house", "note": "will be booked with the next run " * 6}
+    )
+    desk = Desk(LoopPolicy())
+    told = [ASK, *(Step("mark_paid", {"invoice": 4_100 + n}, ack) for n in range(13))]
+    found = [desk.tell(told[: 1 + times]).refusal is not None for times in range(14)]
+    assert found == [False] * 12 + [True] * 2
+
+
 def test_examples_before_a_question_make_no_loop_of_a_batch() -> None:
     desk = Desk(LoopPolicy())
     for number in range(20):

@@ -379,6 +379,8 @@ def test_how_long_it_took_says_nothing(dialect: str, form: str) -> None:
     "results",
     [
         [f"You rolled {n}." for n in (3, 17, 5, 11, 19, 2)],
+        [f"Your card from the shuffled deck is number {n}" for n in (37, 3, 28, 31, 37, 1, 14, 30, 53, 32)],
+        [f"Your card from the shuffled deck is number {n}" for n in (12, 8, 43, 29, 22, 16, 13, 32, 41, 32)],
         [f'{{"id": "{n:08x}-5717-4562-b3fc-2c963f66afa6"}}' for n in (0x3FA85F64, 0x99A85F61, 0x1FA85F6A, 0xCFA85F68)],
         [f"{n:040x}" for n in (3**80, 5**60, 7**50, 11**40)],
     ],
@@ -430,3 +432,30 @@ def test_short_results_are_looked_at_in_parts_that_bear_an_id() -> None:
         asked = open_request("bedrock.converse", json.dumps({"messages": sent}).encode())
         assert asked is not None
         assert [(each.kind, each.times) for each in look(asked.turns)] == [("same", 4), ("poll", 4)]
+
+
+@EVERY
+def test_a_number_that_is_all_that_is_asked_for(dialect: str) -> None:
+    told = [Step("mark_paid", {"invoice": 4_100 + n}, LONG) for n in range(8)]
+    assert "same" not in seen(dialect, [ASK, *told])
+    beside = [Step("mark_paid", {"to": "SEA", "lap": 4_100 + n}, LONG) for n in range(8)]
+    assert seen(dialect, [ASK, *beside])["same"] == 8
+
+
+@EVERY
+def test_other_words_at_another_time(dialect: str) -> None:
+    ways = (
+        "Please send the quarterly revenue figures of the northern region",
+        "Could you send me the quarterly revenue figures of the northern region, please",
+        "I am still waiting for the quarterly revenue figures of the northern region",
+    )
+    replies = (
+        "The finance department prepares these figures, you will have them",
+        "Our finance department is preparing these figures, have a little patience",
+        "These figures are being prepared by the finance department",
+    )
+    told: list[Step | Say] = [ASK]
+    for n in range(9):
+        at = f"2026-11-28T1{n}:0{n}:1{n}Z"
+        told += [Say("assistant", f"{at} {ways[n % 3]}"), Say("user", f"{replies[n * 2 % 3]} {at}")]
+    assert seen(dialect, told)["silent"] >= 4
