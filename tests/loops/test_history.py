@@ -438,24 +438,21 @@ def test_short_results_are_looked_at_in_parts_that_bear_an_id() -> None:
 def test_a_number_that_is_all_that_is_asked_for(dialect: str) -> None:
     told = [Step("mark_paid", {"invoice": 4_100 + n}, LONG) for n in range(8)]
     assert "same" not in seen(dialect, [ASK, *told])
+    told = [Step("mark_paid", {"consignment": 4_100 + n}, LONG) for n in range(8)]
+    assert "same" not in seen(dialect, [ASK, *told])
     beside = [Step("mark_paid", {"to": "SEA", "lap": 4_100 + n}, LONG) for n in range(8)]
     assert seen(dialect, [ASK, *beside])["same"] == 8
 
 
 @EVERY
 def test_other_words_at_another_time(dialect: str) -> None:
-    ways = (
-        "Please send the quarterly revenue figures of the northern region",
-        "Could you send me the quarterly revenue figures of the northern region, please",
-        "I am still waiting for the quarterly revenue figures of the northern region",
-    )
-    replies = (
-        "The finance department prepares these figures, you will have them",
-        "Our finance department is preparing these figures, have a little patience",
-        "These figures are being prepared by the finance department",
+    asking = "Please|Could you|Kindly|I would still like you to|Do|Once more, please|May I ask you to|You might now"
+    waiting = (
+        "Sorry, wait|Please hold on|One moment, please|Hang tight|Just a moment|Thanks for your patience|Wait|Soon"
     )
     told: list[Step | Say] = [ASK]
-    for n in range(9):
+    for n, (ask, wait) in enumerate(zip(asking.split("|"), waiting.split("|"), strict=True)):
         at = f"2026-11-28T1{n}:0{n}:1{n}Z"
-        told += [Say("assistant", f"{at} {ways[n % 3]}"), Say("user", f"{replies[n * 2 % 3]} {at}")]
-    assert seen(dialect, told)["silent"] >= 4
+        told.append(Say("assistant", f"{at} {ask} send the quarterly revenue figures of the northern region"))
+        told.append(Say("user", f"{wait}: our finance department prepares these figures. {at}"))
+    assert seen(dialect, told)["silent"] >= 5
