@@ -78,7 +78,7 @@ def test_the_same_long_result_to_a_number_that_goes_on() -> None:
         {"status": "accepted", "by": "the clearing house", "note": "will be booked with the next run " * 6}
     )
     desk = Desk(LoopPolicy())
-    told = [ASK, *(Step("mark_paid", {"invoice": 4_100 + n}, ack) for n in range(13))]
+    told: Told = [ASK, *(Step("mark_paid", {"invoice": 4_100 + n}, ack) for n in range(13))]
     found = [desk.tell(told[: 1 + times]).refusal is not None for times in range(14)]
     assert found == [False] * 12 + [True] * 2
 

@@ -447,9 +447,7 @@ def test_a_number_that_is_all_that_is_asked_for(dialect: str) -> None:
 @EVERY
 def test_other_words_at_another_time(dialect: str) -> None:
     asking = "Please|Could you|Kindly|I would still like you to|Do|Once more, please|May I ask you to|You might now"
-    waiting = (
-        "Sorry, wait|Please hold on|One moment|Hang tight|Just a moment|Thanks for your patience|Wait|Soon"
-    )
+    waiting = "Sorry, wait|Please hold on|One moment|Hang tight|Just a moment|Thanks for your patience|Wait|Soon"
     told: list[Step | Say] = [ASK]
     for n, (ask, wait) in enumerate(zip(asking.split("|"), waiting.split("|"), strict=True)):
         at = f"2026-11-28T1{n}:0{n}:1{n}Z"
