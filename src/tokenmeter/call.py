@@ -125,8 +125,7 @@ def _held(house: House, call: Call) -> Generator[Effect, Any, None]:
 
 def _unsent(house: House, call: Call, outcome: Charge) -> Generator[Effect, Any, None]:
     """The row of a call that never left."""
-    if call.ticket is not None:
-        house.memory.answered(call.ticket, failed=True)
+    house.memory.answered(call.ticket, failed=True)
     call.fingerprint = fingerprint_of(house, call)
     row = row_of(call, outcome, Answer())
     if house.rows_last:

@@ -214,7 +214,7 @@ def _answers(ask: Ask) -> int:
 
 
 def _has_media(ask: Ask) -> bool:
-    return bool(ask.images or ask.media_bytes or ask.remote_media)
+    return not ask.text_only and bool(ask.images or ask.media_bytes or ask.remote_media)
 
 
 def _affordable(call: Call, short: Short) -> Affordable | None:

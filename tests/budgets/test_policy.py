@@ -214,4 +214,4 @@ def test_accounts_are_bounded_and_threads_agree() -> None:
         thread.join()
     assert len(found) == 4
     assert all(keys == found[0] and len(keys) == 6000 for keys in found)
-    assert len(policy._lines[0].window.accounts) <= 4096
+    assert len(policy._pages) <= 4096

@@ -107,7 +107,7 @@ def test_a_small_memory_stays_small(events: list[tuple[int, bool]]) -> None:
         seen.brake(f"b{name}", float(number))
         if ends:
             seen.end(asker, prints(name), failed=False)
-        assert len(seen) <= 8 + 4 + 4 + 6 + 6 + 4
+        assert len(seen) <= 8 + 4 + 6 + 6 + 4
 
 
 def test_memory_under_many_distinct_requests() -> None:

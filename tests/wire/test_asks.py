@@ -7,9 +7,11 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tokenmeter import wire
-from tokenmeter.wire import Ask
+from tokenmeter.pricing import InputBound
+from tokenmeter.wire import Ask, asks
 
 OPENAI = ("api.openai.com", "/v1/chat/completions")
 RESPONSES = ("api.openai.com", "/v1/responses")
@@ -52,6 +54,44 @@ def test_a_plain_chat() -> None:
 
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"max_tokens": 5},
+        {"max_tokens": 9, "max_completion_tokens": 5, "stream": True},
+        {"max_completion_tokens": -1, "temperature": 1, "top_p": 0.5, "seed": 1, "reasoning_effort": "low"},
+        {"messages": [{"role": "system", "content": None}, {"role": "user", "content": "[1]", "name": "n"}]},
+    ],
+)
+def test_the_quick_look_at_plain_text_sees_what_the_whole_one_sees(fields: dict[str, Any]) -> None:
+    body = json.dumps({**CHAT, **fields}).encode()
+    route = wire.recognise("POST", *OPENAI)
+    assert route is not None
+    quick = ask(OPENAI, body)
+    assert quick.text_only
+    assert quick == replace(asks._ask(asks.Fields(route, body)), text_only=True)
+    assert InputBound(exact=False).bound(quick, route) == InputBound(exact=False).bound(
+        replace(quick, text_only=False), route
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": []},
+        {"n": 2},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://h/a"}}]}]},
+        {"response_format": {"type": "json_object"}},
+        {"web_search_options": {}},
+        {"model": "gpt-4o-search-preview"},
+        {"something": "new"},
+    ],
+)
+def test_only_plain_text_is_called_so(fields: dict[str, Any]) -> None:
+    assert not ask(OPENAI, {**CHAT, **fields}).text_only
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from tokenmeter.budgets.budget import Budget
-from tokenmeter.budgets.window import CALENDAR, window_at, zone
+from tokenmeter.budgets.window import CALENDAR, Window, window_at, zone
 from tokenmeter.errors import ConfigError
 
 NONE = "(none)"  # the bucket of calls that lack the attribute: who drops it doesn't escape
@@ -59,24 +59,34 @@ class Policy:
         self._money = tuple(
             line for line in self._lines if line.budget.unit == "usd" and line.budget.on_exceed != "warn"
         )
+        asked = (name for line in self._lines for name in (*line.attributes, *dict(line.patterns)))
+        self._asked = tuple(dict.fromkeys(asked))
+        self._pages: dict[tuple[str | None, ...], _Page] = {}
 
     def claims(self, facts: Facts, need: Need, now_s: float) -> tuple[Claim, ...]:
         """The claims of a call on all budgets that apply. Facts: agent, user, …, provider, ``tag:NAME``."""
-        found = []
+        values = tuple(map(facts.get, self._asked))
+        page = self._pages.get(values)
+        if page is None or not page.start_s <= now_s < page.end_s:
+            page = self._open(values, facts, now_s)
+        return tuple([_new(Claim, (*before, need[unit] or 0, *after)) for unit, before, after in page.accounts])
+
+    def _open(self, values: tuple[str | None, ...], facts: Facts, now_s: float) -> _Page:
+        """The accounts of calls that are alike in all that a budget asks for, as long as no window ends."""
+        start_s, end_s = -math.inf, math.inf
+        accounts = []
         for line in self._lines:
-            if line.patterns and not line.matches(facts):
-                continue
             window = line.window
             if not window.start_s <= now_s < window.end_s:
                 window = line.roll(now_s)
-            attributes = line.attributes
-            if len(attributes) == 1:
-                values: str | tuple[str | None, ...] | None = facts.get(attributes[0])
-            else:
-                values = tuple(map(facts.get, attributes))
-            before, after = window.accounts.get(values) or line.open(window, values)
-            found.append(_new(Claim, (*before, need[line.unit] or 0, *after)))
-        return tuple(found)
+            start_s, end_s = max(start_s, window.start_s), min(end_s, window.end_s)
+            if line.matches(facts):
+                accounts.append(line.open(window, facts))
+        page = _Page(start_s, end_s, tuple(accounts))
+        if len(self._pages) >= _MAX_PAGES:
+            self._pages.clear()
+        self._pages[values] = page
+        return page
 
     def applies_money(self, facts: Facts) -> bool:
         """Whether a money budget that is enforced applies, so that the call's price must be known."""
@@ -110,21 +120,17 @@ class Policy:
 
 _UNIT = {"usd": 0, "tokens": 1, "calls": 2}  # the places in Need
 _new = tuple.__new__  # of a named tuple: its own constructor costs twice as much
-_Account = tuple[tuple[Budget, str, str], tuple[int, float | None, bool]]  # a Claim, before its amount and after it
-_MAX_ACCOUNTS = 4096
+# The place in Need of what it counts, and a Claim before its amount and after it.
+_Account = tuple[int, tuple[Budget, str, str], tuple[int, float | None, bool]]
+_MAX_PAGES = 4096
 
 
-class _Accounts:
-    """The accounts that one budget had to open in one window, by the values of its scope."""
+class _Page(NamedTuple):
+    """The accounts that a call of one kind is held against from one moment to another."""
 
-    __slots__ = ("accounts", "end_s", "id", "resets_at", "start_s")
-
-    def __init__(self, start_s: float, end_s: float, name: str) -> None:
-        self.start_s = start_s
-        self.end_s = end_s
-        self.id = name
-        self.resets_at = None if end_s == math.inf else end_s
-        self.accounts: dict[str | tuple[str | None, ...] | None, _Account] = {}
+    start_s: float
+    end_s: float
+    accounts: tuple[_Account, ...]
 
 
 class _Line:
@@ -142,29 +148,25 @@ class _Line:
         self.patterns = tuple((name, _compiled(patterns)) for name, patterns in budget.match)
         self.tz = zone(budget.tz)
         if budget.per in CALENDAR:
-            self.window = _Accounts(math.inf, math.inf, "")  # holds no moment: the first call rolls it
+            self.window = Window(math.inf, math.inf, "")  # holds no moment: the first call rolls it
         else:
-            self.window = _Accounts(-math.inf, math.inf, budget.per)
+            self.window = Window(-math.inf, math.inf, budget.per)
 
     def matches(self, facts: Facts) -> bool:
         return all(pattern.match(facts.get(name) or NONE) for name, pattern in self.patterns)
 
-    def roll(self, now_s: float) -> _Accounts:
+    def roll(self, now_s: float) -> Window:
         # Threads may roll at once and past each other; each goes on with the window of its own moment.
-        self.window = window = _Accounts(*window_at(self.budget.per, self.tz, now_s))
+        self.window = window = window_at(self.budget.per, self.tz, now_s)
         return window
 
-    def open(self, window: _Accounts, values: str | tuple[str | None, ...] | None) -> _Account:
-        each = values if isinstance(values, tuple) else (values,)
-        pairs = list(zip(self.attributes, each, strict=True))
+    def open(self, window: Window, facts: Facts) -> _Account:
+        pairs = [(name, facts.get(name)) for name in self.attributes]
         scope = ",".join(f"{name}={value or NONE}" for name, value in pairs) or "global"
         scope_key = ",".join(f"{escaped(name)}={escaped(value) if value else NONE}" for name, value in pairs)
         key = f"{escaped(self.book)}|{scope_key}|{window.id}"
-        account = (self.budget, key, scope), (self.limit, window.resets_at, self.enforce)
-        if len(window.accounts) >= _MAX_ACCOUNTS:
-            window.accounts.clear()
-        window.accounts[values] = account
-        return account
+        resets_at = None if window.end_s == math.inf else window.end_s
+        return self.unit, (self.budget, key, scope), (self.limit, resets_at, self.enforce)
 
 
 def _told_apart(budgets: Iterable[Budget]) -> tuple[Budget, ...]:

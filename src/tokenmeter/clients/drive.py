@@ -14,45 +14,41 @@ from tokenmeter.effects import Relay, Story
 
 def drive(story: Story, port: SyncPort) -> Any:
     """Tell a story through a sync client and return the response."""
-    tell: Any = story.send
-    came: Any = None
     try:
-        while True:
-            try:
-                effect = tell(came)
-            except StopIteration:
-                break
-            if type(effect) is Relay:
-                return port.relay(effect, story)
-            try:
-                tell, came = story.send, port.do(effect)
-            except BaseException as error:
-                tell, came = story.throw, error
+        try:
+            effect = story.send(None)
+            while type(effect) is not Relay:
+                try:
+                    came = port.do(effect)
+                except BaseException as error:
+                    effect = story.throw(error)
+                else:
+                    effect = story.send(came)
+        except StopIteration:
+            return port.outcome()
+        return port.relay(effect, story)
     except BaseException as fault:
         if port.passes(fault):
             raise
         return port.bare(fault)
-    return port.outcome()
 
 
 async def drive_async(story: Story, port: AsyncPort) -> Any:
     """Tell a story through an async client and return the response."""
-    tell: Any = story.send
-    came: Any = None
     try:
-        while True:
-            try:
-                effect = tell(came)
-            except StopIteration:
-                break
-            if type(effect) is Relay:
-                return await port.relay(effect, story)
-            try:
-                tell, came = story.send, await port.do(effect)
-            except BaseException as error:
-                tell, came = story.throw, error
+        try:
+            effect = story.send(None)
+            while type(effect) is not Relay:
+                try:
+                    came = await port.do(effect)
+                except BaseException as error:
+                    effect = story.throw(error)
+                else:
+                    effect = story.send(came)
+        except StopIteration:
+            return port.outcome()
+        return await port.relay(effect, story)
     except BaseException as fault:
         if port.passes(fault):
             raise
         return await port.bare(fault)
-    return port.outcome()

@@ -71,7 +71,7 @@ class Port(Struct, eq=False):
     response: Any = None
     error: BaseException | None = None
     _recording: spans.Recording | None = None
-    _held: tuple[str, tuple[int, ...] | None] | None = None  # and what it comes to, None for nothing
+    _held: Hold | Queue | Settle | Release | None = None  # what was last begun with the money of the call, if it stands
     _sent: bool = False
     _hides: bool = False  # whether the usage of the stream was asked for without the caller
     _start_s: float = 0.0
@@ -87,7 +87,7 @@ class Port(Struct, eq=False):
         metering = self.metering
         # By type, for `isinstance` takes ten times as long to say no.
         if type(effect) is Settle:
-            self._held = effect.hold_id, effect.amounts
+            self._held = effect
             settled = metering.store.settle(effect.hold_id, effect.amounts, effect.row)
             self._held = None
             return settled
@@ -95,7 +95,7 @@ class Port(Struct, eq=False):
             metering.record(self._recording, effect)
             self._recording = None
         elif type(effect) is Release:
-            self._held = effect.hold_id, None
+            self._held = effect
             metering.store.release(effect.hold_id)
             self._held = None
         elif type(effect) is Write:
@@ -107,7 +107,7 @@ class Port(Struct, eq=False):
         try_hold = self.metering.try_hold
         if try_hold is None:
             return None
-        self._expect(effect)
+        self._held = effect
         return try_hold(effect.hold_id, effect.claims, effect.note)
 
     def sent_at_once(self, effect: Sent) -> bool:
@@ -119,9 +119,11 @@ class Port(Struct, eq=False):
         """Hold; where there is no room, once more when what ended calls spent is settled."""
         metering = self.metering
         store, now_s = metering.store, metering.clock.now_s()
-        self._expect(effect)
+        self._held = effect  # before it is made, so that an interrupt right after its making leaves none behind
         verdict = store.hold(effect.hold_id, effect.claims, now_s, effect.note)
-        if isinstance(verdict, Short) and metering.later.flush(_SETTLING_S):
+        if type(verdict) is Held:
+            return verdict
+        if metering.later.flush(_SETTLING_S):
             verdict = store.hold(effect.hold_id, effect.claims, now_s, effect.note)
         return self._noted(verdict)
 
@@ -138,15 +140,11 @@ class Port(Struct, eq=False):
                 # Streams that were dropped may stand in reference cycles (OpenAI's do) and hold money still.
                 gc.collect()
         at_s = metering.clock.now_s()
-        self._expect(effect)
+        self._held = effect
         found = metering.store.queue(effect.hold_id, effect.claims, at_s, effect.note)
         if isinstance(found, Held | Short):
             return self._noted(found)
         return found, max(0.0, self._deadline_s - now_s)
-
-    def _expect(self, effect: Hold | Queue) -> None:
-        """Note a hold before it is made, so that an interrupt right after its making leaves none behind."""
-        self._held = effect.hold_id, tuple([claim.amount for claim in effect.claims])
 
     def _noted(self, verdict: Held | Short) -> Held | Short:
         if isinstance(verdict, Short):
@@ -314,9 +312,14 @@ class Port(Struct, eq=False):
         held, self._held = self._held, None
         try:
             if held is not None:
-                store, (hold_id, amounts) = self.metering.store, held
-                spent = amounts is not None and self._sent
-                end = partial(store.settle, hold_id, amounts or ()) if spent else partial(store.release, hold_id)
+                store = self.metering.store
+                end: Callable[[], object]
+                if self._sent and type(held) is Settle:
+                    end = partial(store.settle, held.hold_id, held.amounts)
+                elif self._sent and isinstance(held, Hold | Queue):
+                    end = partial(store.settle, held.hold_id, [claim.amount for claim in held.claims])
+                else:
+                    end = partial(store.release, held.hold_id)
                 if self._instant or isinstance(self, SyncPort):
                     end()
                 else:

@@ -78,14 +78,14 @@ class Ticket(Struct, frozen=True, gc=False):
     """How the memory knows a request again when its answer comes."""
 
     asker: Asker
-    prints: Prints | None
+    prints: Prints
 
 
 class Judged(Struct, frozen=True, gc=False):
-    """What the guards found, and the ticket of a request that may go out."""
+    """What the guards found, and the ticket of a request that may go out; None where no answer is waited for."""
 
-    findings: tuple[Finding, ...]
-    ticket: Ticket
+    findings: tuple[Finding, ...] = ()
+    ticket: Ticket | None = None
 
     @property
     def refusal(self) -> Finding | None:
@@ -107,9 +107,13 @@ class Memory:
         self.prints = Fingerprints(key)
         self.seen = Seen() if seen is None else seen
 
-    def answered(self, ticket: Ticket, failed: bool = False) -> None:
+    def answered(self, ticket: Ticket | None, failed: bool = False) -> None:
         """Tell of each request that was judged and not refused: its answer came, or it failed and may be retried."""
-        self.seen.end(ticket.asker, ticket.prints, failed)
+        if ticket is not None:
+            self.seen.end(ticket.asker, ticket.prints, failed)
+
+
+_NOTHING: Final = Judged()
 
 
 def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
@@ -157,9 +161,9 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
             )
             if repeats:
                 found += _history(own, repeats)
-    ticket = Ticket(asker, prints)
+    ticket = None if prints is None else Ticket(asker, prints)
     if not found:
-        return Judged((), ticket)
+        return _NOTHING if ticket is None else Judged((), ticket)
     findings = tuple(_finding(own, memory, facts, each) for each in found)
     judged = Judged(findings, ticket)
     if judged.refusal is not None:

@@ -80,20 +80,23 @@ class _Entry(Struct, gc=False):
 
 
 class _Minute(Struct, gc=False):
-    """A sliding minute, from the counts of the last two whole ones."""
+    """What an agent did in a sliding minute, from the counts of the last two whole ones."""
 
     start_s: float = 0.0
-    current: int = 0
-    before: int = 0
+    calls: int = 0
+    runs: int = 0
+    calls_before: int = 0
+    runs_before: int = 0
 
-    def at(self, at_s: float) -> int:
+    def left(self, at_s: float) -> float:
+        """The share of the minute before that still counts; a whole minute that passed becomes the one before."""
         passed = at_s - self.start_s
         if passed >= 60:
-            self.before = self.current if passed < 120 else 0
-            self.current = 0
+            self.calls_before, self.runs_before = (self.calls, self.runs) if passed < 120 else (0, 0)
+            self.calls = self.runs = 0
             self.start_s = at_s - at_s % 60
             passed = at_s - self.start_s
-        return self.current + int(self.before * max(0.0, 1 - passed / 60))
+        return max(0.0, 1 - passed / 60)
 
 
 _memories: weakref.WeakSet[Seen] = weakref.WeakSet()
@@ -123,8 +126,7 @@ class Seen:
         self._inside = False  # somebody who holds the lock is at work
         self._ended: deque[tuple[int, int, bool]] = deque(maxlen=65_536)  # answers that no request has read yet
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
-        self._calls: OrderedDict[str, _Minute] = OrderedDict()
-        self._runs_begun: OrderedDict[str, _Minute] = OrderedDict()
+        self._minutes: OrderedDict[str, _Minute] = OrderedDict()  # by agent
         self._runs: OrderedDict[int, None] = OrderedDict()
         self._spent: dict[str, tuple[int, int]] = {}
         self._quiet: OrderedDict[int, tuple[int, tuple[str, ...]]] = OrderedDict()
@@ -160,18 +162,17 @@ class Seen:
                 self._inside = True
                 if self._ended:
                     self._read_ended()
-                calls = self._minute(self._calls, agent)
-                calls_before = calls.at(at_s)
-                calls.current += 1
-                runs_before = 0
+                minute = self._minute(agent)
+                left = minute.left(at_s)
+                calls, runs = minute.calls + int(minute.calls_before * left), 0
+                minute.calls += 1
                 if run is not None and self._is_new_run(run, agent):
-                    runs = self._minute(self._runs_begun, agent)
-                    runs_before = runs.at(at_s)
-                    runs.current += 1
+                    runs = minute.runs + int(minute.runs_before * left)
+                    minute.runs += 1
                 if prints is None:
-                    return Known(calls_in_minute=calls_before, runs_in_minute=runs_before)
+                    return Known(NEVER, NEVER, calls, runs)
                 exact, near = self._count(prints, asker, window_s)
-                return Known(exact, near, calls_before, runs_before)
+                return Known(exact, near, calls, runs)
             finally:
                 self._inside = False
 
@@ -224,10 +225,9 @@ class Seen:
                         self._inside = False
         return _NO_TURNS
 
-    def end(self, asker: Asker, prints: Prints | None, failed: bool) -> None:
+    def end(self, asker: Asker, prints: Prints, failed: bool) -> None:
         """A request that began has its answer, or failed; a refused one failed. Never waits for anybody."""
-        if prints is not None:
-            self._ended.append((prints.near ^ asker.owner, prints.exact, failed))
+        self._ended.append((prints.near ^ asker.owner, prints.exact, failed))
 
     def brake(self, what: str, at_s: float, first_s: float = 0.5, most_s: float = 30.0) -> float:
         """How long to pause now: twice as long as the last time, from the start after a quiet minute."""
@@ -255,7 +255,7 @@ class Seen:
             entry.open = 0
 
     def __len__(self) -> int:
-        kept = (self._entries, self._calls, self._runs_begun, self._runs, self._quiet, self._brakes)
+        kept = (self._entries, self._minutes, self._runs, self._quiet, self._brakes)
         return sum(len(each) for each in kept)
 
     def _read_ended(self) -> None:
@@ -274,13 +274,14 @@ class Seen:
                 if entry.exact == exact:
                     entry.exact_times = max(0, entry.exact_times - 1)
 
-    def _minute(self, minutes: OrderedDict[str, _Minute], agent: str) -> _Minute:
+    def _minute(self, agent: str) -> _Minute:
+        minutes = self._minutes
         found = minutes.get(agent)
         if found is None:
             found = minutes[agent] = _Minute()
             if len(minutes) > self._max_agents:
                 minutes.popitem(last=False)
-        else:
+        elif len(minutes) > self._max_agents // 2:  # else none is about to be forgotten
             minutes.move_to_end(agent)
         return found
 
@@ -288,7 +289,8 @@ class Seen:
         runs = self._runs
         key = hash((run, agent))
         if key in runs:
-            runs.move_to_end(key)
+            if len(runs) > self._max_runs // 2:
+                runs.move_to_end(key)
             return False
         runs[key] = None
         if len(runs) > self._max_runs:

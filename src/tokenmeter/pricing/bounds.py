@@ -113,7 +113,7 @@ class InputBound:
         if self._lessons and ask.previous_response_id is not None:
             self._take_in()
         plain = self._plain(ask, route) * ask.passes
-        extra = _allowance(ask, route, context_window, self._held)
+        extra = 0 if ask.text_only else _allowance(ask, route, context_window, self._held)
         if self._fell_short:
             seen = self._inputs.get((route.provider, ask.model or route.model, _kind(ask)))
             if seen is not None and seen.extra_per_unit:

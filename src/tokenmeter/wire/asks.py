@@ -80,6 +80,7 @@ def _plain_chat(route: Route, body: bytes) -> Ask | None:
         stream=stream if plain.stream is not None or route.stream is None else route.stream,
         max_output_tokens=cap if cap is not None and cap >= 0 else None,
         text_bytes=len(body),
+        text_only=True,
         can_ask_usage=stream and route.stream is None and provider not in _REPORTS_ALWAYS,
         can_cap=True,
         text=body,

@@ -36,6 +36,7 @@ class Ask(msgspec.Struct, frozen=True):
     choices: int = 1  # how many answers are paid for
     passes: int = 1  # how often the provider may work through it: twice where it may sum the conversation up first
     text_bytes: int = 0  # UTF-8 bytes that can become input tokens; payloads of media are not in it
+    text_only: bool = False  # known to hold nothing but text: no tools, no media, nothing that the server adds
     images: int = 0
     media_bytes: int = 0  # decoded bytes of audio, documents and video given inline
     remote_media: int = 0  # documents, audio and video that are given by address: their size is not known
