@@ -59,7 +59,7 @@ NOBODY = Scope()
 
 def current(context: Context | None = None) -> Scope:
     """The scope that is in force here."""
-    found = otel_context.get_value(_KEY, context)
+    found = (otel_context.get_current() if context is None else context).get(_KEY)
     return found if isinstance(found, Scope) else NOBODY
 
 

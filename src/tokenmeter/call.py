@@ -47,7 +47,7 @@ def story(house: House, request: Request) -> Story:
         pause_s = _guard(house, call)
         if pause_s:
             yield Brake(pause_s)
-        yield from _held(house, call)
+        yield from _held(house, call) if house.rows_last else hold(house, call)
     except Refused as refusal:
         call.refusal = refusal
         yield from _unsent(house, call, Charge("refused", error_type=type(refusal).__name__))
@@ -113,9 +113,6 @@ def _guard(house: House, call: Call) -> float:
 
 def _held(house: House, call: Call) -> Generator[Effect, Any, None]:
     """Hold, and say in books that last that the request goes out now."""
-    if not house.rows_last:
-        yield from hold(house, call)
-        return
     call.note = partial(note_of, house, call)
     while True:
         yield from hold(house, call)

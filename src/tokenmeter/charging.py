@@ -18,7 +18,7 @@ from tokenmeter.usage import Usage
 from tokenmeter.wire import Beside, Reading
 
 
-class Charge(Struct, frozen=True):
+class Charge(Struct, frozen=True, gc=False):
     """What a call is charged. ``usage`` None: nothing, because nothing was billed."""
 
     status: Status

@@ -95,17 +95,18 @@ def _warned(house: House, call: Call, held: Held) -> Generator[Effect, Any, None
 def loop_facts(call: Call, run_calls: int | None = None, run_nanos: int | None = None) -> LoopFacts:
     """What the guards are told of a call, and of its run as far as that is known."""
     scope, request = call.scope, call.request
+    route = call.route
     return LoopFacts(
-        at_s=request.at_s,
-        agent=scope.agent,
-        run=scope.root or scope.run,
-        path=scope.path,
-        depth=scope.depth,
-        operation=call.route.operation,
-        protocol=call.route.protocol,
-        body=request.body,
-        run_calls=run_calls,
-        run_nanos=run_nanos,
+        request.at_s,
+        scope.agent,
+        scope.root or scope.run,
+        scope.path,
+        scope.depth,
+        route.operation,
+        route.protocol,
+        request.body,
+        run_calls,
+        run_nanos,
     )
 
 

@@ -28,7 +28,7 @@ def _no_note() -> bytes:
     return b""
 
 
-class Request(Struct):
+class Request(Struct, gc=False):
     """A request that was recognised as a model call, as its client is about to send it."""
 
     route: Route

@@ -13,7 +13,7 @@ from tokenmeter.usage import Usage
 Status = Literal["ok", "error", "incomplete", "refused"]
 
 
-class CallRecord(Struct, frozen=True, kw_only=True):
+class CallRecord(Struct, frozen=True, kw_only=True, gc=False):
     """What became of one call.
 
     ``status``: ``ok``; ``error`` (the provider or the connection failed); ``incomplete`` (a stream that was

@@ -10,7 +10,7 @@ from msgspec import Struct
 _NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
-class Usage(Struct, frozen=True):
+class Usage(Struct, frozen=True, gc=False):
     """Counters of one call, under the usage keys of ``genai-prices``.
 
     ``input_tokens`` is the whole input, cached tokens included; ``output_tokens`` the whole output, reasoning

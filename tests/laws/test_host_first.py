@@ -12,11 +12,12 @@ import anthropic
 import httpx2
 import openai
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 
 from tests.laws.crowd import LONG_S, body
 from tokenmeter import Budget, Meter, Price, StoreUnavailable, attribution, call, faults, holding, wire
 from tokenmeter.budgets import MemoryStore, Need, Policy
-from tokenmeter.clients import ports, seam
+from tokenmeter.clients import ports
 from tokenmeter.ledger import MemoryLedger
 from tokenmeter.pricing import InputBound, PriceBook
 from tokenmeter.telemetry import Metrics, Spans, spans
@@ -186,7 +187,7 @@ STREAMS = ("stream", "hidden")
 ROOMS: Mapping[str, tuple[Any, str, tuple[str, ...]]] = {
     "recognise": (wire, "recognise", BEFORE),
     "attribution": (attribution, "current", BEFORE),
-    "request": (seam, "_request", BEFORE),
+    "is_call": (wire, "is_call", BEFORE),
     "read_request": (wire, "read_request", BEFORE),
     "guard": (call, "judge", BEFORE),
     "rate": (PriceBook, "rate", BEFORE),
@@ -214,6 +215,7 @@ SHOWN = EVENTS + TAIL + DONE  # what was to be hidden, when what hides it is bro
 
 
 def _meter(calls: CapturedCalls, **options: Any) -> Meter:
+    options.setdefault("tracer_provider", TracerProvider())
     return Meter([Budget("9 calls"), Budget("$1")], prices=PRICES, recorders=[calls], **options)
 
 

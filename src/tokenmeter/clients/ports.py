@@ -347,7 +347,7 @@ class SyncPort(Port):
         if type(effect) is Send:
             return self._send(effect)
         if type(effect) is Hold:
-            if self._instant:
+            if self.metering.store.instant:
                 return self.held(effect)
             return self.held_at_once(effect) or here(partial(self.held, effect), self.undoing(effect))
         if type(effect) is Queue:
@@ -371,7 +371,8 @@ class SyncPort(Port):
         self._hides = effect.hide_usage
         outgoing = self._outgoing(effect)
         error_text = None
-        here = spans.attach(self._recording)
+        recording = self._recording
+        here = None if recording is None else spans.attach(recording)
         inside = INSIDE.set((*INSIDE.get(), (self.metering, outgoing)))
         self._sent = True
         self._start_s = time.perf_counter()
@@ -384,7 +385,8 @@ class SyncPort(Port):
             return self._failed(error)
         finally:
             INSIDE.reset(inside)
-            spans.detach(here)
+            if here is not None:
+                spans.detach(here)
         return self._received(response, outgoing, error_text)
 
     def relay(self, effect: Relay, story: Story) -> Any:
@@ -427,7 +429,7 @@ class AsyncPort(Port):
         if type(effect) is Send:
             return await self._send(effect)
         if type(effect) is Hold:
-            if self._instant:
+            if self.metering.store.instant:
                 return self.held(effect)
             return self.held_at_once(effect) or await aside(partial(self.held, effect), self.undoing(effect))
         if type(effect) is Queue:
@@ -455,7 +457,8 @@ class AsyncPort(Port):
         self._hides = effect.hide_usage
         outgoing = self._outgoing(effect)
         error_text = None
-        here = spans.attach(self._recording)
+        recording = self._recording
+        here = None if recording is None else spans.attach(recording)
         inside = INSIDE.set((*INSIDE.get(), (self.metering, outgoing)))
         self._sent = True
         self._start_s = time.perf_counter()
@@ -468,7 +471,8 @@ class AsyncPort(Port):
             return self._failed(error)
         finally:
             INSIDE.reset(inside)
-            spans.detach(here)
+            if here is not None:
+                spans.detach(here)
         return self._received(response, outgoing, error_text)
 
     async def relay(self, effect: Relay, story: Story) -> Any:

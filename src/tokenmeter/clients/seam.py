@@ -27,25 +27,23 @@ OUTER_SEAM: ContextVar[bool] = ContextVar("tokenmeter-outer-seam", default=False
 
 Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 
+_UNREAD = Request(Route("", "", None, "", ""), None, {}, attribution.NOBODY, 0.0, "", None)
+
 
 def sync_send(metering: Metering, library: Library, active: Callable[[], bool]) -> Wrapper:
     """A wrapper for ``Client.send``, for one meter."""
 
     def send(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         request: Any = args[0] if args else kwargs.get("request")
-        route = _route(request) if active() else None
-        if route is None or _counted(metering, request):
-            return wrapped(*args, **kwargs)
-        if _unread(request):
+        asked = _asked(metering, request) if active() else None
+        if asked is _UNREAD:
             request.read()  # what the caller's body raises is the caller's own
-        try:
-            asked = _request(metering, request, route)
-        except Exception as fault:
-            swallow(fault, "reading a request")
-            asked = None
+            asked = _asked(metering, request)
         if asked is None:
             return wrapped(*args, **kwargs)
-        port = SyncPort(metering, library, wrapped, request, *_apart(kwargs))
+        stream = bool(kwargs.pop("stream", False))
+        kwargs.pop("request", None)
+        port = SyncPort(metering, library, wrapped, request, stream, kwargs)
         try:
             return drive(story(metering.current(), asked), port)
         except (Refused, StoreUnavailable) as refusal:
@@ -59,19 +57,15 @@ def async_send(metering: Metering, library: Library, active: Callable[[], bool])
 
     async def send(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         request: Any = args[0] if args else kwargs.get("request")
-        route = _route(request) if active() else None
-        if route is None or _counted(metering, request):
-            return await wrapped(*args, **kwargs)
-        if _unread(request):
+        asked = _asked(metering, request) if active() else None
+        if asked is _UNREAD:
             await request.aread()  # what the caller's body raises is the caller's own
-        try:
-            asked = _request(metering, request, route)
-        except Exception as fault:
-            swallow(fault, "reading a request")
-            asked = None
+            asked = _asked(metering, request)
         if asked is None:
             return await wrapped(*args, **kwargs)
-        port = AsyncPort(metering, library, wrapped, request, *_apart(kwargs))
+        stream = bool(kwargs.pop("stream", False))
+        kwargs.pop("request", None)
+        port = AsyncPort(metering, library, wrapped, request, stream, kwargs)
         try:
             return await drive_async(story(metering.current(), asked), port)
         except (Refused, StoreUnavailable) as refusal:
@@ -120,51 +114,44 @@ def async_method(active: Callable[[], bool]) -> Wrapper:
     return request
 
 
-def _apart(kwargs: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
-    """``stream``, and what else ``send`` was given beside the request."""
-    stream = bool(kwargs.pop("stream", False))
-    kwargs.pop("request", None)
-    return stream, kwargs
+def _asked(metering: Metering, request: Any) -> Request | None:
+    """What the story is told of; None for what is no model call, or is counted further out.
 
-
-def _route(request: Any) -> Route | None:
+    `_UNREAD` where the body must be loaded first: JSON that comes from a generator.
+    """
     try:
         url = request.url
         method, host, path = request.method, url.host, url.raw_path.partition(b"?")[0].decode("ascii")
     except Exception:
         return None  # no request of the library's own; the bare client says what is wrong with it
     try:
-        return wire.recognise(method, host, path)
+        route = wire.recognise(method, host, path)
+        if route is None:
+            return None
+        inside = INSIDE.get()
+        if inside and any(meter is metering and sent is request for meter, sent in inside):
+            return None
+        headers = request.headers
+        body: bytes | None = None
+        if hasattr(request, "_content"):
+            body = request.content
+        elif "json" in headers.get("content-type", ""):
+            return _UNREAD
+        if not wire.is_call(route, body, headers):
+            return None
+        return Request(
+            route,
+            body,
+            headers,
+            attribution.current(),
+            metering.clock.now_s(),
+            host,
+            url.port or (443 if url.scheme == "https" else 80),
+            _ids.new(),
+        )
     except Exception as fault:
-        swallow(fault, "recognising a request")
+        swallow(fault, "reading a request")
         return None
-
-
-def _counted(metering: Metering, request: Any) -> bool:
-    inside = INSIDE.get()
-    return bool(inside) and any(meter is metering and sent is request for meter, sent in inside)
-
-
-def _unread(request: Any) -> bool:
-    """Whether the body must be loaded first: JSON that comes from a generator."""
-    return not hasattr(request, "_content") and "json" in request.headers.get("content-type", "")
-
-
-def _request(metering: Metering, request: Any, route: Route) -> Request | None:
-    """What the story is told of; None where the body says that it is no model call."""
-    url, body = request.url, request.content if hasattr(request, "_content") else None
-    if not wire.is_call(route, body, request.headers):
-        return None
-    return Request(
-        route=route,
-        body=body,
-        headers=request.headers,
-        scope=attribution.current(),
-        at_s=metering.clock.now_s(),
-        host=route.host,
-        port=url.port or (443 if url.scheme == "https" else 80),
-        id=_ids.new(),
-    )
 
 
 def _carried_out(library: Library, request: Any, refusal: Refused | StoreUnavailable) -> Any:

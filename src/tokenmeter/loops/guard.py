@@ -128,7 +128,7 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
             asked, lone = None, True
     prints: Prints | None = None
     if lone:
-        prints = _lone_prints(own, memory, facts)
+        prints = _lone_prints(own, memory, facts) if len(facts.path) > 1 else None
     elif asked is not None:
         prints = memory.prints.of(asked)
     known = memory.seen.begin(asker, prints, own.window_s)
@@ -286,7 +286,7 @@ def _asks_alone(asked: Asked) -> bool:
 
 def _lone_prints(own: LoopPolicy, memory: Memory, facts: Facts) -> Prints | None:
     """Only where several agents share a run do its questions say anything: that they ask each other the same."""
-    if len(facts.path) < 2 or facts.run is None or facts.body is None or facts.operation not in _STEERING:
+    if facts.run is None or facts.body is None or facts.operation not in _STEERING:
         return None
     return None if own.allows(facts.agent) else memory.prints.whole(facts.body)
 

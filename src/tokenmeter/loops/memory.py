@@ -281,21 +281,19 @@ class Seen:
             found = minutes[agent] = _Minute()
             if len(minutes) > self._max_agents:
                 minutes.popitem(last=False)
-        elif len(minutes) > self._max_agents // 2:  # else none is about to be forgotten
+        else:
             minutes.move_to_end(agent)
         return found
 
     def _is_new_run(self, run: str, agent: str) -> bool:
         runs = self._runs
         key = hash((run, agent))
-        if key in runs:
-            if len(runs) > self._max_runs // 2:
-                runs.move_to_end(key)
-            return False
+        new = key not in runs
         runs[key] = None
+        runs.move_to_end(key)
         if len(runs) > self._max_runs:
             runs.popitem(last=False)
-        return True
+        return new
 
     def _count(self, prints: Prints, asker: Asker, window_s: float) -> tuple[Tally, Tally]:
         entries, agent, at_s = self._entries, asker.agent or "", asker.at_s

@@ -19,7 +19,6 @@ from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.trace import (
-    INVALID_SPAN,
     NoOpTracer,
     Span,
     SpanKind,
@@ -71,11 +70,11 @@ class Spans:
         self._user_key = user_key
         self._propagate_baggage = propagate_baggage
 
-    def open(self, call: Call) -> Recording:
-        """Open the span of a call, or find the one that stands for it already."""
+    def open(self, call: Call) -> Recording | None:
+        """Open the span of a call, or find the one that stands for it already. None: nobody listens."""
         here = otel_context.get_current()
         if attribution.is_alone(here) and isinstance(getattr(self._tracer, "_tracer", self._tracer), NoOpTracer):
-            return Recording(INVALID_SPAN, ours=True)  # no pipeline is set up, and nobody else's span stands here
+            return None  # no pipeline is set up, and nobody else's span stands here
         bare = None
         carried = baggage.get_all(here)
         if carried and not self._propagate_baggage:
@@ -172,15 +171,14 @@ def before_the_end(recording: Recording, settle: Callable[[], object]) -> None:
         span.end = settled  # type: ignore[method-assign]
 
 
-def attach(recording: Recording | None) -> Token[Context] | None:
+def attach(recording: Recording) -> Token[Context] | None:
     """Put the span in force while the request is out."""
-    return None if recording is None or recording.context is None else otel_context.attach(recording.context)
+    return None if recording.context is None else otel_context.attach(recording.context)
 
 
-def detach(token: Token[Context] | None) -> None:
+def detach(token: Token[Context]) -> None:
     """Undo `attach`."""
-    if token is not None:
-        otel_context.detach(token)
+    otel_context.detach(token)
 
 
 def _who(out: dict[str, AttributeValue], row: CallRecord, user_key: bytes | None) -> None:

@@ -14,7 +14,7 @@ _EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
 # Structs, because a frozen dataclass costs five times as much to make, and each call makes these in its caller's way.
-class Route(msgspec.Struct, frozen=True):
+class Route(msgspec.Struct, frozen=True, gc=False):
     """What the address of a request says: that it is a model call, and whose."""
 
     protocol: str  # "openai.chat", "anthropic.messages", "gemini.generate", "bedrock.converse", …
@@ -27,7 +27,7 @@ class Route(msgspec.Struct, frozen=True):
     known_host: bool = True  # False: one's own, or of some other service that has the same paths
 
 
-class Ask(msgspec.Struct, frozen=True):
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """What the body of a request asks for."""
 
     model: str | None = None
@@ -53,14 +53,14 @@ class Ask(msgspec.Struct, frozen=True):
     readable: bool = True  # False: a model call whose body could not be read
 
 
-class Beside(msgspec.Struct, frozen=True):
+class Beside(msgspec.Struct, frozen=True, gc=False):
     """Work that was billed beside a call, and is not in its usage."""
 
     model: str | None  # None: the call's own
     usage: Usage
 
 
-class Reading(msgspec.Struct, frozen=True):
+class Reading(msgspec.Struct, frozen=True, gc=False):
     """What a response said."""
 
     usage: Usage | None = None  # None: no usage was reported
