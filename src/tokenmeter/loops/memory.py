@@ -288,12 +288,13 @@ class Seen:
     def _is_new_run(self, run: str, agent: str) -> bool:
         runs = self._runs
         key = hash((run, agent))
-        new = key not in runs
+        if key in runs:
+            runs.move_to_end(key)
+            return False
         runs[key] = None
-        runs.move_to_end(key)
         if len(runs) > self._max_runs:
             runs.popitem(last=False)
-        return new
+        return True
 
     def _count(self, prints: Prints, asker: Asker, window_s: float) -> tuple[Tally, Tally]:
         entries, agent, at_s = self._entries, asker.agent or "", asker.at_s
