@@ -63,7 +63,12 @@ class _Sync(ast.NodeTransformer):
         node.name = SYNC_NAMES.get(node.name, node.name)
         if isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant):
             del node.body[0]
+        node.body = [each for each in node.body if not isinstance(each, ast.AnnAssign) or _name(each) != "ASYNC"]
         return node
+
+
+def _name(assigned: ast.AnnAssign) -> str:
+    return ast.unparse(assigned.target)
 
 
 def as_sync(thing: FunctionType | type) -> str:

@@ -16,7 +16,8 @@ from tokenmeter.call import story
 from tokenmeter.clients.drive import drive, drive_async
 from tokenmeter.clients.library import CARRIED, Library
 from tokenmeter.clients.metering import Metering
-from tokenmeter.clients.ports import INSIDE, AsyncPort, SyncPort
+from tokenmeter.clients.port import INSIDE
+from tokenmeter.clients.ports import AsyncPort, SyncPort
 from tokenmeter.errors import Refused, StoreUnavailable
 from tokenmeter.faults import swallow
 from tokenmeter.notes import Request
@@ -38,7 +39,7 @@ def sync_send(metering: Metering, library: Library, active: Callable[[], bool]) 
         asked = _asked(metering, request) if active() else None
         if asked is _UNREAD:
             request.read()  # what the caller's body raises is the caller's own
-            asked = _asked(metering, request)
+            asked = _asked(metering, request, loaded=True)
         if asked is None:
             return wrapped(*args, **kwargs)
         stream = bool(kwargs.pop("stream", False))
@@ -60,7 +61,7 @@ def async_send(metering: Metering, library: Library, active: Callable[[], bool])
         asked = _asked(metering, request) if active() else None
         if asked is _UNREAD:
             await request.aread()  # what the caller's body raises is the caller's own
-            asked = _asked(metering, request)
+            asked = _asked(metering, request, loaded=True)
         if asked is None:
             return await wrapped(*args, **kwargs)
         stream = bool(kwargs.pop("stream", False))
@@ -114,10 +115,10 @@ def async_method(active: Callable[[], bool]) -> Wrapper:
     return request
 
 
-def _asked(metering: Metering, request: Any) -> Request | None:
+def _asked(metering: Metering, request: Any, *, loaded: bool = False) -> Request | None:
     """What the story is told of; None for what is no model call, or is counted further out.
 
-    `_UNREAD` where the body must be loaded first: JSON that comes from a generator.
+    `_UNREAD` where the body must be loaded first: JSON that comes from a generator. Then it is asked for once more.
     """
     try:
         url = request.url
@@ -135,7 +136,7 @@ def _asked(metering: Metering, request: Any) -> Request | None:
         body: bytes | None = None
         if hasattr(request, "_content"):
             body = request.content
-        elif "json" in headers.get("content-type", ""):
+        elif not loaded and "json" in headers.get("content-type", ""):
             return _UNREAD
         if not wire.is_call(route, body, headers):
             return None
