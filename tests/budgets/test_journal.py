@@ -17,7 +17,8 @@ import pytest
 import tokenmeter
 import tokenmeter.budgets.journal as journals
 from tokenmeter.budgets import Drawn, Entry, MemoryStore, State
-from tokenmeter.budgets.journal import Draw, Journal, Lease, Undo, Write, default_directory, posting
+from tokenmeter.budgets.journal import Journal, default_directory
+from tokenmeter.budgets.journal_lines import Draw, Lease, Undo, Write, posting
 from tokenmeter.errors import ConfigError, StoreUnavailable
 
 from .conftest import MakeClaim
@@ -320,7 +321,8 @@ def test_a_fork_leaves_the_file_to_the_parent(tmp_path: Path, claim: MakeClaim) 
 CHILD = """
 import sys
 from tokenmeter.budgets import Budget, Claim
-from tokenmeter.budgets.journal import Journal, posting
+from tokenmeter.budgets.journal import Journal
+from tokenmeter.budgets.journal_lines import posting
 journal = Journal(sys.argv[1])
 claim = Claim(Budget("$5", per="day"), "book", "global", 1, 5_000_000_000, 1e9, True)
 n = 0

@@ -14,7 +14,8 @@ import pytest
 from tests.cli.shared_books import SharedBooks, command
 from tests.support.redis_server import RedisServer, missing
 from tokenmeter.budgets import Need, Pause, open_store
-from tokenmeter.budgets.journal import Journal, Write
+from tokenmeter.budgets.journal import Journal
+from tokenmeter.budgets.journal_lines import Write
 from tokenmeter.cli import main
 from tokenmeter.cli.doctor import journals, libraries, prices, store, telemetry
 from tokenmeter.cli.doctor.check import Check
@@ -311,7 +312,8 @@ def test_journals_of_the_living_and_of_the_dead(tmp_path: Path) -> None:
     root = tmp_path / "journals"
     assert list(journals.checks([root])) == [], "no such directory"
     code = (
-        "import os, sys; from tokenmeter.budgets.journal import Journal, Write; "
+        "import os, sys; from tokenmeter.budgets.journal import Journal; "
+        "from tokenmeter.budgets.journal_lines import Write; "
         "Journal(sys.argv[1], store='s').put(Write('w', b'row')); os._exit(0)"
     )
     living = Journal(root, store="s")
@@ -343,7 +345,8 @@ def test_a_meter_of_a_process_that_died_is_found(elsewhere: Path, capsys: pytest
     """The journal lies where a meter puts it."""
     pytest.importorskip("tokenmeter.budgets.sqlite")
     code = (
-        "import os; from tokenmeter.budgets.assembly import assemble; from tokenmeter.budgets.journal import Write; "
+        "import os; from tokenmeter.budgets.assembly import assemble; "
+        "from tokenmeter.budgets.journal_lines import Write; "
         "assemble('sqlite:///books.db').journal.put(Write('w', b'row')); os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=elsewhere)

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from tokenmeter import wire
 from tokenmeter.pricing import InputBound
 from tokenmeter.wire import Ask, asks
+from tokenmeter.wire.fields import Fields
 
 OPENAI = ("api.openai.com", "/v1/chat/completions")
 RESPONSES = ("api.openai.com", "/v1/responses")
@@ -72,7 +73,7 @@ def test_the_quick_look_at_plain_text_sees_what_the_whole_one_sees(fields: dict[
     assert route is not None
     quick = ask(OPENAI, body)
     assert quick.text_only
-    assert quick == replace(asks._ask(asks.Fields(route, body)), text_only=True)
+    assert quick == replace(asks._ask(Fields(route, body)), text_only=True)
     assert InputBound(exact=False).bound(quick, route) == InputBound(exact=False).bound(
         replace(quick, text_only=False), route
     )

@@ -21,7 +21,8 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
 from tokenmeter.budgets.breaker import Breaker, NotAsked, Through
-from tokenmeter.budgets.journal import Draw, Journal, Undo, Write, posting
+from tokenmeter.budgets.journal import Journal
+from tokenmeter.budgets.journal_lines import Draw, Undo, Write, posting
 from tokenmeter.budgets.limit import MAX_AMOUNT
 from tokenmeter.budgets.memory import MemoryStore
 from tokenmeter.budgets.memory_books import check

@@ -22,15 +22,22 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from functools import lru_cache, partial
 from pathlib import Path
 
 import msgspec
 
-from tokenmeter.budgets.budget import Budget, Per
-from tokenmeter.budgets.limit import Unit
-from tokenmeter.budgets.policy import Claim
-from tokenmeter.budgets.store import Entry, Store
+from tokenmeter.budgets.journal_lines import (
+    Done,
+    Lease,
+    Record,
+    Undo,
+    Write,
+    decode,
+    encode,
+    is_final,
+    steps,
+)
+from tokenmeter.budgets.store import Store
 from tokenmeter.errors import ConfigError, StoreUnavailable
 
 if sys.platform != "win32":
@@ -40,100 +47,7 @@ logger = logging.getLogger("tokenmeter")
 
 MAX_BYTES = 64 << 20
 _COMPACT_BYTES = 1 << 20
-_DRAWN_AT_ONCE = 256
 _WHOLE = b"whole\n"
-
-
-# -- the lines ---------------------------------------------------------------------------------------------------
-
-
-class Account(msgspec.Struct, frozen=True, array_like=True):
-    """A claim without its amount."""
-
-    key: str
-    limit: int
-    budget: str
-    scope: str
-    unit: Unit
-    per: Per
-    resets_at: float | None
-    enforce: bool
-
-
-class Post(msgspec.Struct, frozen=True, array_like=True, tag="post"):
-    """To be posted. Not ``final``: the call is under way, and this is what it is charged should its process die."""
-
-    id: str
-    accounts: tuple[Account, ...]
-    amounts: tuple[int, ...]
-    row: bytes = b""
-    final: bool = True
-
-
-class Draw(msgspec.Struct, frozen=True, array_like=True, tag="draw"):
-    """To be drawn from leases; ``final`` as in `Post`."""
-
-    id: str
-    holds: tuple[str, ...]
-    charges: tuple[tuple[str, int], ...]
-    row: bytes = b""
-    final: bool = True
-
-
-class Undo(msgspec.Struct, frozen=True, array_like=True, tag="undo"):
-    """A hold of so many claims to be given back."""
-
-    id: str
-    claims: int
-
-
-class Write(msgspec.Struct, frozen=True, array_like=True, tag="write"):
-    """A row that charges nothing."""
-
-    id: str
-    row: bytes
-
-
-class Lease(msgspec.Struct, frozen=True, array_like=True, tag="lease"):
-    """A lease that stands: ended when its process is gone and all that was drawn from it is told."""
-
-    id: str
-
-
-class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
-    """Told to the store, or never to be told."""
-
-    ids: tuple[str, ...]
-
-
-Record = Post | Draw | Undo | Write | Lease
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Record | Done).decode
-
-
-def posting(
-    entry_id: str, claims: Sequence[Claim], amounts: Sequence[int], row: bytes = b"", *, final: bool = True
-) -> Post:
-    """The line that posts amounts to these claims' books."""
-    return Post(entry_id, tuple([_account(claim) for claim in claims]), tuple(amounts), row, final)
-
-
-def _account(claim: Claim) -> Account:
-    budget, key, scope, _, limit, resets_at, enforce = claim
-    return Account(key, limit, budget.name, scope, budget.unit, budget.per, resets_at, enforce)
-
-
-def _claim(account: Account, amount: int) -> Claim:
-    budget = _budget(account.budget, account.unit, account.per)
-    return Claim(budget, account.key, account.scope, amount, account.limit, account.resets_at, account.enforce)
-
-
-@lru_cache(maxsize=1024)
-def _budget(name: str, unit: Unit, per: Per) -> Budget:
-    return Budget("$1" if unit == "usd" else f"1 {unit}", per=per, name=name)
-
-
-# -- the file ----------------------------------------------------------------------------------------------------
 
 
 class Journal:
@@ -209,11 +123,11 @@ class Journal:
 
     def waiting(self) -> list[Record]:
         """The lines that wait to be told, the oldest first; not those of calls that are under way."""
-        return [record for record, _ in list(self._live.values()) if not isinstance(record, Lease) and _final(record)]
+        return [record for record, _ in list(self._live.values()) if not isinstance(record, Lease) and is_final(record)]
 
     def put(self, record: Record) -> bool:
         """Write a line; it replaces one of the same id. False: it is not in the file, and the log said why."""
-        line = _encode(record) + b"\n"
+        line = encode(record) + b"\n"
         size = len(line)
         with self._lock:
             before = self._live.get(record.id)
@@ -274,7 +188,7 @@ class Journal:
         ``undoing`` is held while a hold is given back: whoever takes its id into use again has it meanwhile.
         """
         count = 0
-        for work, records in _steps(self.waiting()):
+        for work, records in steps(self.waiting()):
             undo = isinstance(records[0], Undo)
             with (undo and undoing) or contextlib.nullcontext():
                 if undo and self.get(records[0].id) is not records[0]:
@@ -292,7 +206,7 @@ class Journal:
                 records = left.records()
                 calls = [record for record in records if not isinstance(record, Lease)]
                 leases = [record for record in records if isinstance(record, Lease) and left.whole]
-                for work, some in [*_steps(calls), *_steps(leases)]:
+                for work, some in [*steps(calls), *steps(leases)]:
                     self._tell(work, store, some)
                     count += len(some)
                 left.remove()
@@ -320,14 +234,14 @@ class Journal:
             raise
         except Exception as error:  # noqa: BLE001 - a line that the store can't take must not stand before all others
             if len(records) > 1:
-                for each, alone in _steps(records, at_once=1):
+                for each, alone in steps(records, at_once=1):
                     self._tell(each, store, alone)
                 return
             logger.error("tokenmeter: the store won't take a line of the journal %s: %s", self.directory, error)
             with contextlib.suppress(OSError):
                 path = self.directory / f"{self.owner}.rejected"
                 with path.open("ab") as file:
-                    file.writelines(_encode(record) + b"\n" for record in records)
+                    file.writelines(encode(record) + b"\n" for record in records)
 
     def _append(self, line: bytes) -> bool:
         try:
@@ -396,7 +310,7 @@ class Journal:
             elif self._file_bytes > _COMPACT_BYTES + 2 * self._live_bytes:
                 self._move()
             else:
-                self._append(_encode(Done(tuple(gone))) + b"\n")
+                self._append(encode(Done(tuple(gone))) + b"\n")
         except OSError as error:
             self._tell_once("broken", "tokenmeter's journal %s can't be written: %s", error.strerror or error)
         finally:
@@ -408,7 +322,7 @@ class Journal:
         """Go on in a fresh file that has only what waits."""
         old, segment = self._file, self._segment
         fresh = self._fresh()
-        data = b"".join([_encode(record) + b"\n" for record, _ in list(self._live.values())])
+        data = b"".join([encode(record) + b"\n" for record, _ in list(self._live.values())])
         try:
             written = os.write(fresh, data)
             while written < len(data):
@@ -486,7 +400,7 @@ class _Left:
                 if not line:
                     continue
                 try:
-                    record = _decode(line)
+                    record = decode(line)
                 except (msgspec.DecodeError, UnicodeDecodeError):
                     continue
                 if isinstance(record, Done):
@@ -544,48 +458,6 @@ def _number(path: Path) -> int | None:
         return int(path.name.split(".")[-2])
     except ValueError:
         return None
-
-
-def _final(record: Record) -> bool:
-    return not isinstance(record, Post | Draw) or record.final
-
-
-def _steps(
-    records: Iterable[Record], at_once: int = _DRAWN_AT_ONCE
-) -> Iterator[tuple[Callable[[Store], object], list[Record]]]:
-    """What to do, and the lines that are told by it; draws many at once."""
-    draws: list[Draw] = []
-    for record in records:
-        if isinstance(record, Draw):
-            draws.append(record)
-            if len(draws) == at_once:
-                yield partial(_draw, draws), [*draws]
-                draws = []
-            continue
-        if draws:
-            yield partial(_draw, draws), [*draws]
-            draws = []
-        yield partial(_do, record), [record]
-    if draws:
-        yield partial(_draw, draws), [*draws]
-
-
-def _draw(draws: Sequence[Draw], store: Store) -> None:
-    holds = dict.fromkeys(hold for draw in draws for hold in draw.holds)
-    store.draw(list(holds), [Entry(draw.id, draw.charges, draw.row) for draw in draws])
-
-
-def _do(record: Record, store: Store) -> None:
-    if isinstance(record, Post):
-        claims = [_claim(account, amount) for account, amount in zip(record.accounts, record.amounts, strict=True)]
-        store.post(record.id, claims, record.amounts, record.row)
-    elif isinstance(record, Undo):
-        if not store.release(record.id):
-            store.settle(record.id, (0,) * record.claims)  # it was charged by estimate meanwhile
-    elif isinstance(record, Write):
-        store.write([Entry(record.id, (), record.row)])
-    elif isinstance(record, Lease):
-        store.settle(record.id, (0,))
 
 
 _journals: weakref.WeakSet[Journal] = weakref.WeakSet()

@@ -13,7 +13,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from tokenmeter.budgets.journal import Draw, Journal, Lease
+from tokenmeter.budgets.journal import Journal
+from tokenmeter.budgets.journal_lines import Draw, Lease
 from tokenmeter.budgets.lease_sums import FIRST_CALLS, LeaseSums, Slice
 from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.store import Drawn, Entry, Held, Settled, Short, State, Store

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from tokenmeter.budgets.deferral import OneVerbAtATime
-from tokenmeter.budgets.journal import Draw
+from tokenmeter.budgets.journal_lines import Draw
 from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.store import Held, Note, Settled, State
 from tokenmeter.budgets.turn import Turn

@@ -26,7 +26,8 @@ from queue import Empty, SimpleQueue
 
 from tokenmeter.budgets.breaker import Through
 from tokenmeter.budgets.guarded import GuardedStore
-from tokenmeter.budgets.journal import Draw, Journal
+from tokenmeter.budgets.journal import Journal
+from tokenmeter.budgets.journal_lines import Draw
 from tokenmeter.budgets.lease_slices import IDLE_S, PATIENCE_S, Slices
 from tokenmeter.budgets.lease_sums import Call, LeaseSums
 from tokenmeter.budgets.memory_books import check
