@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenmeter import wire
-from tokenmeter.wire.usage import counts, tolerant
+from tokenmeter.wire.usage import counts
+from tokenmeter.wire.words import tolerant
 
 DETAILS = {"cached_tokens": 4, "audio_tokens": 1}
 

@@ -11,7 +11,8 @@ from tokenmeter.usage import Usage
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
 from tokenmeter.wire.types import Beside, Reading
-from tokenmeter.wire.usage import counts, number
+from tokenmeter.wire.usage import counts
+from tokenmeter.wire.words import number
 
 METRICS = "amazon-bedrock-invocationMetrics"
 _CACHED = ("cache_read_input_tokens", "cache_creation_input_tokens")

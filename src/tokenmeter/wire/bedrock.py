@@ -13,7 +13,7 @@ from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.openai import ChatTally
 from tokenmeter.wire.tally import Tally, weigh
 from tokenmeter.wire.types import Route
-from tokenmeter.wire.usage import number
+from tokenmeter.wire.words import number
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 

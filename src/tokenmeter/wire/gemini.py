@@ -10,7 +10,7 @@ import msgspec
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
 from tokenmeter.wire.types import Route
-from tokenmeter.wire.usage import whole
+from tokenmeter.wire.words import whole
 
 
 class _Candidate(msgspec.Struct, gc=False, rename="camel"):

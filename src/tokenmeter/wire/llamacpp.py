@@ -9,7 +9,7 @@ import msgspec
 from tokenmeter.wire.jsonpick import TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
 from tokenmeter.wire.types import Route
-from tokenmeter.wire.usage import whole
+from tokenmeter.wire.words import whole
 
 
 class _Answer(msgspec.Struct, gc=False):

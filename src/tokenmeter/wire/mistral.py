@@ -9,7 +9,7 @@ import msgspec
 
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
-from tokenmeter.wire.usage import number
+from tokenmeter.wire.words import number
 
 
 class _Document(msgspec.Struct, gc=False):

@@ -8,7 +8,7 @@ import msgspec
 
 from tokenmeter.wire.jsonpick import TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
-from tokenmeter.wire.usage import whole
+from tokenmeter.wire.words import whole
 
 
 class _Token(msgspec.Struct, gc=False):
