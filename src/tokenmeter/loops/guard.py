@@ -35,6 +35,7 @@ _ANSWERED_BY: Final[Mapping[str, bytes]] = {
     "ollama.chat": b'"assistant"',
 }
 _NEAR_TIMES: Final = 4  # requests that differ only in numbers may be the items of a batch
+_PACED_TIMES: Final = 6  # what waits hears the same until it is there
 _STEERING: Final = frozenset({"chat", "text_completion", "generate_content"})
 
 
@@ -356,6 +357,9 @@ def _line(own: LoopPolicy, each: Repeats) -> _Passed | None:
         done = f"called {who} with the same arguments and the same result" if tools else f"heard the same from {who}"
         what = f"its conversation {done} {count} times, with nothing new in between"
         return _Passed("max_repeats", count, own.max_repeats, what, tools=tools)
+    if each.kind == "paced" and own.max_repeats is not None and count >= _PACED_TIMES * own.max_repeats:
+        what = f"its conversation waited with {who} and heard the same {count} times, with nothing new in between"
+        return _Passed("max_repeats", count, _PACED_TIMES * own.max_repeats, what, tools=tools)
     if each.kind == "restated" and own.max_repeats is not None and count >= _NEAR_TIMES * own.max_repeats:
         what = f"its conversation called {who} {count} times in a row for the same result, with a number that goes on"
         return _Passed("max_repeats", count, _NEAR_TIMES * own.max_repeats, what, tools=tools)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FEWEST_TURNS: Final = 5
 FIRST_LOOK_TURNS: Final = 26
-LAST_TURNS: Final = 64
+LAST_TURNS: Final = 96
 
 
 def nothing_allowed(_tool: str) -> bool:

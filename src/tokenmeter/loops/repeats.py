@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal, NamedTuple
 
 from tokenmeter.loops.alike import Likeness, alike, asks_much, same_question, says_more, says_much
+from tokenmeter.loops.pacing import is_paced
 from tokenmeter.loops.steps import Item
 from tokenmeter.loops.wording import WORDS_BYTES, is_filled_in, restates, says_little, words
 
-Kind = Literal["same", "restated", "silent", "poll"]
+Kind = Literal["same", "paced", "restated", "silent", "poll"]
 
 _INFORMATIVE_BYTES: Final = 200
 _LITTLE: Final = 0.1  # the share of words, at most, that are new in a text that says nothing new
@@ -20,7 +21,7 @@ _TEXTS_BEFORE: Final = 12
 class Repeats(NamedTuple):
     """What the last turns of a conversation do over and over."""
 
-    kind: Kind  # the same again; the same long result to a question that goes on; …
+    kind: Kind  # the same again; the same, with a wait in it; the same long result to a question that goes on; …
     times: int  # or rounds
     who: tuple[str, ...]  # tools or speakers
     turns: int  # how many items the loop spans
@@ -92,7 +93,8 @@ class Tail:
         if most < _TWICE:
             return None
         who = {self.items[first].who: None for first, count in counts.items() if count == most}
-        return Repeats("same", most, tuple(who), len(run) + len(counts))
+        paced = any(self.items[at].tool and is_paced(self.items[at]) for at in run)
+        return Repeats("paced" if paced else "same", most, tuple(who), len(run) + len(counts))
 
     def _silent(self) -> Repeats | None:
         """Two speakers who say nothing new."""

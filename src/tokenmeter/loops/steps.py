@@ -5,6 +5,7 @@ All stays JSON as it was sent: nothing is decoded that is only compared.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -12,7 +13,7 @@ import msgspec
 
 from tokenmeter.loops.asked import NOTHING, UNREADABLE
 
-MAX_BYTES: Final = 65_536
+MAX_BYTES: Final = 1 << 20
 
 
 class Item(NamedTuple):
@@ -26,6 +27,7 @@ class Item(NamedTuple):
 
 class _Function(msgspec.Struct, gc=False):
     name: Any = None
+    parts: msgspec.Raw = NOTHING
     arguments: msgspec.Raw = NOTHING
     args: msgspec.Raw = NOTHING
     response: msgspec.Raw = NOTHING
@@ -38,7 +40,34 @@ class _Call(msgspec.Struct, gc=False):
     custom: _Function | None = None
 
 
-class _Part(msgspec.Struct, gc=False):
+class _Media(msgspec.Struct, gc=False):
+    """A picture, a sound or a file, under the names that the protocols have for it."""
+
+    image_url: msgspec.Raw = NOTHING
+    file_id: msgspec.Raw = NOTHING
+    file_data: msgspec.Raw = NOTHING
+    file: msgspec.Raw = NOTHING
+    source: msgspec.Raw = NOTHING
+    input_audio: msgspec.Raw = NOTHING
+    image: msgspec.Raw = NOTHING
+    document: msgspec.Raw = NOTHING
+    video: msgspec.Raw = NOTHING
+    inline_data: msgspec.Raw = NOTHING
+    file_uri: msgspec.Raw = NOTHING
+    camel_data: msgspec.Raw = msgspec.field(name="inlineData", default=NOTHING)
+    camel_file: msgspec.Raw = msgspec.field(name="fileData", default=NOTHING)
+
+    def mark(self) -> bytes:
+        """A word that stands for what it shows: another one for anything else. Empty where there is none."""
+        shown = b"".join([raw for name in _MEDIA if (raw := getattr(self, name))])
+        return b"0" + hashlib.blake2b(shown, digest_size=8).hexdigest().encode().translate(_LETTERS) if shown else b""
+
+
+_MEDIA: Final = _Media.__struct_fields__
+_LETTERS: Final = bytes.maketrans(b"0123456789abcdef", b"ghijklmnopqrstuv")  # of which neither numbers nor ids are made
+
+
+class _Part(_Media, gc=False):
     type: Any = None
     text: msgspec.Raw = NOTHING
     name: Any = None
@@ -70,6 +99,8 @@ _as_parts = msgspec.json.Decoder(list[_Part | str]).decode
 
 _BRACKET: Final = ord("[")
 _USER: Final = frozenset({"user", "function"})
+_SYSTEM: Final = frozenset({"system", "developer"})
+_THOUGHTS: Final = frozenset({"thinking", "redacted_thinking", "reasoning"})
 _MODEL: Final = frozenset({"assistant", "model"})
 _CALLS: Final = frozenset({"function_call", "custom_tool_call", "mcp_call", "local_shell_call"})
 _OUTPUTS: Final = frozenset({"function_call_output", "custom_tool_call_output", "local_shell_call_output"})
@@ -77,7 +108,7 @@ _BLANK: Final = frozenset({b"", b'""', b"null", b"[]"})
 
 
 def read_items(turns: Sequence[msgspec.Raw], last: int, *, alone: bool = False) -> list[Item]:
-    """The items of the last turns, oldest first; no more turns than stand in 64 kB. Never raises.
+    """The items of the last turns, oldest first; no more turns than stand in a mebibyte. Never raises.
 
     ``alone``: results whose calls stand elsewhere, because the provider remembers them, are items, too.
     """
@@ -187,6 +218,8 @@ class _Telling:
                 called = True
             elif answer is not None:
                 self.results.append(_inner(answer.content or answer.response))
+                if answer.parts:
+                    self.results.append(bytes(answer.parts))
             elif kind == "tool_use":
                 self.call(part.name, part.input)
                 called = True
@@ -194,8 +227,8 @@ class _Telling:
                 self.results.append(_inner(part.content))
             elif part.text:
                 texts.append(bytes(part.text))
-            elif kind is not None and str(kind) not in {"thinking", "redacted_thinking", "reasoning"}:
-                texts.append(b"(%s)" % str(kind).encode())
+            elif (mark := part.mark()) or (kind is not None and str(kind) not in _THOUGHTS):
+                texts.append(b"(%s %s)" % (b"media" if kind is None else str(kind).encode(), mark))
         if texts and not called:
             self.say(role, b" ".join(texts))
 
@@ -217,6 +250,8 @@ class _Telling:
             self.prose = True
         elif role in _USER:
             self.items.append(Item("user", text, b"", False))
+        elif role in _SYSTEM and self.items:  # what a conversation begins with is no turn of it
+            self.items.append(Item("system", text, b"", False))
 
     def flush(self) -> None:
         self.prose = False
