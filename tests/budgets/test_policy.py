@@ -197,6 +197,25 @@ def test_keys_are_short_and_can_be_encoded(agent: str, surrogate: str) -> None:
     assert len(key) < 1200
 
 
+def test_calls_are_told_apart_by_what_a_pattern_asks_for() -> None:
+    policy = Policy([Budget("$5", match={"agent": "a*"}), Budget("$7", scope="user", match={"model": "gpt-*"})])
+    asked = [(agent, model) for agent in ("ann", "bob", None) for model in ("gpt-5", "claude")]
+    found = {
+        (agent, model): [
+            claim.limit // 10**9 for claim in policy.claims({"agent": agent, "model": model}, NEED, NOON_S)
+        ]
+        for agent, model in asked * 2
+    }
+    assert found == {
+        ("ann", "gpt-5"): [5, 7],
+        ("ann", "claude"): [5],
+        ("bob", "gpt-5"): [7],
+        ("bob", "claude"): [],
+        (None, "gpt-5"): [7],
+        (None, "claude"): [],
+    }
+
+
 def test_accounts_are_bounded_and_threads_agree() -> None:
     policy = Policy([Budget("$5", per="hour", scope="user")])
     found: list[set[str]] = []
@@ -204,7 +223,7 @@ def test_accounts_are_bounded_and_threads_agree() -> None:
 
     def ask() -> None:
         start.wait()
-        moments = [NOON_S, NOON_S + 3600] * 3000
+        moments = [NOON_S, NOON_S + 3600] * 5000
         found.append({policy.claims({"user": str(n // 2)}, NEED, now)[0].key for n, now in enumerate(moments)})
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
@@ -213,5 +232,5 @@ def test_accounts_are_bounded_and_threads_agree() -> None:
     for thread in threads:
         thread.join()
     assert len(found) == 4
-    assert all(keys == found[0] and len(keys) == 6000 for keys in found)
+    assert all(keys == found[0] and len(keys) == 10_000 for keys in found)
     assert len(policy._pages) <= 4096

@@ -286,3 +286,26 @@ def test_a_body_that_cannot_be_read_is_no_loop() -> None:
     desk = Desk()
     for written in (b"", b"{", b"[]", b'{"messages": 5}', None):
         assert all(desk.send(written).findings == () for _ in range(6))
+
+
+def test_who_waits_is_slowed_down_late_and_stopped_if_the_policy_says_so() -> None:
+    wait = Step("get_job", {"id": "j"}, "still running")
+    found = [Desk(LoopPolicy()).tell([ASK, *[wait] * times]) for times in (8, 17, 18)]
+    assert [[each.action for each in judged.findings if each.guard == "max_repeats"] for judged in found] == [
+        [],
+        [],
+        ["brake"],
+    ]
+    assert found[2].pause_s > 0
+    assert Desk().tell([ASK, *[wait] * 18]).refusal is not None
+
+
+def test_who_only_moves_on_is_stopped_late() -> None:
+    press = Step("press_key", {"key": "ArrowDown"}, "pressed")
+    found = [Desk(LoopPolicy()).tell([ASK, *[press] * times]).refusal for times in (17, 18)]
+    assert [each and each.guard for each in found] == [None, "max_repeats"]
+
+
+def test_a_question_that_one_agent_asks_again_is_not_told() -> None:
+    desk = Desk(LoopPolicy())
+    assert [guards(desk.send(prompt("What is the time?"))) for _ in range(12)] == [[]] * 12

@@ -35,9 +35,7 @@ def search(number: int = 1, result: str = "[]") -> Step:
 @EVERY
 def test_a_step_that_is_repeated_with_its_result(dialect: str) -> None:
     for times in (3, 4, 8, 28):
-        assert seen(dialect, [ASK, *[search()] * times])["same"] == min(
-            times, 31 if dialect != "openai responses" else 21
-        )
+        assert seen(dialect, [ASK, *[search()] * times])["same"] == times
 
 
 @EVERY
@@ -73,7 +71,7 @@ def test_the_same_time_and_again_with_work_between(dialect: str) -> None:
 @pytest.mark.parametrize(
     "results",
     [
-        [f"pending as of 2026-11-28T10:00:0{n}Z" for n in range(5)],
+        [f"no seats as of 2026-11-28T10:00:0{n}Z" for n in range(5)],
         [f"(attempt {n}) no seats" for n in range(5)],
         [f'{{"request_id": "7f3c2d1{n}-aaaa-4bbb-8ccc-0123456789ab", "seats": []}}' for n in range(5)],
         [f"{LONG} #{n}" for n in range(5)],
@@ -315,6 +313,10 @@ KEYS = [
     "name",
     "arguments",
     "text",
+    "image_url",
+    "source",
+    "inlineData",
+    "functionResponse",
 ]
 
 
@@ -431,7 +433,7 @@ def test_short_results_are_looked_at_in_parts_that_bear_an_id() -> None:
         sent = [*messages[:-1], {**messages[-1], "content": [*messages[-1]["content"], *last]}]
         asked = open_request("bedrock.converse", json.dumps({"messages": sent}).encode())
         assert asked is not None
-        assert [(each.kind, each.times) for each in look(asked.turns)] == [("same", 4), ("poll", 4)]
+        assert [(each.kind, each.times) for each in look(asked.turns)] == [("waits", 4), ("poll", 4)]
 
 
 @EVERY
@@ -454,3 +456,147 @@ def test_other_words_at_another_time(dialect: str) -> None:
         told.append(Say("assistant", f"{at} {ask} send the quarterly revenue figures of the northern region"))
         told.append(Say("user", f"{wait}: our finance department prepares these figures. {at}"))
     assert seen(dialect, told)["silent"] >= 5
+
+
+WAITS = [
+    ("BashOutput", {"bash_id": "1"}, "<status>running</status>\n\n<timestamp>2026-11-28T10:00:0{n}Z</timestamp>"),
+    ("execute_bash", {"command": "", "is_input": "true"}, "[The command has no new output after 30.0 seconds. " + LONG),
+    ("bash", {"command": "sleep 30 && gh pr checks 12"}, "lint: no result yet, see the page of the run\n" + LONG),
+    ("bash", {"command": "sleep 60; tail -2 build.log"}, ""),
+    ("view_background_agent", {"task_id": "1"}, "Status: running\nRuntime: {n}s"),
+    ("get_job", {"id": "j"}, "pending"),
+    ("wait_for_page", {"page": "/done"}, "The page was not shown."),
+    ("computer", {"action": "wait"}, LONG),
+    ("write_stdin", {"session_id": "3", "chars": ""}, LONG),
+]
+
+
+@EVERY
+@pytest.mark.parametrize(("name", "arguments", "result"), WAITS)
+def test_who_waits_hears_the_same(dialect: str, name: str, arguments: dict[str, Any], result: str) -> None:
+    told = [Step(name, arguments, result.replace("{n}", str(n))) for n in range(8)]
+    assert "same" not in seen(dialect, [ASK, *told])
+    assert "same" not in seen(dialect, [ASK, *(step for each in told for step in (each, Step("list", {}, "nothing")))])
+
+
+@EVERY
+@pytest.mark.parametrize(
+    ("name", "arguments", "result"),
+    [
+        ("get_order", {"order_id": "W1"}, json.dumps({"status": "pending", "items": ["a lamp of brass"] * 20})),
+        ("search", {"query": "how long to wait"}, "nothing was found"),
+        ("search", {"query": "I sleep 8 hours"}, "nothing was found"),
+        ("waiter", {"table": "4"}, "nobody"),
+    ],
+)
+def test_a_word_of_waiting_is_no_wait(dialect: str, name: str, arguments: dict[str, Any], result: str) -> None:
+    assert seen(dialect, [ASK, *[Step(name, arguments, result)] * 4])["same"] == 4
+
+
+@EVERY
+def test_who_scrolls_hears_only_that_it_was_done(dialect: str) -> None:
+    assert seen(dialect, [ASK, *[Step("browser_scroll", {"by": "1 page"}, "Scrolled down")] * 8])["moves"] == 8
+    assert seen(dialect, [ASK, *[Step("browser_scroll", {"by": "1 page"}, LONG)] * 8])["same"] == 8
+
+
+def pictures(number: int) -> list[tuple[str, dict[str, Any]]]:
+    """Parts of a user's turn, one for each way to give a picture."""
+    data = f"iVBORw0KGgo{number:04}" * 20
+    return [
+        ("openai.chat", {"type": "image_url", "image_url": {"url": f"https://h/{number}.png"}}),
+        ("openai.chat", {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}),
+        ("openai.responses", {"type": "input_image", "image_url": f"data:image/png;base64,{data}"}),
+        ("openai.responses", {"type": "input_image", "file_id": f"file-{number:024}"}),
+        (
+            "anthropic.messages",
+            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}},
+        ),
+        ("anthropic.messages", {"type": "image", "source": {"type": "url", "url": f"https://h/{number}.png"}}),
+        ("gemini.generate", {"inlineData": {"mimeType": "image/png", "data": data}}),
+        ("gemini.generate", {"fileData": {"fileUri": f"https://h/{number}"}}),
+        ("bedrock.converse", {"image": {"format": "png", "source": {"bytes": data}}}),
+    ]
+
+
+@pytest.mark.parametrize("way", range(len(pictures(0))))
+@pytest.mark.parametrize("caption", [None, "This is what the screen shows now."])
+def test_a_picture_is_known_by_what_it_shows(way: int, caption: str | None) -> None:
+    def shown(numbers: list[int]) -> dict[str, int]:
+        turns: list[dict[str, Any]] = []
+        for number in numbers:
+            protocol, part = pictures(number)[way]
+            text = {"type": "output_text"} if protocol == "openai.responses" else {}
+            parts = (
+                [part] if caption is None else [{"text": caption, **({"type": "text"} if "type" in part else {})}, part]
+            )
+            said = {"text": "I press the button to go up.", **text}
+            if protocol == "gemini.generate":
+                turns += [{"role": "user", "parts": parts}, {"role": "model", "parts": [said]}]
+            else:
+                said = said if protocol == "bedrock.converse" else {"type": "text", **said}
+                turns += [{"role": "user", "content": parts}, {"role": "assistant", "content": [said]}]
+        protocol, _ = pictures(0)[way]
+        field = {"openai.responses": "input", "gemini.generate": "contents"}.get(protocol, "messages")
+        asked = open_request(protocol, json.dumps({field: turns}).encode())
+        assert asked is not None
+        return {each.kind: each.times for each in look(asked.turns)}
+
+    assert shown([1, 2, 3, 4, 5, 6]) == {}
+    assert shown([1, 2, 3, 3, 3, 3])["same"] >= 3
+
+
+def test_pictures_within_the_answer_of_a_function() -> None:
+    def shown(numbers: list[int]) -> dict[str, int]:
+        turns: list[dict[str, Any]] = [{"role": "user", "parts": [{"text": "Open the menu."}]}]
+        for number in numbers:
+            media = [{"inlineData": {"mimeType": "image/png", "data": f"iVBORw0KGgo{number:04}"}}]
+            answer = {"name": "click", "response": {"result": "clicked"}, "parts": media}
+            turns.append({"role": "model", "parts": [{"functionCall": {"name": "click", "args": {"x": 4}}}]})
+            turns.append({"role": "user", "parts": [{"functionResponse": answer}]})
+        asked = open_request("gemini.generate", json.dumps({"contents": turns}).encode())
+        assert asked is not None
+        return {each.kind: each.times for each in look(asked.turns)}
+
+    assert "same" not in shown([1, 2, 3, 4, 5])
+    assert shown([1, 1, 1, 1])["same"] == 4
+
+
+def test_what_the_system_says_on_the_way_is_a_turn() -> None:
+    def told(results: list[str]) -> dict[str, int]:
+        messages = [{"role": "system", "content": "You are an agent."}]
+        for result in results:
+            messages.append({"role": "user", "content": "Determine which command to use next."})
+            messages.append({"role": "assistant", "content": '{"command": "next_record"}'})
+            messages.append({"role": "system", "content": f"Command next_record returned: {result}"})
+        asked = open_request("openai.chat", json.dumps({"messages": messages}).encode())
+        assert asked is not None
+        return {each.kind: each.times for each in look(asked.turns)}
+
+    assert told(["Ada, London", "Grace, New York", "Edsger, Rotterdam", "Barbara, Los Angeles"]) == {}
+    assert told(["Error: no such file"] * 4)["same"] == 4
+
+
+@EVERY
+@pytest.mark.parametrize("size", [12_000, 40_000])
+def test_large_results_are_looked_at(dialect: str, size: int) -> None:
+    step = Step("read_file", {"path": "history.jsonl"}, ("1: the harbour lies in the north\n" * 2_000)[:size])
+    assert seen(dialect, [ASK, *[step] * 5])["same"] == 5
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "boards",
+    [
+        ["@....\n.....", ".@...\n.....", "..@..\n.....", "..@..\n..#..", "...@.\n..#..", "....@\n..#.."],
+        [
+            f"You stand at {x}, {y} and the door is at 4, 4."
+            for x, y in ((0, 1), (1, 0), (4, 0), (0, 4), (1, 4), (4, 1))
+        ],
+    ],
+)
+def test_where_things_stand_is_what_a_board_says(dialect: str, boards: list[str]) -> None:
+    told: list[Step | Say] = []
+    for board in boards:
+        told += [Say("user", board), Say("assistant", "I go on.")]
+    assert seen(dialect, told).get("silent", 0) < 3
+    assert seen(dialect, [*told, *[Say("user", boards[-1]), Say("assistant", "I go on.")] * 3])["silent"] >= 3

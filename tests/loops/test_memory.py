@@ -91,6 +91,14 @@ def test_a_minute_slides() -> None:
     assert seen.begin(Asker("b", "r", 1_119.0), None, WINDOW_S).calls_in_minute == 0
 
 
+def test_who_makes_calls_is_remembered_longest() -> None:
+    seen = Seen(max_agents=4)
+    for number in range(20):
+        busy = seen.begin(Asker("busy", None, 1_000.0), None, WINDOW_S)
+        assert busy.calls_in_minute == number
+        seen.begin(Asker(f"other {number}", None, 1_000.0), None, WINDOW_S)
+
+
 def test_a_brake_grows_and_lets_go() -> None:
     seen = Seen()
     assert [seen.brake("a", 0.0) for _ in range(8)] == [0.5, 1, 2, 4, 8, 16, 30, 30]

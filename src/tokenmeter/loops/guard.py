@@ -35,7 +35,7 @@ _ANSWERED_BY: Final[Mapping[str, bytes]] = {
     "ollama.chat": b'"assistant"',
 }
 _NEAR_TIMES: Final = 4  # requests that differ only in numbers may be the items of a batch
-_PACED_TIMES: Final = 6  # what waits hears the same until it is there
+_PACED_TIMES: Final = 6  # what waits hears the same until it is there, and what moves on hears only that it did
 _STEERING: Final = frozenset({"chat", "text_completion", "generate_content"})
 
 
@@ -151,9 +151,10 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
         if known.near.times:
             # what the provider remembers is not seen here: there may be news in it
             unsure = facts.run is None or asked.server_state or not has_answers(asked)
+            softly: Action | None = "warn" if unsure else None
             again = memory.seen.note(asker, prints, memory.prints.ticked(asked))
             batch = not _answers_a_tool(asked)
-            found += _again(own, memory, asker, known, again, unsure=unsure, batch=batch)
+            found += _again(own, memory, asker, known, again, softly=softly, batch=batch)
         else:
             memory.seen.news(asker)
         if len(asked.turns) >= FEWEST_TURNS:
@@ -213,7 +214,7 @@ class _Passed(Struct, frozen=True):
     who: tuple[str, ...] = ()
     since_s: float | None = None
     tools: tuple[str, ...] = ()
-    unsure: bool = False  # samples, tests and batches ask the same: it is warned of, unless the policy says otherwise
+    softly: Action | None = None  # what is done about it, unless the policy itself says what the guard does
 
 
 def _asked(own: LoopPolicy, facts: Facts) -> Asked | None:
@@ -307,11 +308,11 @@ def _asked_again(own: LoopPolicy, memory: Memory, asker: Asker, known: Known) ->
     yield from _turns(own, known, *memory.seen.turn(asker))
     if exact.times in _MILESTONES and own.max_repeats is not None:
         what = f"the same request went out {exact.times} times before"
-        yield _Passed("max_repeats", exact.times, own.max_repeats, what, exact.agents, exact.since_s, unsure=True)
+        yield _Passed("max_repeats", exact.times, own.max_repeats, what, exact.agents, exact.since_s, softly="warn")
 
 
 def _again(
-    own: LoopPolicy, memory: Memory, asker: Asker, known: Known, again: int, *, unsure: bool, batch: bool
+    own: LoopPolicy, memory: Memory, asker: Asker, known: Known, again: int, *, softly: Action | None, batch: bool
 ) -> Iterable[_Passed]:
     """The same request again, or nearly the same. ``batch``: with other numbers it may be the next one of many."""
     exact, near = known.exact, known.near
@@ -320,14 +321,15 @@ def _again(
     if most is not None:
         if exact.times >= most:
             what = f"the same request went out {exact.times} times before"
-            yield _Passed("max_repeats", exact.times, most, what, exact.agents, exact.since_s, unsure=unsure)
+            yield _Passed("max_repeats", exact.times, most, what, exact.agents, exact.since_s, softly=softly)
         elif near.times >= most and again >= min(near.times, most) - 1:
             what = f"a request that differs only in a time, an id or a counter went out {near.times} times before"
-            yield _Passed("max_repeats", near.times, most, what, near.agents, near.since_s, unsure=unsure)
+            yield _Passed("max_repeats", near.times, most, what, near.agents, near.since_s, softly=softly)
         elif near.times >= _NEAR_TIMES * most:
             what = f"a request that differs only in its numbers went out {near.times} times before"
             limit = _NEAR_TIMES * most
-            yield _Passed("max_repeats", near.times, limit, what, near.agents, near.since_s, unsure=unsure or batch)
+            softly = "warn" if batch else softly
+            yield _Passed("max_repeats", near.times, limit, what, near.agents, near.since_s, softly=softly)
     yield from _turns(own, known, rounds, agents)
 
 
@@ -357,9 +359,10 @@ def _line(own: LoopPolicy, each: Repeats) -> _Passed | None:
         done = f"called {who} with the same arguments and the same result" if tools else f"heard the same from {who}"
         what = f"its conversation {done} {count} times, with nothing new in between"
         return _Passed("max_repeats", count, own.max_repeats, what, tools=tools)
-    if each.kind == "paced" and own.max_repeats is not None and count >= _PACED_TIMES * own.max_repeats:
-        what = f"its conversation waited with {who} and heard the same {count} times, with nothing new in between"
-        return _Passed("max_repeats", count, _PACED_TIMES * own.max_repeats, what, tools=tools)
+    if each.kind in ("waits", "moves") and own.max_repeats is not None and count >= _PACED_TIMES * own.max_repeats:
+        what = f"its conversation {each.kind} with {who}, and heard the same {count} times with nothing new in between"
+        softly: Action | None = "brake" if each.kind == "waits" else None
+        return _Passed("max_repeats", count, _PACED_TIMES * own.max_repeats, what, tools=tools, softly=softly)
     if each.kind == "restated" and own.max_repeats is not None and count >= _NEAR_TIMES * own.max_repeats:
         what = f"its conversation called {who} {count} times in a row for the same result, with a number that goes on"
         return _Passed("max_repeats", count, _NEAR_TIMES * own.max_repeats, what, tools=tools)
@@ -374,9 +377,7 @@ def _line(own: LoopPolicy, each: Repeats) -> _Passed | None:
 
 def _finding(own: LoopPolicy, memory: Memory, facts: Facts, passed: _Passed) -> Finding:
     guard, agent = passed.guard, facts.agent
-    action = own.action(guard)
-    if passed.unsure and guard not in own.actions:
-        action = "warn"
+    action = own.action(guard) if passed.softly is None or guard in own.actions else passed.softly
     agents = tuple(filter(None, passed.who)) or ((agent,) if agent else ())
     remedy = _remedy(passed, agent)
     since = "" if passed.since_s is None else f" in {_lasting(facts.at_s - passed.since_s)}"

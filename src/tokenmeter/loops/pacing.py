@@ -1,29 +1,32 @@
 """Steps that are meant to be made again as they are: they wait for something, or move on by a little.
 
 Whoever waits asks the same and hears the same until it is there; whoever scrolls or presses a key hears only that it
-was done. That proves a loop late, not never.
+was done.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Literal
 
-from tokenmeter.loops.alike import says_much
 from tokenmeter.loops.steps import Item
 
+Pace = Literal["waits", "moves"]
 
-def is_paced(item: Item) -> bool:
-    """Whether a step waits, by its name, by what it asks for or by what comes of it, or only moves on."""
+
+def pace(item: Item) -> Pace | None:
+    """Whether a step waits, by its name, by what it asks for or by what comes of it; or moves on, and hears no more."""
     who = item.who.encode(errors="surrogatepass")
     if _WAITS.search(who) or _PAUSES.search(item.said[:_SAID_BYTES]):
-        return True
+        return "waits"
     got = item.got[:_GOT_BYTES].lower()
     if len(item.got) < _STATUS_BYTES and _UNDER_WAY.search(got):
-        return True
+        return "waits"
     if len(item.got) <= _GOT_BYTES and _NOT_YET.search(got):
-        return True
-    return bool(_MOVES.search(who) or _MOVES_ON.search(item.said)) and not says_much(item.got)
+        return "waits"
+    if len(item.got) < _STATUS_BYTES and (_MOVES.search(who) or _MOVES_ON.search(item.said)):
+        return "moves"
+    return None
 
 
 _SAID_BYTES: Final = 512

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal, NamedTuple
 
 from tokenmeter.loops.alike import Likeness, alike, asks_much, same_question, says_more, says_much
-from tokenmeter.loops.pacing import is_paced
+from tokenmeter.loops.pacing import pace
 from tokenmeter.loops.steps import Item
-from tokenmeter.loops.wording import WORDS_BYTES, is_filled_in, restates, says_little, words
+from tokenmeter.loops.wording import WORDS_BYTES, figures, is_filled_in, is_prose, restates, says_little, words
 
-Kind = Literal["same", "paced", "restated", "silent", "poll"]
+Kind = Literal["same", "waits", "moves", "restated", "silent", "poll"]
 
 _INFORMATIVE_BYTES: Final = 200
 _LITTLE: Final = 0.1  # the share of words, at most, that are new in a text that says nothing new
@@ -93,8 +93,9 @@ class Tail:
         if most < _TWICE:
             return None
         who = {self.items[first].who: None for first, count in counts.items() if count == most}
-        paced = any(self.items[at].tool and is_paced(self.items[at]) for at in run)
-        return Repeats("paced" if paced else "same", most, tuple(who), len(run) + len(counts))
+        paces = {pace(self.items[at]) for at in run if self.items[at].tool}
+        kind: Kind = "waits" if "waits" in paces else "moves" if "moves" in paces else "same"
+        return Repeats(kind, most, tuple(who), len(run) + len(counts))
 
     def _silent(self) -> Repeats | None:
         """Two speakers who say nothing new."""
@@ -168,9 +169,9 @@ class Tail:
             texts = [i for i in range(at - 1, -1, -1) if not self.items[i].tool][:_TEXTS_BEFORE]
             said, before = self._words(at), [self._words(i) for i in texts]
             heard = frozenset[bytes]().union(*before)
-            known = len(before) > 1 and says_little(said, heard, _LITTLE)
+            known = len(before) > 1 and says_little(said, heard, _LITTLE) and is_prose(self.items[at].said)
             if known and said:
-                known = any(restates(said, each) for each in before)
+                known = any(self._means(at, i) for i in texts)
             if known and not said <= heard:  # the one word that is new may be what a form is filled in with
                 known = not any(is_filled_in(self.items[i].said, self.items[at].said) for i in texts)
             self.little[at] = known
@@ -230,7 +231,13 @@ class Tail:
         """Whether a speaker says in other words what he said before."""
         if max(len(self.items[at].said), len(self.items[earlier].said)) > WORDS_BYTES:
             return False
-        return self._little_news(at) and restates(self._words(at), self._words(earlier))
+        return self._little_news(at) and self._means(at, earlier)
+
+    def _means(self, at: int, earlier: int) -> bool:
+        """Whether two texts have nearly the same words, and the same numbers."""
+        if not restates(self._words(at), self._words(earlier)):
+            return False
+        return figures(self.items[at].said) == figures(self.items[earlier].said)
 
 
 def _asks_again(item: Item, last: Item) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Final
 
 from tokenmeter.loops.loosely import LOWER
-from tokenmeter.loops.ticking import TICKING_IN_TALK
+from tokenmeter.loops.ticking import LABELLED, TICKING_IN_TALK
 
 WORDS_BYTES: Final = 1_600
 _FEW_WORDS: Final = 3
@@ -39,6 +39,17 @@ def restates(said: Collection[bytes], other: Collection[bytes]) -> bool:
     return common > 0 and 2 * common >= _RESTATED * (len(said) + len(other))
 
 
+def figures(text: bytes) -> tuple[bytes, ...]:
+    """The numbers of a text in their order, without those that only tell the time or count."""
+    timeless = TICKING_IN_TALK.sub(b" ", text[:WORDS_BYTES].lower())
+    return tuple(_FIGURES.findall(LABELLED.sub(rb"\g<word>", timeless)))
+
+
+def is_prose(text: bytes) -> bool:
+    """Whether a text is made of words; else its marks say what it means, as those of a board or a table do."""
+    return len(text) <= 3 * len(_LETTER.findall(text))
+
+
 def is_filled_in(one: bytes, other: bytes) -> bool:
     """Whether two texts are one form with another word or two in one place."""
     left, right = one.lower().split(), other.lower().split()
@@ -48,6 +59,8 @@ def is_filled_in(one: bytes, other: bytes) -> bool:
     return 0 < changed <= _FILLED_IN
 
 
+_FIGURES: Final = re.compile(rb"\d+")
+_LETTER: Final = re.compile(rb"[a-zA-Z\x80-\xff]")
 _FORM_WORDS: Final = 4
 _FILLED_IN: Final = 2
 _RESTATED: Final = 0.7
