@@ -15,7 +15,7 @@ import msgspec
 
 from tokenmeter.loops.asked import NOTHING, UNREADABLE
 from tokenmeter.loops.loosely import loose
-from tokenmeter.loops.steps import read_items
+from tokenmeter.loops.steps import QUICK_BYTES, read_items
 
 if TYPE_CHECKING:
     from tokenmeter.loops.repeats import Repeats
@@ -88,6 +88,9 @@ def _may_repeat(turns: Sequence[msgspec.Raw], before: int) -> bool:
     size = sizes.pop()
     least, most = size - _SHIFT - _MARKED, size + _SHIFT
     as_large = [at for at, size in enumerate(sizes, -1 - len(sizes)) if least <= size <= most]
+    if len(as_large) >= before and size > _LARGE_BYTES:
+        inside = _inside(turns[-1], 0)
+        as_large = [at for at in as_large if inside in _inside(turns[at], 2 * _SHIFT + _MARKED)]
     if len(as_large) >= before:
         own = _ending(turns[-1])
         middle = own[_SHIFT:-_SHIFT] if len(own) > 4 * _SHIFT else None
@@ -104,8 +107,15 @@ def _may_poll(turns: Sequence[msgspec.Raw], sizes: list[int]) -> bool:
     """Whether the last two steps ask the same; their results may differ in size. A step is two turns or three."""
     if len(turns) < _MANY_TURNS or min(abs(sizes[-1] - sizes[-3]), abs(sizes[-1] - sizes[-4])) > _SHIFT:
         return False
-    items = read_items(turns, _TWO_STEPS)
+    items = read_items(turns, _TWO_STEPS, most_bytes=QUICK_BYTES)
     return len(items) > 1 and items[-1].tool and items[-1].said == items[-2].said
+
+
+def _inside(turn: msgspec.Raw, more: int) -> bytes:
+    """What stands in the middle of a turn: to read a large one takes longer than to see that it differs there."""
+    view, reach = memoryview(turn), _SHIFT + _MARKED + more
+    middle = len(view) // 2
+    return loose(bytes(view[middle - reach : middle + reach]))
 
 
 def _ending(turn: msgspec.Raw) -> bytes:
@@ -139,6 +149,7 @@ _PERIOD: Final = 6
 _SHIFT: Final = 24
 _MARKED: Final = 48  # the last turn may bear a mark for the provider's cache
 _ENDING_BYTES: Final = 256
+_LARGE_BYTES: Final = 2_048
 _MANY_TURNS: Final = 16
 _TWO_STEPS: Final = 6
 _FEWEST_TEXTS: Final = 6

@@ -13,6 +13,7 @@ import msgspec
 
 from tokenmeter.loops.asked import NOTHING, UNREADABLE
 
+QUICK_BYTES: Final = 1 << 15
 MAX_BYTES: Final = 1 << 20
 
 
@@ -107,13 +108,15 @@ _OUTPUTS: Final = frozenset({"function_call_output", "custom_tool_call_output", 
 _BLANK: Final = frozenset({b"", b'""', b"null", b"[]"})
 
 
-def read_items(turns: Sequence[msgspec.Raw], last: int, *, alone: bool = False) -> list[Item]:
-    """The items of the last turns, oldest first; no more turns than stand in a mebibyte. Never raises.
+def read_items(
+    turns: Sequence[msgspec.Raw], last: int, *, alone: bool = False, most_bytes: int = MAX_BYTES
+) -> list[Item]:
+    """The items of the last turns, oldest first; no more turns than stand in so many bytes. Never raises.
 
     ``alone``: results whose calls stand elsewhere, because the provider remembers them, are items, too.
     """
     start = len(turns)
-    left = MAX_BYTES
+    left = most_bytes
     for turn in reversed(turns[-last:]):
         left -= len(turn)
         if left < 0:
