@@ -605,7 +605,7 @@ def test_where_things_stand_is_what_a_board_says(dialect: str, boards: list[str]
 @EVERY
 def test_large_results_that_differ_in_a_time_are_the_same(dialect: str) -> None:
     text = "1: the harbour lies in the north\n" * 300
-    told = [Step("read_log", {"path": "a"}, f"{text}{n} lines at 10:00:0{n}\n{text}") for n in range(5)]
+    told = [Step("read_log", {"path": "a"}, f"{text}read at 10:00:0{n}\n{text}") for n in range(5)]
     assert seen(dialect, [ASK, *told])["same"] == 5
     grown = [Step("read_log", {"path": "a"}, f"{text}{text[: 33 * n]}") for n in range(40, 45)]
     assert "same" not in seen(dialect, [ASK, *grown])
