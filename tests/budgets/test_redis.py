@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -741,31 +742,63 @@ def test_books_that_move_in_a_cluster(connect: Open) -> None:
         assert isinstance(store.hold("h", (claim(),), 0.0), Held)
 
 
+@contextlib.contextmanager
+def sentinel_of(master: RedisServer, folder: Path) -> Iterator[int]:
+    """The port of a sentinel that watches one master; alone, it decides alone."""
+    port, config = redis_server.free_port(), folder / "sentinel.conf"
+    config.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor books 127.0.0.1 {master.port} 1\n"
+        "sentinel down-after-milliseconds books 500\nsentinel failover-timeout books 3000\n"
+    )
+    program = redis_server._program()
+    assert program is not None
+    # A server can't be told to become a sentinel: it is started as one, with a file.
+    process = subprocess.Popen([program, str(config), "--sentinel"], stdout=subprocess.DEVNULL)
+    try:
+        until(lambda: connects(port))
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_sentinel(server: RedisServer, tmp_path: Path) -> None:
-    with RedisServer() as sentinel:
-        # A server can't be told to become a sentinel: it is started as one, with a file.
-        sentinel.kill()
-        config = tmp_path / "sentinel.conf"
-        config.write_text(
-            f"port {sentinel.port}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor books 127.0.0.1 {server.port} 1\n"
-        )
-        program = redis_server._program()
-        assert program is not None
-        process = subprocess.Popen([program, str(config), "--sentinel"], stdout=subprocess.DEVNULL)
-        try:
-            until(lambda: connects(sentinel.port))
-            url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel.port}"
-            options = f"?state_dir={tmp_path}&timeout_s=5&lease_s=25"
-            store = open_redis(f"{url}/books{options}")
-            assert isinstance(store.hold("h", (claim(),), 0.0), Held)
+    with sentinel_of(server, tmp_path) as port:
+        url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}"
+        options = f"?state_dir={tmp_path}&timeout_s=5&lease_s=25"
+        store = open_redis(f"{url}/books{options}")
+        assert isinstance(store.hold("h", (claim(),), 0.0), Held)
+        store.close()
+        unknown = open_redis(f"{url}/other{options}")
+        with pytest.raises(StoreUnavailable, match="no service 'other'"):
+            unknown.read(["book"])
+        unknown.close()
+
+
+def test_the_books_go_on_at_the_replica_when_the_master_dies(tmp_path: Path) -> None:
+    redis = pytest.importorskip("redis")
+    with RedisServer() as master, RedisServer("--replicaof", "127.0.0.1", str(master.port)) as replica:
+        until(lambda: b"master_link_status:up" in replica.ask("INFO", "replication"))
+        with sentinel_of(master, tmp_path) as port:
+            with redis.Redis(port=port) as client:
+                until(lambda: client.sentinel_slaves("books"))
+            store = open_redis(f"redis+sentinel://127.0.0.1:{port}/books?state_dir={tmp_path}&timeout_s=1&lease_s=25")
+            assert isinstance(store.hold("a", (claim(4),), 0.0), Held)
+            assert store.settle("a", (3,)) == Settled((State(3, 0, 10),), (3,))
+            assert isinstance(store.hold("b", (claim(5),), 0.0), Held)
+            assert master.ask("WAIT", "1", "5000") == b"1"  # what no replica had yet would be gone
+
+            master.kill()
+            with pytest.raises(StoreUnavailable):
+                store.read(["book"])
+            assert until(lambda: answers(store))
+
+            assert b"role:master" in replica.ask("INFO", "replication")
+            assert store.read(["book"]) == (State(3, 5, 10),)
+            assert isinstance(store.hold("c", (claim(3),), 0.0), Short)
+            assert store.settle("b", (2,)) == Settled((State(5, 0, 10),), (2,))
+            assert store.settle("a", (3,)) is None
             store.close()
-            unknown = open_redis(f"{url}/other{options}")
-            with pytest.raises(StoreUnavailable, match="no service 'other'"):
-                unknown.read(["book"])
-            unknown.close()
-        finally:
-            process.kill()
-            process.wait()
 
 
 def connects(port: int) -> bool:
