@@ -70,7 +70,25 @@ def test_a_coding_that_nobody_knows() -> None:
         decoder_for("gzip, rot13")
 
 
-@pytest.mark.parametrize(("header", "modules"), [("br", ("brotli", "brotlicffi")), ("zstd", ("zstandard",))])
+ZSTD = ("compression.zstd", "backports.zstd", "zstandard")
+
+
+@pytest.mark.parametrize("module", ZSTD)
+def test_any_library_for_zstandard_will_do(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    pytest.importorskip(module)
+    packed = ENCODINGS["zstd"][1](TEXT)
+    for other in ZSTD:
+        if other != module:
+            monkeypatch.setitem(sys.modules, other, None)
+    decoder = decoder_for("zstd")
+    assert decoder is not None
+    pieces = [packed[at : at + 7] for at in range(0, len(packed), 7)]
+    assert b"".join(decoder.decode(piece) for piece in (*pieces, *pieces)) == TEXT * 2
+    with pytest.raises(Undecodable):
+        decoder.decode(b"no frame of it" * 10)
+
+
+@pytest.mark.parametrize(("header", "modules"), [("br", ("brotli", "brotlicffi")), ("zstd", ZSTD)])
 def test_a_library_that_is_not_installed(
     monkeypatch: pytest.MonkeyPatch, header: str, modules: tuple[str, ...]
 ) -> None:
@@ -82,4 +100,4 @@ def test_a_library_that_is_not_installed(
 
 def test_they_are_imported_on_first_use() -> None:
     source = importlib.import_module("tokenmeter.clients.decoding")
-    assert not {"brotli", "zstandard"} & set(vars(source))
+    assert not {"brotli", "zstandard", "ZstdDecompressor"} & set(vars(source))

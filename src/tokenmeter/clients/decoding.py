@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -111,6 +113,17 @@ def decoder_for(content_encoding: str | None) -> Decoder | None:
     return Tolerant(chain[0] if len(chain) == 1 else _Chain(chain))
 
 
+def _zstd() -> Callable[[], Any]:
+    """What makes a decompressor of one frame: Python's own, or of the library that httpx2 or httpx decodes with."""
+    for module in ("compression.zstd", "backports.zstd"):
+        with contextlib.suppress(ImportError):
+            found: Callable[[], Any] = importlib.import_module(module).ZstdDecompressor
+            return found
+    import zstandard
+
+    return zstandard.ZstdDecompressor().decompressobj
+
+
 def _one(name: str) -> Decoder:
     if name in ("gzip", "x-gzip"):
         return _Wrapped(zlib.decompressobj(zlib.MAX_WBITS | 16).decompress)
@@ -124,9 +137,7 @@ def _one(name: str) -> Decoder:
                 import brotlicffi as brotli  # type: ignore[import-not-found, no-redef, unused-ignore]
             return _Wrapped(brotli.Decompressor().process)
         if name == "zstd":
-            import zstandard
-
-            return _Zstd(zstandard.ZstdDecompressor().decompressobj)
+            return _Zstd(_zstd())
     except ImportError as error:
         raise Undecodable(f"content coding {name!r} needs a library that is not installed") from error
     raise Undecodable(f"unknown content coding {name!r}")
