@@ -9,11 +9,11 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from msgspec import Struct
 from msgspec.structs import replace
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
@@ -61,8 +61,7 @@ class SystemClock:
         return time.time()
 
 
-@dataclass(frozen=True, slots=True)
-class Remaining:
+class Remaining(Struct, frozen=True):
     """The state of one budget in its present window. Money is in US dollars, else whole tokens or calls."""
 
     budget: str

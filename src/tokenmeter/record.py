@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from typing import Literal, Protocol
 
@@ -78,5 +79,12 @@ class Recorder(Protocol):
 encode = msgspec.json.Encoder(enc_hook=dict).encode
 """The bytes of a row, as a store that lasts keeps it: JSON."""
 
-decode = msgspec.json.Decoder(CallRecord).decode
-"""The row of such bytes."""
+
+def decode(row: bytes) -> CallRecord:
+    """The row of such bytes. Raises ``msgspec.MsgspecError``."""
+    return _decoder().decode(row)
+
+
+@functools.cache
+def _decoder() -> msgspec.json.Decoder[CallRecord]:  # few programs read rows
+    return msgspec.json.Decoder(CallRecord)

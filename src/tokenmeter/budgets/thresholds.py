@@ -15,11 +15,12 @@ import contextlib
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
+
+from msgspec import Struct
 
 from tokenmeter.budgets.limit import Unit, format_limit
 from tokenmeter.budgets.policy import Claim
@@ -29,8 +30,7 @@ from tokenmeter.money import usd
 MAX_TOLD = 8_192
 
 
-@dataclass(frozen=True, slots=True)
-class Crossing:
+class Crossing(Struct, frozen=True):
     """What is spent has reached ``percent`` of the limit.
 
     ``scope`` says for whom: ``agent=triage``. ``spent`` and ``limit``, grants included, are US dollars as `Decimal`

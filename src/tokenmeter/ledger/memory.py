@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -21,8 +20,7 @@ MAX_PENDING = 1_024
 OTHER = "(other)"
 
 
-@dataclass(frozen=True, slots=True)
-class Spend:
+class Spend(Struct, frozen=True):
     """What a set of calls cost. ``usd`` is exact; ``estimated_usd`` is the part of it that was estimated.
 
     ``calls`` counts the requests that were charged; ``failed`` those that the provider or the connection

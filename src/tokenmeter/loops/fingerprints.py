@@ -13,7 +13,6 @@ from msgspec import Raw
 
 from tokenmeter.loops.asked import Asked
 from tokenmeter.loops.loosely import loose
-from tokenmeter.loops.steps import QUICK_BYTES, read_items
 
 _LOOSE_BYTES: Final = 1_536  # as much of a request may differ in its numbers and still be nearly the same
 _END_BYTES: Final = 512
@@ -108,6 +107,8 @@ def _say(said: list[Raw | memoryview], fixed: list[int], turn: Raw, end: int) ->
 
 def _without_ids(asked: Asked) -> bytes:
     """What an answer to the provider's own memory says, without the ids of the calls that it answers."""
+    from tokenmeter.loops.steps import QUICK_BYTES, read_items  # what few requests need takes long to make
+
     items = read_items(asked.turns, 16, alone=True, most_bytes=QUICK_BYTES)
     return b"\0".join(loose(item.said) + loose(item.got) for item in items)
 

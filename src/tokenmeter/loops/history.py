@@ -15,7 +15,6 @@ import msgspec
 
 from tokenmeter.loops.asked import NOTHING, UNREADABLE
 from tokenmeter.loops.loosely import loose
-from tokenmeter.loops.steps import QUICK_BYTES, read_items
 
 if TYPE_CHECKING:
     from tokenmeter.loops.repeats import Repeats
@@ -43,10 +42,12 @@ def look(
     """
     if len(turns) < FEWEST_TURNS or not _may_repeat(turns, times - 1):
         return ()
+    from tokenmeter.loops.steps import read_items  # what few requests need takes long to make
+
     items = read_items(turns, FIRST_LOOK_TURNS)
     if len(items) < 3:
         return ()
-    from tokenmeter.loops.repeats import Tail  # its expressions take long to compile, and few requests come so far
+    from tokenmeter.loops.repeats import Tail
 
     found = Tail(items, allowed).repeats()
     if (all_turns or len(turns) > FIRST_LOOK_TURNS) and any(each.turns > len(items) - _PERIOD for each in found):
@@ -107,6 +108,8 @@ def _may_poll(turns: Sequence[msgspec.Raw], sizes: list[int]) -> bool:
     """Whether the last two steps ask the same; their results may differ in size. A step is two turns or three."""
     if len(turns) < _MANY_TURNS or min(abs(sizes[-1] - sizes[-3]), abs(sizes[-1] - sizes[-4])) > _SHIFT:
         return False
+    from tokenmeter.loops.steps import QUICK_BYTES, read_items
+
     items = read_items(turns, _TWO_STEPS, most_bytes=QUICK_BYTES)
     return len(items) > 1 and items[-1].tool and items[-1].said == items[-2].said
 

@@ -16,7 +16,6 @@ import math
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from operator import mul
@@ -69,8 +68,7 @@ class _Tier(Struct, frozen=True):
     worst_tool_call: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Rate:
+class Rate(Struct, frozen=True, eq=False):
     """The price of one model at one moment, in one price context. Made by ``Rate.compile``."""
 
     model_id: str
@@ -78,12 +76,15 @@ class Rate:
     source: str  # "genai-prices 0.2.3", "override" or "fallback"
     context_window: int | None = None
     max_output_tokens: int | None = None
-    _leaves: tuple[tuple[str, tuple[int, ...]], ...] = field(default=(), repr=False)  # key, indices inside it
-    _input_leaves: tuple[int, ...] = field(default=(), repr=False)
-    _starts: tuple[int, ...] = field(default=(), repr=False)
-    _tiers: tuple[_Tier, ...] = field(default=(), repr=False)
-    _scale: int = field(default=1, repr=False)
-    _least_audio_seconds: int = field(default=0, repr=False)
+    _leaves: tuple[tuple[str, tuple[int, ...]], ...] = ()  # key, indices inside it
+    _input_leaves: tuple[int, ...] = ()
+    _starts: tuple[int, ...] = ()
+    _tiers: tuple[_Tier, ...] = ()
+    _scale: int = 1
+    _least_audio_seconds: int = 0
+
+    def __repr__(self) -> str:
+        return f"<Rate of {self.model_id!r}, {self.provider_id}, by {self.source}>"
 
     @classmethod
     def compile(

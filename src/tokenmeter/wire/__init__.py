@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tokenmeter.wire.asks import read_request
-from tokenmeter.wire.bedrock import read_headers
 from tokenmeter.wire.calls import is_call
+from tokenmeter.wire.headers import read_headers
 from tokenmeter.wire.readers import read_body, reader
 from tokenmeter.wire.rewrite import can_change_model, with_model, with_output_cap, with_usage_asked
 from tokenmeter.wire.routes import recognise

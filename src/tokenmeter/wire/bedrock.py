@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from tokenmeter.usage import Usage
+from tokenmeter.wire import eventstream  # noqa: F401 - its frames come with it
 from tokenmeter.wire.anthropic import METRICS, MessagesTally, with_beside
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.openai import ChatTally
@@ -210,29 +210,3 @@ def _words(value: Any) -> int:
     if type(value) is dict:
         return sum(weigh(value.get(key)) for key in ("text", "input", "reasoningText"))
     return weigh(value)
-
-
-def read_headers(route: Route, headers: Mapping[str, str]) -> Usage | None:
-    """The counters that Bedrock puts into the headers of an invoke response; None where there are none.
-
-    They are the only ones that some models have: embeddings of Cohere, text of Mistral.
-    """
-    if not route.protocol.startswith("bedrock."):
-        return None
-    found: dict[str, int] = {}
-    for key, value in headers.items():
-        name = _HEADERS.get(key.lower())
-        if name is not None and value.isascii() and value.isdigit() and len(value) < 16:
-            found[name] = int(value)
-    for cached in ("cache_read_tokens", "cache_write_tokens"):
-        if cached in found and "input_tokens" in found:
-            found["input_tokens"] += found[cached]
-    return Usage(found) if found else None
-
-
-_HEADERS = {
-    "x-amzn-bedrock-input-token-count": "input_tokens",
-    "x-amzn-bedrock-output-token-count": "output_tokens",
-    "x-amzn-bedrock-cache-read-input-token-count": "cache_read_tokens",
-    "x-amzn-bedrock-cache-write-input-token-count": "cache_write_tokens",
-}

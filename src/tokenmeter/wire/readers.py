@@ -2,59 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
-from tokenmeter.wire.anthropic import CompleteTally, MessagesTally
-from tokenmeter.wire.bedrock import ConverseTally, InvokeTally
-from tokenmeter.wire.cloudflare import RunTally
-from tokenmeter.wire.cohere import CohereTally
-from tokenmeter.wire.eventstream import EventStreamReader
 from tokenmeter.wire.framed import LARGE_BYTES, Framed
-from tokenmeter.wire.gemini import GenerateTally
 from tokenmeter.wire.hide import HidingReader
-from tokenmeter.wire.interactions import InteractionsTally
 from tokenmeter.wire.lines import JsonReader, LinesReader, read_json
-from tokenmeter.wire.llamacpp import CompletionTally
-from tokenmeter.wire.mistral import ConversationsTally, OcrTally
-from tokenmeter.wire.ollama import OllamaTally
-from tokenmeter.wire.openai import ChatTally, ResultTally
-from tokenmeter.wire.responses import ResponsesTally
 from tokenmeter.wire.sse import SseReader
+from tokenmeter.wire.tallies import tally_of
 from tokenmeter.wire.tally import Tally
-from tokenmeter.wire.tgi import TgiTally
 from tokenmeter.wire.types import Reader, Reading, Route
-from tokenmeter.wire.watsonx import WatsonxTally
 
 _BOM: Final = b"\xef\xbb\xbf"
 _SSE_STARTS: Final = b"deir:"  # data, event, id, retry, a comment
-
-TALLIES: Final[Mapping[str, type[Tally]]] = {
-    "openai.chat": ChatTally,
-    "openai.completions": ChatTally,
-    "openai.responses": ResponsesTally,
-    "anthropic.messages": MessagesTally,
-    "anthropic.complete": CompleteTally,
-    "gemini.generate": GenerateTally,
-    "gemini.embed": GenerateTally,
-    "gemini.images": GenerateTally,
-    "gemini.interactions": InteractionsTally,
-    "bedrock.converse": ConverseTally,
-    "bedrock.invoke": InvokeTally,
-    "cohere.chat": CohereTally,
-    "cohere.embed": CohereTally,
-    "cohere.rerank": CohereTally,
-    "ollama.chat": OllamaTally,
-    "ollama.generate": OllamaTally,
-    "ollama.embed": OllamaTally,
-    "mistral.conversations": ConversationsTally,
-    "mistral.ocr": OcrTally,
-    "watsonx.generation": WatsonxTally,
-    "watsonx.embed": WatsonxTally,
-    "cloudflare.run": RunTally,
-    "llamacpp.completion": CompletionTally,
-    "tgi.generate": TgiTally,
-}
 
 
 def reader(route: Route, content_type: str | None, *, stream: bool, hide_usage: bool = False) -> Reader:
@@ -93,7 +52,7 @@ def _essence(content_type: str | None) -> str:
 
 
 def _tally(route: Route) -> Tally:
-    return TALLIES.get(route.protocol, ResultTally)(route)
+    return tally_of(route.protocol)(route)
 
 
 def _sse(route: Route, *, hide_usage: bool) -> SseReader | HidingReader:
@@ -171,6 +130,8 @@ class _SniffingReader:
         if start in (b"{", b"["):
             return JsonReader(_tally(route))
         if kind == _FRAMES or (self._stream and route.protocol.startswith("bedrock.")):
+            from tokenmeter.wire.eventstream import EventStreamReader
+
             return EventStreamReader(_tally(route))
         if kind in _TEXTS and route.protocol == "openai.transcriptions":
             return _TextReader(_tally(route))

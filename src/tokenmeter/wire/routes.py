@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from tokenmeter.wire.hosts import HUGGINGFACE_PARTS, may_serve_ollama, provider_of
+from tokenmeter.wire.tallies import tally_of
 from tokenmeter.wire.types import Route
 
 _Finder = Callable[[str, str, list[str]], Route | None]
@@ -35,7 +36,10 @@ def _resolve(host: str, path: str) -> Route | None:
     path = path.rstrip("/")
     last = path.rpartition("/")[2]
     finder = FINDERS.get(last.rpartition(":")[2]) or HOST_FINDERS.get(host)
-    return finder(host, last, path.split("/")[:-1]) if finder is not None and last else None
+    route = finder(host, last, path.split("/")[:-1]) if finder is not None and last else None
+    if route is not None:
+        tally_of(route.protocol)  # imported now, for its answer may be read in a finalizer
+    return route
 
 
 def _route(
