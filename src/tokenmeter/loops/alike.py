@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tokenmeter.loops.loosely import loose
-from tokenmeter.loops.ticking import LABELLED, LIKELY_BESIDE, SURELY_BESIDE, TICKING, TICKING_IN_TALK, folded
+from tokenmeter.loops.ticking import LABELLED, LIKELY_BESIDE, SURELY_BESIDE, TICKING, TICKING_IN_TALK, TOOK, folded
 
 
 class Likeness(IntEnum):
@@ -32,6 +32,7 @@ _MAX_LENGTHENED: Final = 24
 _MAX_COUNTED: Final = 8
 
 
+_FAILED: Final = re.compile(rb"(?i)\bfail(?:ed|ure|s)?\b|\berror\b")
 _NUMBER: Final = re.compile(rb"\d+")
 
 
@@ -58,6 +59,8 @@ def alike(one: bytes, other: bytes, tool: bool = True) -> Relation:
     if found is None:
         return _OTHER
     left, right = (LABELLED.sub(rb"\g<word>\g<gap>~", text) for text in found.folded())
+    if tool and left != right and _FAILED.search(one) and _FAILED.search(other):
+        left, right = TOOK.sub(b"~", left), TOOK.sub(b"~", right)
     if left == right:
         return _TICKS
     relation, ticking = _OTHER, TICKING if tool else TICKING_IN_TALK

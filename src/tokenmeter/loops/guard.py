@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tokenmeter.loops.repeats import Repeats
 
 _NONE: Final = sys.maxsize
+_OF_A_RUN: Final = frozenset({"max_repeats", "max_rounds_without_news", "max_polls"})
 _MOST_LONE_TURNS: Final = 2  # what the system says, and the question
 _SHORT_BYTES: Final = 4_096
 _MILESTONES: Final = frozenset({10, 100, 1_000, 10_000, 100_000})
@@ -35,6 +36,7 @@ _ANSWERED_BY: Final[Mapping[str, bytes]] = {
     "ollama.chat": b'"assistant"',
 }
 _NEAR_TIMES: Final = 4  # requests that differ only in numbers may be the items of a batch
+_WINDOW_ITEMS: Final = 30  # as many as the turns that are read hold at least
 _PACED_TIMES: Final = 6  # what waits hears the same until it is there, and what moves on hears only that it did
 _STEERING: Final = frozenset({"chat", "text_completion", "generate_content"})
 
@@ -153,8 +155,7 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
             unsure = facts.run is None or asked.server_state or not has_answers(asked)
             softly: Action | None = "warn" if unsure else None
             again = memory.seen.note(asker, prints, memory.prints.ticked(asked))
-            batch = not _answers_a_tool(asked)
-            found += _again(own, memory, asker, known, again, softly=softly, batch=batch)
+            found += _again(own, memory, asker, known, again, softly=softly)
         else:
             memory.seen.news(asker)
         if len(asked.turns) >= FEWEST_TURNS:
@@ -293,12 +294,6 @@ def _lone_prints(own: LoopPolicy, memory: Memory, facts: Facts) -> Prints | None
     return None if own.allows(facts.agent) else memory.prints.whole(facts.body)
 
 
-def _answers_a_tool(asked: Asked) -> bool:
-    """Whether its last turn is the result of a tool; else the answers in it may be examples of what is wanted."""
-    last = bytes(asked.turns[-1])
-    return b"tool" in last or b"unction" in last
-
-
 def _asked_again(own: LoopPolicy, memory: Memory, asker: Asker, known: Known) -> Iterable[_Passed]:
     """Agents that ask each other the same in turn; and, told now and then, a question that is asked again."""
     exact = known.exact
@@ -312,9 +307,9 @@ def _asked_again(own: LoopPolicy, memory: Memory, asker: Asker, known: Known) ->
 
 
 def _again(
-    own: LoopPolicy, memory: Memory, asker: Asker, known: Known, again: int, *, softly: Action | None, batch: bool
+    own: LoopPolicy, memory: Memory, asker: Asker, known: Known, again: int, *, softly: Action | None
 ) -> Iterable[_Passed]:
-    """The same request again, or nearly the same. ``batch``: with other numbers it may be the next one of many."""
+    """The same request again, or nearly the same. With other numbers it may be the next one of a batch."""
     exact, near = known.exact, known.near
     rounds, agents = memory.seen.turn(asker) if exact.times or again else memory.seen.news(asker)
     most = own.max_repeats
@@ -328,8 +323,7 @@ def _again(
         elif near.times >= _NEAR_TIMES * most:
             what = f"a request that differs only in its numbers went out {near.times} times before"
             limit = _NEAR_TIMES * most
-            softly = "warn" if batch else softly
-            yield _Passed("max_repeats", near.times, limit, what, near.agents, near.since_s, softly=softly)
+            yield _Passed("max_repeats", near.times, limit, what, near.agents, near.since_s, softly="warn")
     yield from _turns(own, known, rounds, agents)
 
 
@@ -359,10 +353,12 @@ def _line(own: LoopPolicy, each: Repeats) -> _Passed | None:
         done = f"called {who} with the same arguments and the same result" if tools else f"heard the same from {who}"
         what = f"its conversation {done} {count} times, with nothing new in between"
         return _Passed("max_repeats", count, own.max_repeats, what, tools=tools)
-    if each.kind in ("waits", "moves") and own.max_repeats is not None and count >= _PACED_TIMES * own.max_repeats:
-        what = f"its conversation {each.kind} with {who}, and heard the same {count} times with nothing new in between"
-        softly: Action | None = "brake" if each.kind == "waits" else None
-        return _Passed("max_repeats", count, _PACED_TIMES * own.max_repeats, what, tools=tools, softly=softly)
+    if each.kind in ("waits", "moves") and own.max_repeats is not None:
+        limit, waits = _PACED_TIMES * own.max_repeats, each.kind == "waits"
+        fills_all = waits and each.turns >= _WINDOW_ITEMS and count >= 2 * own.max_repeats
+        if count >= limit or fills_all:
+            what = f"its conversation {each.kind} with {who}, and heard the same {count} times with nothing new"
+            return _Passed("max_repeats", count, limit, what, tools=tools, softly="brake" if waits else None)
     if each.kind == "restated" and own.max_repeats is not None and count >= _NEAR_TIMES * own.max_repeats:
         what = f"its conversation called {who} {count} times in a row for the same result, with a number that goes on"
         return _Passed("max_repeats", count, _NEAR_TIMES * own.max_repeats, what, tools=tools)
@@ -396,7 +392,8 @@ def _finding(own: LoopPolicy, memory: Memory, facts: Facts, passed: _Passed) -> 
         "run_calls": facts.run_calls,
         "run_usd": facts.run_usd,
     }
-    pause_s = memory.seen.brake(f"{guard} {agent or ''}", facts.at_s) if action == "brake" else 0.0
+    whose = f"{guard} {agent or ''} {facts.run if guard in _OF_A_RUN else ''}"
+    pause_s = memory.seen.brake(whose, facts.at_s) if action == "brake" else 0.0
     return Finding(
         guard, action, message, agents, passed.count, passed.limit, passed.since_s, remedy, evidence, pause_s
     )

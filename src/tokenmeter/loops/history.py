@@ -18,6 +18,7 @@ from tokenmeter.loops.loosely import loose
 
 if TYPE_CHECKING:
     from tokenmeter.loops.repeats import Repeats
+    from tokenmeter.loops.steps import Item
 
 FEWEST_TURNS: Final = 5
 FIRST_LOOK_TURNS: Final = 26
@@ -50,10 +51,18 @@ def look(
     from tokenmeter.loops.repeats import Tail
 
     found = Tail(items, allowed).repeats()
-    if (all_turns or len(turns) > FIRST_LOOK_TURNS) and any(each.turns > len(items) - _PERIOD for each in found):
+    if (all_turns or len(turns) > FIRST_LOOK_TURNS) and (
+        any(each.turns > len(items) - _PERIOD for each in found) or _ends_as_before(items)
+    ):
         turns = turns if all_turns is None else all_turns()
         found = Tail(read_items(turns, LAST_TURNS), allowed).repeats()
     return found
+
+
+def _ends_as_before(items: Sequence[Item]) -> bool:
+    """Whether the last two steps stood one after the other before: then they may be the end of a long cycle."""
+    last, before = items[-1], items[-2]
+    return last.tool and any(items[at] == last and items[at - 1] == before for at in range(1, len(items) - 2))
 
 
 class _Probe(msgspec.Struct, gc=False):
@@ -85,7 +94,7 @@ _as_probe_parts = msgspec.json.Decoder(list[_ProbePart]).decode
 
 def _may_repeat(turns: Sequence[msgspec.Raw], before: int) -> bool:
     """Whether a closer look is worth its while, from the sizes of turns and the ends of those that are as large."""
-    sizes = list(map(len, turns[-FIRST_LOOK_TURNS:]))
+    sizes = list(map(len, turns[-LAST_TURNS:]))
     size = sizes.pop()
     least, most = size - _SHIFT - _MARKED, size + _SHIFT
     as_large = [at for at, size in enumerate(sizes, -1 - len(sizes)) if least <= size <= most]

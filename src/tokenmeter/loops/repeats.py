@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, NamedTuple
 
 from tokenmeter.loops.alike import Likeness, alike, asks_much, same_question, says_more, says_much
-from tokenmeter.loops.pacing import pace
+from tokenmeter.loops.pacing import failed, is_receipt, pace
 from tokenmeter.loops.steps import Item
 from tokenmeter.loops.wording import WORDS_BYTES, figures, is_filled_in, is_prose, restates, says_little, words
 
@@ -16,6 +17,12 @@ _INFORMATIVE_BYTES: Final = 200
 _LITTLE: Final = 0.1  # the share of words, at most, that are new in a text that says nothing new
 _TWICE: Final = 2
 _TEXTS_BEFORE: Final = 12
+
+
+_DIGITS: Final = re.compile(rb"[\d.,]*\d")
+_HOUSE: Final = re.compile(
+    rb"\b(?:steps?|turns?|iterations?|rounds?|tokens?|budget|remaining|left|used|usage|elapsed)\b"
+)
 
 
 class Repeats(NamedTuple):
@@ -55,7 +62,7 @@ class Tail:
     def _same_steps(self) -> Repeats | None:
         """The same among the steps alone, whatever a model says between them; that counts for one less.
 
-        A user who says something new begins a new row.
+        A user who says something new begins a new row, and so does an event that the system tells.
         """
         steps = [at for at, item in enumerate(self.items) if item.tool]
         run: list[int] = []
@@ -64,17 +71,30 @@ class Tail:
                 if self._twin(at) is None:
                     break
                 run.append(at)
-            elif self._is_news_of_the_user(at):
+            elif self._is_news_of_others(at):
                 break
         found = self._most_frequent(run[::-1], steps)
         return found._replace(times=found.times - 1) if found is not None else None
 
-    def _is_news_of_the_user(self, at: int) -> bool:
+    def _is_news_of_others(self, at: int) -> bool:
+        item = self.items[at]
         return (
-            self.items[at].who == "user"
+            item.who in ("user", "system")
             and self._twin(at) is None
             and not self._little_news(at)
             and bool(self._words(at))
+            and not self._keeps_house(at)
+        )
+
+    def _keeps_house(self, at: int) -> bool:
+        """Whether a text tells steps, tokens or money that are left, and else what its speaker said before."""
+        item = self.items[at]
+        if len(item.said) > WORDS_BYTES or not _HOUSE.search(item.said.lower()):
+            return False
+        bare = _DIGITS.sub(b"0", item.said)
+        return any(
+            other.who == item.who and not other.tool and _DIGITS.sub(b"0", other.said) == bare
+            for other in self.items[:at]
         )
 
     def _most_frequent(self, run: Sequence[int], among: Sequence[int]) -> Repeats | None:
@@ -93,9 +113,16 @@ class Tail:
         if most < _TWICE:
             return None
         who = {self.items[first].who: None for first, count in counts.items() if count == most}
-        paces = {pace(self.items[at]) for at in run if self.items[at].tool}
-        kind: Kind = "waits" if "waits" in paces else "moves" if "moves" in paces else "same"
+        kind = self._kind([self.items[at] for at in run if self.items[at].tool])
         return Repeats(kind, most, tuple(who), len(run) + len(counts))
+
+    @staticmethod
+    def _kind(steps: Sequence[Item]) -> Kind:
+        """Whether a row of repeats waits for something, moves on by a little, or just goes round."""
+        paces = {pace(step) for step in steps}
+        if "waits" in paces or ("pends" in paces and not any(map(failed, steps))):
+            return "waits"
+        return "moves" if "moves" in paces and all(map(is_receipt, steps)) else "same"
 
     def _silent(self) -> Repeats | None:
         """Two speakers who say nothing new."""
@@ -237,7 +264,8 @@ class Tail:
         """Whether two texts have nearly the same words, and the same numbers."""
         if not restates(self._words(at), self._words(earlier)):
             return False
-        return figures(self.items[at].said) == figures(self.items[earlier].said)
+        one, other = self.items[earlier].said, self.items[at].said
+        return figures(other) == figures(one) and not is_filled_in(one, other)
 
 
 def _asks_again(item: Item, last: Item) -> bool:

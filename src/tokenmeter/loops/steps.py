@@ -57,10 +57,14 @@ class _Media(msgspec.Struct, gc=False):
     file_uri: msgspec.Raw = NOTHING
     camel_data: msgspec.Raw = msgspec.field(name="inlineData", default=NOTHING)
     camel_file: msgspec.Raw = msgspec.field(name="fileData", default=NOTHING)
+    code: msgspec.Raw = msgspec.field(name="executableCode", default=NOTHING)
+    snake_code: msgspec.Raw = msgspec.field(name="executable_code", default=NOTHING)
+    ran: msgspec.Raw = msgspec.field(name="codeExecutionResult", default=NOTHING)
+    snake_ran: msgspec.Raw = msgspec.field(name="code_execution_result", default=NOTHING)
 
-    def mark(self) -> bytes:
+    def mark(self, content: msgspec.Raw) -> bytes:
         """A word that stands for what it shows: another one for anything else. Empty where there is none."""
-        shown = b"".join([raw for name in _MEDIA if (raw := getattr(self, name))])
+        shown = b"".join([content, *(raw for name in _MEDIA if (raw := getattr(self, name)))])
         return b"0" + hashlib.blake2b(shown, digest_size=8).hexdigest().encode().translate(_LETTERS) if shown else b""
 
 
@@ -93,6 +97,21 @@ class _Turn(msgspec.Struct, gc=False):
     input: msgspec.Raw = NOTHING
     output: msgspec.Raw = NOTHING
     parts: list[_Part] | None = None
+    action: msgspec.Raw = NOTHING
+    operation: msgspec.Raw = NOTHING
+    code: msgspec.Raw = NOTHING
+    queries: msgspec.Raw = NOTHING
+    outputs: msgspec.Raw = NOTHING
+    result: msgspec.Raw = NOTHING
+    results: msgspec.Raw = NOTHING
+
+    def asks(self) -> msgspec.Raw:
+        """What a tool is asked for."""
+        return self.arguments or self.input or self.action or self.operation or self.code or self.queries
+
+    def hears(self) -> msgspec.Raw:
+        """What a tool of the provider said, which stands in its call."""
+        return self.output or self.outputs or self.results or self.result
 
 
 _as_turns = msgspec.json.Decoder(list[_Turn]).decode
@@ -103,8 +122,7 @@ _USER: Final = frozenset({"user", "function"})
 _SYSTEM: Final = frozenset({"system", "developer"})
 _THOUGHTS: Final = frozenset({"thinking", "redacted_thinking", "reasoning"})
 _MODEL: Final = frozenset({"assistant", "model"})
-_CALLS: Final = frozenset({"function_call", "custom_tool_call", "mcp_call", "local_shell_call"})
-_OUTPUTS: Final = frozenset({"function_call_output", "custom_tool_call_output", "local_shell_call_output"})
+_SILENT: Final = frozenset({"web_search_call", "file_search_call"})  # their results are not told
 _BLANK: Final = frozenset({b"", b'""', b"null", b"[]"})
 
 
@@ -185,10 +203,14 @@ class _Telling:
                         self.call(function.name, function.arguments or function.input)
             elif role == "tool" and not turn.parts and not self.holds_parts(turn.content):
                 self.results.append(_inner(turn.content))
-            elif (kind := turn.type if type(turn.type) is str else None) in _CALLS:
-                self.call(turn.name or kind, turn.arguments or turn.input)
-            elif kind in _OUTPUTS:
-                self.results.append(_inner(turn.output))
+            elif (kind := turn.type if type(turn.type) is str else "").endswith("_call"):
+                self.call(turn.name or kind, turn.asks())
+                if hears := turn.hears():
+                    self.results.append(_inner(hears))
+                elif kind in _SILENT:
+                    self.results.append(b"")
+            elif kind.endswith("_call_output"):
+                self.results.append(_inner(turn.hears()))
             elif turn.function_call is not None:
                 self.call(turn.function_call.name, turn.function_call.arguments)
             elif role == "function" and turn.content:
@@ -226,11 +248,13 @@ class _Telling:
             elif kind == "tool_use":
                 self.call(part.name, part.input)
                 called = True
-            elif kind == "tool_result":
+            elif type(kind) is str and kind.endswith("_tool_use"):  # of the provider: its text comes behind it
+                self.call(part.name, part.input)
+            elif type(kind) is str and kind.endswith("tool_result"):
                 self.results.append(_inner(part.content))
             elif part.text:
                 texts.append(bytes(part.text))
-            elif (mark := part.mark()) or (kind is not None and str(kind) not in _THOUGHTS):
+            elif (mark := part.mark(part.content)) or (kind is not None and str(kind) not in _THOUGHTS):
                 texts.append(b"(%s %s)" % (b"media" if kind is None else str(kind).encode(), mark))
         if texts and not called:
             self.say(role, b" ".join(texts))

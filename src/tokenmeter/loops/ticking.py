@@ -52,11 +52,18 @@ _STAMP: Final = (  # a time of day that is not what is said: to the second, in b
     rb'\b\d{1,2}:\d\d:\d\d(?:[.,]\d+)?|(?:(?<=[\[(])|(?<=^")|^)' + _CLOCK + rb"(?=[\])]|[ ]?[-:|])"
     rb"|\b" + _CLOCK + rb'(?=[\])]?\\?"?$)'
 )
-_MOMENTS: Final = rb"""|\b\d{4}-\d\d-\d\d[t ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:z|[+-]\d\d:?\d\d)?
+TOOK: Final = re.compile(  # how long a run took that failed; what one measures doesn't fail
+    rb"\b(?:in|time:?|duration:?|ok|fail) ?\d+\.\d+ ?(?:m?s|secs?|seconds)\b|\(\d+\.\d+ ?m?s\)|(?<= )\d+\.\d+s\b"
+)
+_MOMENTS: Final = rb"""|\b0x[0-9a-f]{6,16}\b|(?<=\w)\[\d{2,7}\](?=:)
+    |\b\d{4}-\d\d-\d\d[t ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:z|[+-]\d\d:?\d\d)?
     |\b(?:mon|tue|wed|thu|fri|sat|sun),?[ ]\d{1,2}[ ]\w{3}[ ]\d{4}[ ]\d\d:\d\d(?::\d\d)?
     |\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b
     |\b1\d{9}(?:\.\d+|\d{3}|\d{6}|\d{9})?\b
     |\b(?=[0-9a-f]*\d)(?=\d*[a-f])[0-9a-f]{12,}\b
     |(?<=[ ])[#(\[]\d{1,6}[)\]]?(?=[.]?\\?"[}\]\s]*$)"""
 TICKING: Final = re.compile(rb"\b" + _CLOCK + _MOMENTS, re.VERBOSE)
-TICKING_IN_TALK: Final = re.compile(_STAMP + _MOMENTS, re.VERBOSE)
+_HOUSEKEEPING: Final = rb"""|\b(?:step|iteration)[ ]\d+(?:[ ]?/[ ]?|[ ]of[ ])\d+
+    |\b\d+[ ](?:more[ ])?(?:steps?|turns?|iterations?|tokens?)[ ](?:are[ ])?(?:left|remain(?:ing)?)\b
+    |\btokens?[ _](?:usage|used|left|remaining)[ ]?[:=]?[ ]?[\d,]+(?:[ ]?/[ ]?[\d,]+)?(?:[;,][ ][\d,]+[ ]remaining)?"""
+TICKING_IN_TALK: Final = re.compile(_STAMP + _MOMENTS + _HOUSEKEEPING, re.VERBOSE)

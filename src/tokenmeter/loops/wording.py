@@ -22,8 +22,14 @@ def words(text: bytes) -> frozenset[bytes]:
     Courtesies, talk of waiting and small words mean nothing; a word with a digit does.
     """
     timeless = TICKING_IN_TALK.sub(b" ", text[:WORDS_BYTES].lower())
+    if _WIDE.search(timeless):
+        timeless = _PAIRS.sub(rb" \g<0>\g<1> ", _SYMBOLS.sub(b" ", timeless))
     found = set(timeless.translate(_WORDS).split()) - EMPTY_WORDS
-    return frozenset([word if word.isdigit() else word[:_STEM_BYTES] for word in found])
+    return frozenset([word if word.isdigit() else word[: _stem_bytes(word)] for word in found])
+
+
+def _stem_bytes(word: bytes) -> int:
+    return _STEM_BYTES if word.isascii() else 2 * _STEM_BYTES
 
 
 def says_little(said: Collection[bytes], before: Collection[bytes], share: float) -> bool:
@@ -47,22 +53,46 @@ def figures(text: bytes) -> tuple[bytes, ...]:
 
 def is_prose(text: bytes) -> bool:
     """Whether a text is made of words; else its marks say what it means, as those of a board or a table do."""
-    return len(text) <= 3 * len(_LETTER.findall(text))
+    return len(text) <= 3 * len(_LETTER.findall(text if text.isascii() else _SYMBOLS.sub(b"", text)))
 
 
 def is_filled_in(one: bytes, other: bytes) -> bool:
-    """Whether two texts are one form with another word or two in one place."""
-    left, right = one.lower().split(), other.lower().split()
-    if len(left) != len(right) or len(left) < _FORM_WORDS:
+    """Whether two texts are one form with other words in one place: words that mean something in both."""
+    left, right = _split(one), _split(other)
+    start, most = 0, min(len(left), len(right))
+    while start < most and left[start] == right[start]:
+        start += 1
+    end = 0
+    while end < most - start and left[-1 - end] == right[-1 - end]:
+        end += 1
+    a, b = left[start : len(left) - end], right[start : len(right) - end]
+    if start + end < _FORM_WORDS - 1 or not (0 < len(a) <= _FILLED_IN and 0 < len(b) <= _FILLED_IN):
         return False
-    changed = sum(a != b for a, b in zip(left, right, strict=True))
-    return 0 < changed <= _FILLED_IN
+    a_means, b_means = set(a) - EMPTY_WORDS, set(b) - EMPTY_WORDS
+    return bool(a_means and b_means and a_means != b_means)
 
 
+def _split(text: bytes) -> list[bytes]:
+    return _apart(text.lower()).translate(_WORDS).split()
+
+
+def _apart(text: bytes) -> bytes:
+    """Scripts that put no space between words: each letter is one; and their marks are none."""
+    if not _WIDE.search(text):
+        return text
+    return _WIDE.sub(rb" \g<0> ", _SYMBOLS.sub(b" ", text))
+
+
+_LETTER_OF_NO_WORD: Final = rb"(?:\xe0[\xb8-\xbb][\x80-\xbf]|[\xe3-\xe9][\x80-\xbf]{2})"  # Thai, Lao, kana, Han
+_WIDE: Final = re.compile(_LETTER_OF_NO_WORD)
+_PAIRS: Final = re.compile(_LETTER_OF_NO_WORD + rb"(?=(" + _LETTER_OF_NO_WORD + rb")?)")
+_SYMBOLS: Final = re.compile(  # marks of all scripts, and pictures
+    rb"\xe2[\x80-\xbf]{2}|\xef[\xbc\xbd][\x80-\xbf]|\xe3\x80[\x80-\xbf]|\xf0[\x80-\xbf]{3}"
+)
 _FIGURES: Final = re.compile(rb"\d+")
 _LETTER: Final = re.compile(rb"[a-zA-Z\x80-\xff]")
 _FORM_WORDS: Final = 4
-_FILLED_IN: Final = 2
+_FILLED_IN: Final = 4
 _RESTATED: Final = 0.7
 _STEM_BYTES: Final = 6
 EMPTY_WORDS: Final = frozenset(
