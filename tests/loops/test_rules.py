@@ -186,6 +186,8 @@ def test_words_of_scripts_without_spaces_are_pairs_of_letters() -> None:
     assert len(words("请问您有车吗?".encode()) & words("请问您抽烟吗?".encode())) >= 2
     assert is_prose("请问您有车吗?".encode())
     assert not is_prose("🔴⚪⚪🔴⚪🔴".encode())
+    assert not is_prose(b'"X . O\\n. X O\\n. . X"')
+    assert is_prose(b'"I am at a loss: is it a 4 or a 9?"')
 
 
 def test_a_form_may_be_filled_in_with_words_that_were_heard() -> None:

@@ -53,7 +53,10 @@ def figures(text: bytes) -> tuple[bytes, ...]:
 
 def is_prose(text: bytes) -> bool:
     """Whether a text is made of words; else its marks say what it means, as those of a board or a table do."""
-    return len(text) <= 3 * len(_LETTER.findall(text if text.isascii() else _SYMBOLS.sub(b"", text)))
+    if len(text) > 3 * len(_LETTER.findall(text if text.isascii() else _SYMBOLS.sub(b"", text))):
+        return False
+    apart = text.replace(b"\\n", b" ").translate(_WORDS).split()
+    return len(apart) < _BOARD_WORDS or 2 * sum(len(word) == 1 for word in apart) <= len(apart)
 
 
 def is_filled_in(one: bytes, other: bytes) -> bool:
@@ -91,6 +94,7 @@ _SYMBOLS: Final = re.compile(  # marks of all scripts, and pictures
 )
 _FIGURES: Final = re.compile(rb"\d+")
 _LETTER: Final = re.compile(rb"[a-zA-Z\x80-\xff]")
+_BOARD_WORDS: Final = 5
 _FORM_WORDS: Final = 4
 _FILLED_IN: Final = 4
 _RESTATED: Final = 0.7
