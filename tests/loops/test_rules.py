@@ -12,7 +12,7 @@ from tokenmeter import LoopPolicy
 from tokenmeter.loops.asked import open_request
 from tokenmeter.loops.guard import Facts, Memory, judge
 from tokenmeter.loops.history import look
-from tokenmeter.loops.wording import is_filled_in, is_prose, words
+from tokenmeter.loops.wording import in_order, is_filled_in, is_prose, words
 
 EVERY = pytest.mark.parametrize("dialect", DIALECTS)
 ASK = Say("user", "Please see to it.")
@@ -195,8 +195,8 @@ def test_a_form_may_be_filled_in_with_words_that_were_heard() -> None:
     states = ["full", "empty", "dusty", "empty", "dusty", "full"]
     asked = [f"Is the {a} box on the upper shelf {b}?" for a, b in zip(shelves, states, strict=True)]
     assert talk(asked, ["yes", "no"] * 3) == {}
-    assert is_filled_in(b"I recommend our sales team to you", b"I recommend our delivery to you")
-    assert not is_filled_in(b"I look at it once more for you", b"I look at it again for you")
+    assert is_filled_in(in_order(b"I recommend our sales team to you"), in_order(b"I recommend our delivery to you"))
+    assert not is_filled_in(in_order(b"I look at it once more for you"), in_order(b"I look at it again for you"))
 
 
 @EVERY

@@ -9,7 +9,16 @@ from typing import Final, Literal, NamedTuple
 from tokenmeter.loops.alike import Likeness, alike, asks_much, same_question, says_more, says_much
 from tokenmeter.loops.pacing import failed, is_receipt, pace
 from tokenmeter.loops.steps import Item
-from tokenmeter.loops.wording import WORDS_BYTES, figures, is_filled_in, is_prose, restates, says_little, words
+from tokenmeter.loops.wording import (
+    WORDS_BYTES,
+    figures,
+    in_order,
+    is_filled_in,
+    is_prose,
+    restates,
+    says_little,
+    words,
+)
 
 Kind = Literal["same", "waits", "moves", "restated", "silent", "poll"]
 
@@ -43,6 +52,8 @@ class Tail:
         self.twins: dict[int, int] = {}  # item -> the nearest earlier one that is the same
         self.little: dict[int, bool] = {}
         self.words: dict[int, frozenset[bytes]] = {}
+        self.ordered: dict[int, list[bytes]] = {}
+        self.numbers: dict[int, tuple[bytes, ...]] = {}
         self.steps: dict[int, tuple[int, ...]] = {}  # by how much the counters of an item go on from its twin
 
     def repeats(self) -> tuple[Repeats, ...]:
@@ -200,7 +211,7 @@ class Tail:
             if known and said:
                 known = any(self._means(at, i) for i in texts)
             if known and not said <= heard:  # the one word that is new may be what a form is filled in with
-                known = not any(is_filled_in(self.items[i].said, self.items[at].said) for i in texts)
+                known = not any(is_filled_in(self._in_order(i), self._in_order(at)) for i in texts)
             self.little[at] = known
         return known
 
@@ -264,8 +275,21 @@ class Tail:
         """Whether two texts have nearly the same words, and the same numbers."""
         if not restates(self._words(at), self._words(earlier)):
             return False
-        one, other = self.items[earlier].said, self.items[at].said
-        return figures(other) == figures(one) and not is_filled_in(one, other)
+        if self._figures(at) != self._figures(earlier):
+            return False
+        return not is_filled_in(self._in_order(earlier), self._in_order(at))
+
+    def _figures(self, at: int) -> tuple[bytes, ...]:
+        found = self.numbers.get(at)
+        if found is None:
+            found = self.numbers[at] = figures(self.items[at].said)
+        return found
+
+    def _in_order(self, at: int) -> list[bytes]:
+        found = self.ordered.get(at)
+        if found is None:
+            found = self.ordered[at] = in_order(self.items[at].said)
+        return found
 
 
 def _asks_again(item: Item, last: Item) -> bool:

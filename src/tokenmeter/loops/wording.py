@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from tokenmeter.loops.loosely import LOWER
@@ -21,7 +21,7 @@ def words(text: bytes) -> frozenset[bytes]:
 
     Courtesies, talk of waiting and small words mean nothing; a word with a digit does.
     """
-    timeless = TICKING_IN_TALK.sub(b" ", text[:WORDS_BYTES].lower())
+    timeless = _timeless(text)
     if _WIDE.search(timeless):
         timeless = _PAIRS.sub(rb" \g<0>\g<1> ", _SYMBOLS.sub(b" ", timeless))
     found = set(timeless.translate(_WORDS).split()) - EMPTY_WORDS
@@ -30,6 +30,12 @@ def words(text: bytes) -> frozenset[bytes]:
 
 def _stem_bytes(word: bytes) -> int:
     return _STEM_BYTES if word.isascii() else 2 * _STEM_BYTES
+
+
+def _timeless(text: bytes) -> bytes:
+    beginning = text[:WORDS_BYTES].lower()
+    # Without a digit it tells no time; to look for one is a hundred times as fast.
+    return TICKING_IN_TALK.sub(b" ", beginning) if _NUMBER.search(beginning) else beginning
 
 
 def says_little(said: Collection[bytes], before: Collection[bytes], share: float) -> bool:
@@ -47,7 +53,9 @@ def restates(said: Collection[bytes], other: Collection[bytes]) -> bool:
 
 def figures(text: bytes) -> tuple[bytes, ...]:
     """The numbers of a text in their order, without those that only tell the time or count."""
-    timeless = TICKING_IN_TALK.sub(b" ", text[:WORDS_BYTES].lower())
+    timeless = _timeless(text)
+    if not _NUMBER.search(timeless):
+        return ()
     return tuple(_FIGURES.findall(LABELLED.sub(rb"\g<word>", timeless)))
 
 
@@ -59,10 +67,16 @@ def is_prose(text: bytes) -> bool:
     return len(apart) < _BOARD_WORDS or 2 * sum(len(word) == 1 for word in apart) <= len(apart)
 
 
-def is_filled_in(one: bytes, other: bytes) -> bool:
+def in_order(text: bytes) -> list[bytes]:
+    """All words of a text in their order; of a long one, those of its beginning."""
+    return _apart(text[:WORDS_BYTES].lower()).translate(_WORDS).split()
+
+
+def is_filled_in(left: Sequence[bytes], right: Sequence[bytes]) -> bool:
     """Whether two texts are one form with other words in one place: words that mean something in both."""
-    left, right = _split(one), _split(other)
     start, most = 0, min(len(left), len(right))
+    if abs(len(left) - len(right)) > _FILLED_IN:
+        return False
     while start < most and left[start] == right[start]:
         start += 1
     end = 0
@@ -73,10 +87,6 @@ def is_filled_in(one: bytes, other: bytes) -> bool:
         return False
     a_means, b_means = set(a) - EMPTY_WORDS, set(b) - EMPTY_WORDS
     return bool(a_means and b_means and a_means != b_means)
-
-
-def _split(text: bytes) -> list[bytes]:
-    return _apart(text.lower()).translate(_WORDS).split()
 
 
 def _apart(text: bytes) -> bytes:
