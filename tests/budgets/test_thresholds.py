@@ -7,7 +7,6 @@ import threading
 import timeit
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import FrozenInstanceError
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -108,7 +107,7 @@ def test_a_crossing_says_all_about_it() -> None:
         message="budget 'b' (agent=triage) has reached 80 % of its limit $5: spent $4.000000001; "
         "resets at 1970-01-02T00:00:00+00:00",
     )
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         crossing.percent = 5  # type: ignore[misc]
     (crossing,) = told.crossed((claim((99.5,)),), Settled((State(995, 0, 1_000),), (995,)), 0.0)
     assert crossing.message == "budget 'b' (agent=triage) has reached 99.5 % of its limit 1k calls: spent 995 calls"
