@@ -10,10 +10,13 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 import pytest
 
-from tokenmeter.budgets import Entry, Grant, Held, MemoryStore, Settled, Short, State
+from tokenmeter.budgets import Entry, Grant, Held, MemoryStore, Settled, Short, State, guarded, leases
+from tokenmeter.budgets.polling_ticket import PollingTicket
+from tokenmeter.budgets.ticket import MemoryTicket
 from tokenmeter.errors import StoreUnavailable
 
 from .conftest import MakeClaim
@@ -437,3 +440,8 @@ def test_a_forked_child_is_not_stuck() -> None:
         check=False,
     )
     assert (done.stdout, done.returncode) == ("fine\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("kind", [MemoryTicket, PollingTicket, guarded._GuardedTicket, leases._LeasedTicket])
+def test_a_ticket_whose_making_was_interrupted_goes_without_a_word(kind: Any) -> None:
+    kind.__new__(kind).__del__()

@@ -462,7 +462,7 @@ class _GuardedTicket:
         return call.alone.hold(self._hold_id, _limited(call.claims), self._now_s)
 
     def __del__(self) -> None:
-        if not self._done:
+        if not getattr(self, "_done", True):  # where its making was interrupted, it stands in no line
             self._guard._calls.pop(self._hold_id, None)
 
 

@@ -358,7 +358,8 @@ class _LeasedTicket:
             self._waiting.pop(self._key, None)
 
     def __del__(self) -> None:
-        self._waiting.pop(self._key, None)
+        if hasattr(self, "_waiting"):  # else its making was interrupted
+            self._waiting.pop(self._key, None)
 
 
 def _line(hold_id: str, call: Call, amounts: Sequence[int], row: bytes) -> Draw:

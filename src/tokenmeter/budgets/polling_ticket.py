@@ -146,7 +146,7 @@ class PollingTicket:
         return answer
 
     def __del__(self) -> None:
-        if not self._done:
+        if not getattr(self, "_done", True):  # where its making was interrupted, it stands in no line
             self._line.give_up(self._place, here=True)
 
 

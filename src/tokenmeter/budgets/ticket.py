@@ -59,7 +59,7 @@ class MemoryTicket:
         return answer
 
     def __del__(self) -> None:
-        if not self._done:
+        if not getattr(self, "_done", True):  # where its making was interrupted, it stands in no line
             self._desk.withdraw(self._waiter)
 
 
