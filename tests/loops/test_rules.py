@@ -51,6 +51,8 @@ def talk(lines: list[str], answers: list[str]) -> dict[str, int]:
         "Marathon training for beginners",
         "not ready for review because two files lack tests",
         json.dumps({"order": "W1", "status": "pending", "items": ["a lamp of brass"] * 20}),
+        json.dumps([{"task": "write the page", "done": False}, {"task": "read it", "done": True}]),
+        json.dumps({"todos": [{"task": "write the page", "completed": False}]}),
     ],
 )
 @EVERY
@@ -67,6 +69,7 @@ def test_a_word_of_waiting_in_what_is_found_is_no_wait(dialect: str, result: str
         "still building",
         '{"id": "j", "status": "in_progress", "error": null}',
         "state=PENDING",
+        json.dumps({"job": "j", "done": False}),
         "Deploying...",
         "The export has not finished yet.",
         json.dumps({"job": "j", "status": "running", "steps": ["fetch the pages of the catalogue"] * 12}),
@@ -86,7 +89,7 @@ def test_who_fails_beside_a_status_goes_round(dialect: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("get_wait_times", {"at": "gate"}), ("swipe_card", {"n": 1}), ("run", {"input": ""})],
+    [("get_wait_times", {"at": "gate"}), ("swipe_card", {"n": 1}), ("turn_on_lamp", {}), ("run", {"input": ""})],
 )
 def test_names_that_only_sound_like_it(name: str, arguments: dict[str, Any]) -> None:
     assert seen("openai chat", [ASK, *[Step(name, arguments, "declined by the bank")] * 4])["same"] == 4

@@ -20,11 +20,8 @@ def pace(item: Item) -> Pace | None:
     who, said = item.who.encode(errors="surrogatepass"), item.said[:_SAID_BYTES]
     got = item.got[:_GOT_BYTES].lower()
     fails = failed(item)
-    if (
-        _PAUSES.search(said)
-        or (_WAITS.search(who) and not (fails and _REJECTS.search(got)))
-        or (_EMPTY.search(said) and not (fails and _REJECTS.search(got)))
-    ):
+    rejected = fails and _REJECTS.search(got)
+    if _PAUSES.search(said) or ((_WAITS.search(who) or _EMPTY.search(said)) and not rejected):
         return "waits"
     if fails:
         return None
@@ -98,7 +95,7 @@ _STATUS_ALONE: Final = re.compile(  # all that is said, with a name or a number 
 )
 _NOT_YET: Final = re.compile(
     rb"\bno (?:new )?output yet\b|\bno new output\b|\b\w+_in_progress\b|\b(?:is|are) being \w+ed\b"
-    rb"|\"(?:ready|done|completed?|finished|isready|isdone)\\?\"\s?:\s?false\b"
+    rb"|^\\?\"?\{[^\[\]{}]*\"(?:ready|done|completed?|finished|isready|isdone)\\?\"\s?:\s?false\b"
     rb"|\b0/\d+ +(?:containercreating|podinitializing|pending|init:)"
     rb"|\bstill (?:running|pending|queued|building|processing|waiting|in progress|going|training|loading)\b"
     rb"|\b(?:has|have|is|are)(?: not|n't) (?:yet )?(?:finished|completed|exited)\b"
@@ -126,7 +123,7 @@ _EMPTY: Final = re.compile(  # nothing is sent to what runs already
 )
 _MOVES: Final = re.compile(
     rb"(?i)scroll|swipe(?!_?card)|press_?(?:key|button)|key_?press|send_?keys|keyboard|page_?(?:down|up)\b"
-    rb"|(?:^|_)(?:undo|redo|next|prev(?:ious)?|skip|step|forward|back(?:ward)?|turn|jog|zoom|volume|brighter"
+    rb"|(?:^|_)(?:undo|redo|next|prev(?:ious)?|skip|step|forward|back(?:ward)?|turn(?!_o(?:n|ff))|jog|zoom|volume|brighter"
     rb"|dim(?:mer)?|nudge)(?:_|$)"
 )
 _MOVES_ON: Final = re.compile(
