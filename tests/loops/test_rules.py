@@ -12,6 +12,7 @@ from tokenmeter import LoopPolicy
 from tokenmeter.loops.asked import open_request
 from tokenmeter.loops.guard import Facts, Memory, judge
 from tokenmeter.loops.history import look
+from tokenmeter.loops.steps import read_items
 from tokenmeter.loops.wording import in_order, is_filled_in, is_prose, words
 
 EVERY = pytest.mark.parametrize("dialect", DIALECTS)
@@ -258,3 +259,65 @@ def test_one_run_that_waits_slows_no_other_one() -> None:
         for run in ("one", "other")
     }
     assert pauses["one"] == pauses["other"] == [0.5, 1.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "result"),
+    [
+        ("browser_wait_for", {"selector": "!!"}, "Error: invalid selector"),
+        ("press_key", {"key": "Hyper"}, "Error: no such key"),
+        ("scroll_to", {"text": "Terms"}, "not found on this page"),
+    ],
+)
+@EVERY
+def test_what_fails_neither_waits_nor_moves(dialect: str, name: str, arguments: dict[str, Any], result: str) -> None:
+    assert seen(dialect, [ASK, *[Step(name, arguments, result)] * 4])["same"] == 4
+
+
+@EVERY
+def test_what_was_asked_for_told_again_is_a_receipt(dialect: str) -> None:
+    echo = "### Ran Playwright code\n```js\nawait page.keyboard.press('ArrowDown');\n```"
+    assert "same" not in seen(dialect, [ASK, *[Step("browser_press_key", {"key": "ArrowDown"}, echo)] * 6])
+
+
+@EVERY
+def test_moves_beside_a_page_that_stays_the_same_go_round(dialect: str) -> None:
+    page = Step("read_page", {}, "The harbour lies in the north, and nobody knows when the next ship will leave. " * 6)
+    assert seen(dialect, [ASK, *[Step("press_key", {"key": "Down"}, "ok"), page] * 4])["same"] >= 3
+
+
+def test_money_that_is_left_is_no_news() -> None:
+    told: list[Step | Say] = [ASK]
+    for number in range(9, 1, -1):
+        told += [Step("search", {"for": "ships"}, "none"), Say("user", f"Budget left: ${number}.50")]
+    assert seen("openai chat", told)["same"] >= 3
+
+
+def test_numbers_in_two_places_are_news_though_each_was_heard() -> None:
+    places = [("1", "2"), ("2", "3"), ("3", "1"), ("1", "3"), ("2", "1"), ("3", "2"), ("1", "1"), ("2", "2")]
+    told: list[Step | Say] = []
+    for one, other in places:
+        told += [
+            Say("user", f"The knight stands on row {one}, the rook of the king on row {other}."),
+            Say("assistant", "On."),
+        ]
+    assert seen("openai chat", told).get("silent", 0) < 3
+
+
+def test_a_row_of_waiting_that_fills_all_that_is_read_is_slowed_down() -> None:
+    cycle = [Step("get_job", {"id": "j"}, "still running"), Step("list", {}, "nothing"), Step("mail", {}, "none")]
+    for rounds, action in ((9, []), (16, ["brake"])):
+        protocol, sent = body("openai chat", [ASK, *cycle * rounds])
+        judged = judge(LoopPolicy(), Memory(b"key"), Facts(9.0, "a", "r", ("a",), 1, "chat", protocol, sent))
+        assert [each.action for each in judged.findings if each.guard == "max_repeats"] == action
+
+
+def test_what_a_conversation_begins_with_is_no_turn_of_it() -> None:
+    protocol, sent = body("openai chat", [ASK, Say("assistant", "I begin."), Say("system", "Event: rain.")])
+    asked = open_request(protocol, sent)
+    assert asked is not None
+    assert [item.who for item in read_items(asked.turns, 9)] == ["user", "assistant", "system"]
+
+
+def test_words_of_other_scripts_keep_as_many_letters() -> None:
+    assert words("передать".encode()) != words("перевод".encode())
