@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import sys
 import zlib
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.clients.faces import ENCODINGS
+from tokenmeter.clients import decoding
 from tokenmeter.clients.decoding import Undecodable, decoder_for
 
 TEXT = ("The quick brown fox jumps over the lazy dog. " * 300).encode()
@@ -73,6 +75,15 @@ def test_a_coding_that_nobody_knows() -> None:
 ZSTD = ("compression.zstd", "backports.zstd", "zstandard")
 
 
+@pytest.fixture
+def asked_anew() -> Iterator[None]:
+    """Which library there is, is remembered."""
+    decoding._zstd.cache_clear()
+    yield
+    decoding._zstd.cache_clear()
+
+
+@pytest.mark.usefixtures("asked_anew")
 @pytest.mark.parametrize("module", ZSTD)
 def test_any_library_for_zstandard_will_do(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     pytest.importorskip(module)
@@ -88,6 +99,7 @@ def test_any_library_for_zstandard_will_do(monkeypatch: pytest.MonkeyPatch, modu
         decoder.decode(b"no frame of it" * 10)
 
 
+@pytest.mark.usefixtures("asked_anew")
 @pytest.mark.parametrize(("header", "modules"), [("br", ("brotli", "brotlicffi")), ("zstd", ZSTD)])
 def test_a_library_that_is_not_installed(
     monkeypatch: pytest.MonkeyPatch, header: str, modules: tuple[str, ...]

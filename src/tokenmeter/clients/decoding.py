@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import zlib
 from collections.abc import Callable
@@ -113,6 +114,7 @@ def decoder_for(content_encoding: str | None) -> Decoder | None:
     return Tolerant(chain[0] if len(chain) == 1 else _Chain(chain))
 
 
+@functools.cache  # to look for what isn't installed takes longer than to decode a body
 def _zstd() -> Callable[[], Any]:
     """What makes a decompressor of one frame: Python's own, or of the library that httpx2 or httpx decodes with."""
     for module in ("compression.zstd", "backports.zstd"):
@@ -121,7 +123,7 @@ def _zstd() -> Callable[[], Any]:
             return found
     import zstandard
 
-    return zstandard.ZstdDecompressor().decompressobj
+    return lambda: zstandard.ZstdDecompressor().decompressobj()  # each has a state of its own
 
 
 def _one(name: str) -> Decoder:
