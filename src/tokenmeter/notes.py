@@ -14,7 +14,7 @@ from tokenmeter.budgets.store import Held, Note
 from tokenmeter.budgets.thresholds import Thresholds
 from tokenmeter.errors import Paused, Refused
 from tokenmeter.loops import LoopPolicy
-from tokenmeter.loops.guard import Finding, Memory, Ticket
+from tokenmeter.loops.guard import Finding, Memory
 from tokenmeter.pricing import ExpectedCost, InputBound, Price, PriceBook, Rate
 from tokenmeter.pricing.expected import Expected
 from tokenmeter.wire import Ask, Reading, Route
@@ -106,7 +106,7 @@ class Call(Struct):
     output_cap: int | None = None  # the cap that was written into the request here
     refusal: Refused | None = None
     fingerprint: str | None = None
-    ticket: Ticket | None = None  # how the guards know it again
+    ticket: int | None = None  # how the guards know it again
     findings: tuple[Finding, ...] = ()  # what the guards found, and let pass
     tried_models: tuple[str, ...] = ()  # the models that no budget could pay, the caller's own first
     note: Note = _no_note  # the row to keep should this process die while the request is out

@@ -1,4 +1,6 @@
-"""What the guards cost for one request, in µs of the thread's CPU. Times are never asserted; run with ``-s``."""
+"""What the guards cost for one request, in blocks that alternate with those of a yardstick.
+
+Times are never asserted; run with ``-s``."""
 
 from __future__ import annotations
 
@@ -19,6 +21,7 @@ from tokenmeter.loops.lineage import Keys, Lineage, decode, encode
 pytestmark = pytest.mark.bench
 
 ROUNDS = int(os.environ.get("TOKENMETER_BENCH_ROUNDS", "3")) * 100
+BLOCK = 20
 WORDS = "the harbour lies in the north and nobody knows when the next ship will leave for the islands".split()  # noqa: SIM905
 
 
@@ -58,27 +61,29 @@ def bodies(messages: list[Any]) -> Iterator[bytes]:
 def test_all_guards_on_one_request(kind: Any, size: int) -> None:
     policy, memory = LoopPolicy(), Memory(b"bench")
     messages = kind(size)
-    taken, decoding, length = [], [], 0
-    for number, body in enumerate(bodies(messages)):
-        length = len(body)
-        facts = Facts(
-            1e9 + number, "bench", f"run {number // 20}", ("bench",), 1, "chat", "openai.chat", body, 5, 10**9
-        )
-        start = time.perf_counter_ns()
-        judged = judge(policy, memory, facts)
-        middle = time.perf_counter_ns()
-        memory.answered(judged.ticket)
-        taken.append((middle - start, time.perf_counter_ns() - middle))
-        assert judged.findings == ()
-        start = time.perf_counter_ns()
-        msgspec.json.decode(body)
-        decoding.append(time.perf_counter_ns() - start)
+    asked = [
+        Facts(1e9 + number, "bench", f"run {number // BLOCK}", ("bench",), 1, "chat", "openai.chat", body, 5, 10**9)
+        for number, body in enumerate(bodies(messages))
+    ]
+    taken, decoding = [], []
+    for at in range(0, len(asked), BLOCK):
+        for facts in asked[at : at + BLOCK]:
+            start = time.perf_counter_ns()
+            judged = judge(policy, memory, facts)
+            middle = time.perf_counter_ns()
+            memory.answered(judged.ticket)
+            taken.append((middle - start, time.perf_counter_ns() - middle))
+            assert judged.findings == ()
+        for facts in asked[at : at + BLOCK]:
+            start = time.perf_counter_ns()
+            msgspec.json.decode(facts.body or b"")
+            decoding.append(time.perf_counter_ns() - start)
     before, after = (statistics.median(column) / 1e3 for column in zip(*taken, strict=True))
-    least, yardstick = min(map(sum, taken)) / 1e3, min(decoding) / 1e3
+    least, yardstick = min(map(sum, taken)) / 1e3, statistics.median(decoding) / 1e3
     print(
-        f"\n{kind.__name__} of {length:,} bytes in {len(messages)} messages: "
+        f"\n{kind.__name__} of {len(asked[-1].body or b''):,} bytes in {len(messages)} messages: "
         f"judge {before:.1f} µs, answered {after:.1f} µs, least of both {least:.1f} µs; "
-        f"to decode it all with msgspec takes {yardstick:.1f} µs at least (ratio {least / yardstick:.2f})"
+        f"to decode it all with msgspec takes {yardstick:.1f} µs (ratio {(before + after) / yardstick:.2f})"
     )
 
 

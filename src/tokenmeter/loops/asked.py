@@ -17,7 +17,7 @@ NOTHING: Final = msgspec.Raw()
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class Asked(NamedTuple):
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """What one request says: its turns, as JSON, and the rest that gives them a meaning."""
 
     turns: list[msgspec.Raw]

@@ -1,12 +1,15 @@
-"""What tells one request from another, in eight bytes each: the same request, and nearly the same request.
+"""What tells one request from another, in eight bytes each: whether two may say the same, and in what they do.
 
-A fingerprint is a keyed hash, so that nobody who has it can try texts against it. Of a very long conversation the last
-turns are hashed whole, and of what stands before them samples: one that grew by a turn has another fingerprint.
+A fingerprint is a keyed hash, so that nobody who has it can try texts against it. The ``key`` is quick, and nearly all
+requests have one of their own; only those that share theirs with another are looked at ``closely``. Of a very long
+conversation the last turns are hashed whole, and of what stands before them samples.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 from msgspec import Raw
@@ -14,6 +17,9 @@ from msgspec import Raw
 from tokenmeter.loops.asked import Asked
 from tokenmeter.loops.loosely import loose
 
+_HEAD_BYTES: Final = 128
+_TAIL_BYTES: Final = 256
+_SIZE_BITS: Final = 6  # a number more or less hardly changes a size in steps of 64 bytes
 _LOOSE_BYTES: Final = 1_536  # as much of a request may differ in its numbers and still be nearly the same
 _END_BYTES: Final = 512
 _FIRST_BYTES: Final = 256
@@ -23,10 +29,11 @@ _ANSWERED: Final = (b'"assistant"', b'"model"', b'"function_call', b'"tool_resul
 
 
 class Prints(NamedTuple):
-    """The fingerprints of one request."""
+    """What a request says."""
 
     exact: int
-    near: int  # without digits, times, ids and the width of spaces
+    loose: int  # without digits, times, ids and the width of spaces
+    ticked: Callable[[], int]  # without times, random ids and counters that say what they are: slow and sure
 
 
 class Fingerprints:
@@ -38,26 +45,37 @@ class Fingerprints:
     __slots__ = ("_key",)
 
     def __init__(self, key: bytes) -> None:
-        self._key = hashlib.blake2b(key, digest_size=32).digest()
+        self._key = hashlib.blake2b(key, digest_size=16).digest()
 
-    def of(self, asked: Asked) -> Prints:
+    def key(self, asked: Asked) -> int:
+        """Equal for requests that may say the same but for times, ids and numbers: from their edges and sizes."""
+        turns = asked.turns
+        first, last = turns[0], turns[-1]
+        if asked.server_state:
+            said = self._key + _without_ids(asked)
+        else:
+            view = memoryview(last)
+            edges = memoryview(first)[:_HEAD_BYTES], view[:_HEAD_BYTES], view[-_TAIL_BYTES:]
+            said = loose(b"".join((self._key, *edges)))
+        before = turns[-2] if len(turns) > 1 else first
+        sizes = len(turns), len(first) >> _SIZE_BITS, len(before) >> _SIZE_BITS, len(last) >> _SIZE_BITS
+        return hash((sizes, hash(b"".join(asked.rest[:2])[:512]), hash(said)))
+
+    def whole(self, body: bytes) -> int:
+        """The key of a request that is taken as it is."""
+        return hash(self._key + body)
+
+    def closely(self, asked: Asked) -> Prints:
         """The fingerprints of a request."""
         shape, said = _parts(asked)
         text = b"\0".join((self._key, *said))
-        near = _without_ids(asked) if asked.server_state else loose(text)
-        return Prints(hash((shape, hash(text))), hash((shape, hash(near))))
+        loosely = _without_ids(asked) if asked.server_state else loose(text)
+        return Prints(hash((shape, hash(text))), hash((shape, hash(loosely))), partial(self._ticked, shape, said))
 
-    def whole(self, body: bytes) -> Prints:
-        """The fingerprints of a request that is taken as it is."""
-        exact = hash(self._key + body)
-        return Prints(exact, exact)
-
-    def ticked(self, asked: Asked) -> int:
-        """The fingerprint of a request without times, random ids and counters that say what they are: slow and sure."""
+    def _ticked(self, shape: tuple[int, ...], said: list[Raw | memoryview]) -> int:
         from tokenmeter.loops.ticking import ticked  # its expressions take long to compile
 
-        shape, said = _parts(asked)
-        return hash((shape, hash(b"\0".join([self._key, b"ticked", *(ticked(bytes(each)) for each in said)]))))
+        return hash((shape, hash(b"\0".join([self._key, *(ticked(bytes(each)) for each in said)]))))
 
 
 def _parts(asked: Asked) -> tuple[tuple[int, ...], list[Raw | memoryview]]:

@@ -15,9 +15,9 @@ from msgspec import Raw, Struct
 
 from tokenmeter.errors import DepthExceeded, LoopDetected, Refused
 from tokenmeter.loops.asked import Asked, open_request
-from tokenmeter.loops.fingerprints import Fingerprints, Prints, has_answers
+from tokenmeter.loops.fingerprints import Fingerprints, has_answers
 from tokenmeter.loops.history import FEWEST_TURNS, look
-from tokenmeter.loops.memory import Asker, Known, Seen
+from tokenmeter.loops.memory import Asker, Known, Seen, Tally
 from tokenmeter.loops.policy import Action, Guard, LoopPolicy, shown_path
 from tokenmeter.money import usd
 
@@ -77,18 +77,11 @@ class Finding(Struct, frozen=True):
     pause_s: float = 0.0  # how long to wait before the request goes out, where the action is to brake
 
 
-class Ticket(Struct, frozen=True, gc=False):
-    """How the memory knows a request again when its answer comes."""
-
-    asker: Asker
-    prints: Prints
-
-
 class Judged(Struct, frozen=True, gc=False):
-    """What the guards found, and the ticket of a request that may go out; None where no answer is waited for."""
+    """What the guards found, and how the memory knows the request again; None where no answer is waited for."""
 
     findings: tuple[Finding, ...] = ()
-    ticket: Ticket | None = None
+    ticket: int | None = None
 
     @property
     def refusal(self) -> Finding | None:
@@ -110,10 +103,10 @@ class Memory:
         self.prints = Fingerprints(key)
         self.seen = Seen() if seen is None else seen
 
-    def answered(self, ticket: Ticket | None, failed: bool = False) -> None:
+    def answered(self, ticket: int | None, failed: bool = False) -> None:
         """Tell of each request that was judged and not refused: its answer came, or it failed and may be retried."""
         if ticket is not None:
-            self.seen.end(ticket.asker, ticket.prints, failed)
+            self.seen.end(ticket, failed)
 
 
 _NOTHING: Final = Judged()
@@ -129,12 +122,12 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
         asked = _asked(own, facts)
         if lone is None and asked is not None and _asks_alone(asked):
             asked, lone = None, True
-    prints: Prints | None = None
+    key: int | None = None
     if lone:
-        prints = _lone_prints(own, memory, facts) if len(facts.path) > 1 else None
+        key = _lone_key(own, memory, facts) if len(facts.path) > 1 else None
     elif asked is not None:
-        prints = memory.prints.of(asked)
-    known = memory.seen.begin(asker, prints, own.window_s)
+        key = memory.prints.key(asked)
+    known = memory.seen.begin(asker, key, own.window_s)
     found: list[_Passed] = []
     if (
         len(facts.path) > 1
@@ -147,15 +140,15 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
         own.max_runs_per_minute or _NONE
     ):
         found += _rates(own, known)
-    if asked is None and prints is not None:
-        found += _asked_again(own, memory, asker, known)
-    elif asked is not None and prints is not None:
-        if known.near.times:
+    if asked is None and key is not None:
+        found += _asked_again(own, memory, asker, known.alike)
+    elif asked is not None and key is not None:
+        if known.alike.times:
             # what the provider remembers is not seen here: there may be news in it
             unsure = facts.run is None or asked.server_state or not has_answers(asked)
             softly: Action | None = "warn" if unsure else None
-            again = memory.seen.note(asker, prints, memory.prints.ticked(asked))
-            found += _again(own, memory, asker, known, again, softly=softly)
+            noted = memory.seen.note(known.ticket, memory.prints.closely(asked), facts.at_s)
+            found += _again(own, memory, asker, noted, softly=softly)
         else:
             memory.seen.news(asker)
         if len(asked.turns) >= FEWEST_TURNS:
@@ -164,7 +157,7 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
             )
             if repeats:
                 found += _history(own, repeats)
-    ticket = None if prints is None else Ticket(asker, prints)
+    ticket = known.ticket
     if not found:
         return _NOTHING if ticket is None else Judged((), ticket)
     findings = tuple(_finding(own, memory, facts, each) for each in found)
@@ -287,53 +280,52 @@ def _asks_alone(asked: Asked) -> bool:
     return asked.earlier is None and len(asked.turns) <= _MOST_LONE_TURNS and not has_answers(asked)
 
 
-def _lone_prints(own: LoopPolicy, memory: Memory, facts: Facts) -> Prints | None:
+def _lone_key(own: LoopPolicy, memory: Memory, facts: Facts) -> int | None:
     """Only where several agents share a run do its questions say anything: that they ask each other the same."""
     if facts.run is None or facts.body is None or facts.operation not in _STEERING:
         return None
     return None if own.allows(facts.agent) else memory.prints.whole(facts.body)
 
 
-def _asked_again(own: LoopPolicy, memory: Memory, asker: Asker, known: Known) -> Iterable[_Passed]:
+def _asked_again(own: LoopPolicy, memory: Memory, asker: Asker, exact: Tally) -> Iterable[_Passed]:
     """Agents that ask each other the same in turn; and, told now and then, a question that is asked again."""
-    exact = known.exact
     if not exact.times:
         memory.seen.news(asker)
         return
-    yield from _turns(own, known, *memory.seen.turn(asker))
+    yield from _turns(own, exact, *memory.seen.turn(asker))
     if exact.times in _MILESTONES and own.max_repeats is not None:
         what = f"the same request went out {exact.times} times before"
         yield _Passed("max_repeats", exact.times, own.max_repeats, what, exact.agents, exact.since_s, softly="warn")
 
 
 def _again(
-    own: LoopPolicy, memory: Memory, asker: Asker, known: Known, again: int, *, softly: Action | None
+    own: LoopPolicy, memory: Memory, asker: Asker, noted: tuple[Tally, Tally, Tally], *, softly: Action | None
 ) -> Iterable[_Passed]:
     """The same request again, or nearly the same. With other numbers it may be the next one of a batch."""
-    exact, near = known.exact, known.near
-    rounds, agents = memory.seen.turn(asker) if exact.times or again else memory.seen.news(asker)
+    exact, loose, ticked = noted
+    rounds, agents = memory.seen.turn(asker) if exact.times or ticked.times else memory.seen.news(asker)
     most = own.max_repeats
     if most is not None:
         if exact.times >= most:
             what = f"the same request went out {exact.times} times before"
             yield _Passed("max_repeats", exact.times, most, what, exact.agents, exact.since_s, softly=softly)
-        elif near.times >= most and again >= min(near.times, most) - 1:
-            what = f"a request that differs only in a time, an id or a counter went out {near.times} times before"
-            yield _Passed("max_repeats", near.times, most, what, near.agents, near.since_s, softly=softly)
-        elif near.times >= _NEAR_TIMES * most:
-            what = f"a request that differs only in its numbers went out {near.times} times before"
+        elif ticked.times >= most:
+            what = f"a request that differs only in a time, an id or a counter went out {ticked.times} times before"
+            yield _Passed("max_repeats", ticked.times, most, what, ticked.agents, ticked.since_s, softly=softly)
+        elif loose.times >= _NEAR_TIMES * most:
+            what = f"a request that differs only in its numbers went out {loose.times} times before"
             limit = _NEAR_TIMES * most
-            yield _Passed("max_repeats", near.times, limit, what, near.agents, near.since_s, softly="warn")
-    yield from _turns(own, known, rounds, agents)
+            yield _Passed("max_repeats", loose.times, limit, what, loose.agents, loose.since_s, softly="warn")
+    yield from _turns(own, ticked, rounds, agents)
 
 
-def _turns(own: LoopPolicy, known: Known, rounds: int, agents: tuple[str, ...]) -> Iterable[_Passed]:
+def _turns(own: LoopPolicy, tally: Tally, rounds: int, agents: tuple[str, ...]) -> Iterable[_Passed]:
     """Agents that take turns with nothing new."""
-    most, near = own.max_rounds_without_news, known.near
+    most = own.max_rounds_without_news
     if most is not None and len(agents) > 1 and rounds >= most * len(agents):
         count = rounds // len(agents)
         what = f"{_listed(agents)} took turns for {count} rounds with nothing new"
-        yield _Passed("max_rounds_without_news", count, most, what, agents, near.since_s)
+        yield _Passed("max_rounds_without_news", count, most, what, agents, tally.since_s)
 
 
 def _history(own: LoopPolicy, repeats: tuple[Repeats, ...]) -> Iterable[_Passed]:

@@ -94,28 +94,31 @@ _as_probe_parts = msgspec.json.Decoder(list[_ProbePart]).decode
 
 def _may_repeat(turns: Sequence[msgspec.Raw], before: int) -> bool:
     """Whether a closer look is worth its while, from the sizes of turns and the ends of those that are as large."""
-    sizes = list(map(len, turns[-LAST_TURNS:]))
-    size = sizes.pop()
+    last = turns[-1]
+    size = len(last)
     least, most = size - _SHIFT - _MARKED, size + _SHIFT
-    as_large = [at for at, size in enumerate(sizes, -1 - len(sizes)) if least <= size <= most]
+    as_large = [turn for turn in turns[-LAST_TURNS:-1] if least <= len(turn) <= most]
     if len(as_large) >= before and size > _LARGE_BYTES:
-        inside = _inside(turns[-1], 0)
-        as_large = [at for at in as_large if inside in _inside(turns[at], 2 * _SHIFT + _MARKED)]
+        inside = _inside(last, 0)
+        as_large = [turn for turn in as_large if inside in _inside(turn, 2 * _SHIFT + _MARKED)]
     if len(as_large) >= before:
-        own = _ending(turns[-1])
+        own = _ending(last)
         middle = own[_SHIFT:-_SHIFT] if len(own) > 4 * _SHIFT else None
-        for at in reversed(as_large):
-            other = _ending(turns[at])
+        for turn in reversed(as_large):
+            other = _ending(turn)
             if own == other or (middle is not None and middle in other):
                 before -= 1
                 if before <= 0:
                     return True
-    return _may_poll(turns, sizes) or _only_talk(turns[-_FEWEST_TEXTS:])
+    return (len(turns) >= _MANY_TURNS and _may_poll(turns)) or (
+        size <= _TALK_BYTES and b"tool" not in bytes(last) and _only_talk(turns[-_FEWEST_TEXTS:])
+    )
 
 
-def _may_poll(turns: Sequence[msgspec.Raw], sizes: list[int]) -> bool:
+def _may_poll(turns: Sequence[msgspec.Raw]) -> bool:
     """Whether the last two steps ask the same; their results may differ in size. A step is two turns or three."""
-    if len(turns) < _MANY_TURNS or min(abs(sizes[-1] - sizes[-3]), abs(sizes[-1] - sizes[-4])) > _SHIFT:
+    asked = len(turns[-2])
+    if min(abs(asked - len(turns[-4])), abs(asked - len(turns[-5]))) > _SHIFT:
         return False
     from tokenmeter.loops.steps import QUICK_BYTES, read_items
 
@@ -148,9 +151,7 @@ def _ending(turn: msgspec.Raw) -> bytes:
 
 def _only_talk(turns: Sequence[msgspec.Raw]) -> bool:
     """Whether nobody used a tool in turns that are short enough to be talk."""
-    if len(turns) < _FEWEST_TEXTS or len(turns[-1]) > _TALK_BYTES or b"tool" in bytes(turns[-1]):
-        return False
-    if sum(map(len, turns)) > _TALK_BYTES:
+    if len(turns) < _FEWEST_TEXTS or sum(map(len, turns)) > _TALK_BYTES:
         return False
     joined = b"".join(turns)
     return b"tool" not in joined and b"unction" not in joined

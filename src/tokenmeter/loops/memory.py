@@ -24,6 +24,7 @@ from tokenmeter.loops.fingerprints import Prints
 
 _STALE_S: Final = 900.0  # a request under way for so long is taken for lost
 _MAX_AGENTS_KEPT: Final = 4
+_MANY_ENDED: Final = 64
 _NO_TURNS: Final[tuple[int, tuple[str, ...]]] = (0, ())
 
 
@@ -54,8 +55,8 @@ NEVER: Final = Tally(0, 0.0)
 class Known(Struct, frozen=True, gc=False):
     """What is remembered that bears on one request, which is not counted in it."""
 
-    exact: Tally = NEVER
-    near: Tally = NEVER
+    alike: Tally = NEVER  # requests of the same owner and key
+    ticket: int | None = None  # how it is known again when its answer comes; None where no answer is waited for
     calls_in_minute: int = 0
     runs_in_minute: int = 0
 
@@ -64,19 +65,32 @@ _UNKNOWN: Final = Known()
 
 
 class _Entry(Struct, gc=False):
-    """Requests that are nearly the same, one row of rounds; the last of them in the words it had."""
+    """Requests of the same key: one row of rounds."""
 
     times: int
     open: int
     first_s: float
     last_s: float
     agents: tuple[str, ...]  # the agents that asked, at most four
-    exact: int
-    exact_times: int = 1
-    exact_first_s: float = 0.0
-    ticked: int = 0
-    ticked_times: int = 0
-    ticked_round: int = 0
+    rows: tuple[_Row, ...] = ()  # one for each kind of fingerprint
+    noted: int = 0  # the round that they were last counted in
+
+
+class _Row(Struct, gc=False):
+    """Rounds one after the other that had the same fingerprint, as far as anybody looked."""
+
+    first_s: float
+    print: int | None = None  # None where nobody looked
+    times: int = 0
+    unseen: int = 1  # rounds before, which nobody looked at
+
+    def note(self, found: int | None, entry: _Entry, fresh: bool, at_s: float) -> Tally:
+        """Count a round, if it is one; how many there were before it."""
+        if found is None or self.print not in (None, found):
+            self.times, self.unseen, self.first_s = 0, 0, at_s
+        self.print = found
+        self.times += fresh
+        return Tally(max(0, min(entry.times, self.unseen + self.times) - 1), self.first_s, entry.agents)
 
 
 class _Minute(Struct, gc=False):
@@ -124,7 +138,7 @@ class Seen:
         self._max_runs = max_runs
         self._lock = threading.RLock()
         self._inside = False  # somebody who holds the lock is at work
-        self._ended: deque[tuple[int, int, bool]] = deque(maxlen=65_536)  # answers that no request has read yet
+        self._ended: deque[tuple[int, bool]] = deque(maxlen=65_536)  # answers that no request has read yet
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._minutes: OrderedDict[str, _Minute] = OrderedDict()  # by agent
         self._runs: OrderedDict[int, None] = OrderedDict()
@@ -152,7 +166,7 @@ class Seen:
         if found is not None and nanos:
             self._spent[root] = (found[0], found[1] + nanos)
 
-    def begin(self, asker: Asker, prints: Prints | None, window_s: float) -> Known:
+    def begin(self, asker: Asker, key: int | None, window_s: float) -> Known:
         """Count a request that is about to go out; what was known before it."""
         agent, run, at_s = asker.agent or "", asker.run, asker.at_s
         with self._lock:
@@ -160,8 +174,6 @@ class Seen:
                 return _UNKNOWN
             try:
                 self._inside = True
-                if self._ended:
-                    self._read_ended()
                 minute = self._minute(agent)
                 left = minute.left(at_s)
                 calls, runs = minute.calls + int(minute.calls_before * left), 0
@@ -169,29 +181,39 @@ class Seen:
                 if run is not None and self._is_new_run(run, agent):
                     runs = minute.runs + int(minute.runs_before * left)
                     minute.runs += 1
-                if prints is None:
-                    return Known(NEVER, NEVER, calls, runs)
-                exact, near = self._count(prints, asker, window_s)
-                return Known(exact, near, calls, runs)
+                if len(self._ended) >= _MANY_ENDED:
+                    self._read_ended()
+                if key is None:
+                    return Known(NEVER, None, calls, runs)
+                key ^= asker.owner
+                return Known(self._count(key, asker, window_s), key, calls, runs)
             finally:
                 self._inside = False
 
-    def note(self, asker: Asker, prints: Prints, ticked: int) -> int:
-        """How often the request went out before but for times and the like, as far as anybody looked that closely."""
+    def note(self, ticket: int | None, prints: Prints, at_s: float) -> tuple[Tally, Tally, Tally]:
+        """How often a request that began went out before with the same fingerprints: exact, loose and ticked.
+
+        Nobody looked at the first of a key: it is taken for one like the second.
+        """
         with self._lock:
             if self._inside:
-                return 0
+                return NEVER, NEVER, NEVER
             try:
                 self._inside = True
-                entry = self._entries.get(prints.near ^ asker.owner)
+                entry = None if ticket is None else self._entries.get(ticket)
                 if entry is None:
-                    return 0
-                if entry.ticked != ticked:
-                    entry.ticked, entry.ticked_times = ticked, 0
-                if entry.ticked_round != entry.times:
-                    entry.ticked_round = entry.times
-                    entry.ticked_times += 1
-                return entry.ticked_times - 1
+                    return NEVER, NEVER, NEVER
+                fresh, entry.noted = entry.noted != entry.times, entry.times
+                first = not entry.rows
+                if first:
+                    entry.rows = tuple(_Row(entry.first_s) for _ in range(3))
+                exact, loose, ticked = entry.rows
+                alike = first or loose.print == prints.loose
+                return (
+                    exact.note(prints.exact, entry, fresh, at_s),
+                    loose.note(prints.loose, entry, fresh, at_s),
+                    ticked.note(prints.ticked() if alike else None, entry, fresh, at_s),  # slow
+                )
             finally:
                 self._inside = False
 
@@ -225,9 +247,9 @@ class Seen:
                         self._inside = False
         return _NO_TURNS
 
-    def end(self, asker: Asker, prints: Prints, failed: bool) -> None:
+    def end(self, ticket: int, failed: bool) -> None:
         """A request that began has its answer, or failed; a refused one failed. Never waits for anybody."""
-        self._ended.append((prints.near ^ asker.owner, prints.exact, failed))
+        self._ended.append((ticket, failed))
 
     def brake(self, what: str, at_s: float, first_s: float = 0.5, most_s: float = 30.0) -> float:
         """How long to pause now: twice as long as the last time, from the start after a quiet minute."""
@@ -262,17 +284,17 @@ class Seen:
         """What became of the requests that ended since the last one began."""
         ended, entries = self._ended, self._entries
         for _ in range(len(ended)):
-            key, exact, failed = ended.popleft()
+            key, failed = ended.popleft()
             entry = entries.get(key)
             if entry is None:
                 continue
             entry.open = max(0, entry.open - 1)
             if failed and entry.open == 0:
+                if entry.noted == entry.times:
+                    for row in entry.rows:
+                        row.times = max(0, row.times - 1)
                 entry.times = max(0, entry.times - 1)
-                entry.ticked_times = max(0, entry.ticked_times - 1)
-                entry.ticked_round = -1
-                if entry.exact == exact:
-                    entry.exact_times = max(0, entry.exact_times - 1)
+                entry.noted = -1
 
     def _minute(self, agent: str) -> _Minute:
         minutes = self._minutes
@@ -296,30 +318,26 @@ class Seen:
             runs.popitem(last=False)
         return True
 
-    def _count(self, prints: Prints, asker: Asker, window_s: float) -> tuple[Tally, Tally]:
+    def _count(self, key: int, asker: Asker, window_s: float) -> Tally:
         entries, agent, at_s = self._entries, asker.agent or "", asker.at_s
-        key = prints.near ^ asker.owner
         entry = entries.get(key)
+        if entry is not None and self._ended:
+            self._read_ended()
         if entry is None or at_s - entry.last_s > window_s:
-            entries[key] = _Entry(1, 1, at_s, at_s, (agent,), prints.exact, 1, at_s)
+            entries[key] = _Entry(1, 1, at_s, at_s, (agent,))
             if entry is not None:
                 entries.move_to_end(key)
             elif len(entries) > self._max_prints:
                 entries.popitem(last=False)
-            return NEVER, NEVER
+            return NEVER
         if entry.open and at_s - entry.last_s > _STALE_S:
             entry.open = 0
         agents = entry.agents
-        near = Tally(entry.times - bool(entry.open), entry.first_s, agents)
-        if entry.exact != prints.exact:
-            entry.exact, entry.exact_times, entry.exact_first_s = prints.exact, 0, at_s
-        exact = Tally(max(0, entry.exact_times - bool(entry.open)), entry.exact_first_s, agents)
-        if not entry.open:  # side by side with its like, it is the same round
-            entry.times += 1
-            entry.exact_times += 1
+        known = Tally(entry.times - bool(entry.open), entry.first_s, agents)
+        entry.times += not entry.open  # side by side with its like, it is the same round
         entry.open += 1
         entry.last_s = at_s
         if agent not in agents and len(agents) < _MAX_AGENTS_KEPT:
             entry.agents = (*agents, agent)
         entries.move_to_end(key)
-        return exact, near
+        return known
