@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,31 @@ def test_nested_scopes_inherit(meter: tokenmeter.Meter) -> None:
             assert inner.path == ("outer", "inner")
             assert inner.tags == {"feature": "mail", "step": "2"}
         assert current() is outer
+    assert current() is NOBODY
+
+
+@pytest.mark.parametrize("kind", ["agent", "extract"])
+def test_an_end_in_another_context_than_the_beginning(
+    meter: tokenmeter.Meter, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with a framework that runs both ends of a dependency on threads of their own."""
+    scope = meter.agent("inner") if kind == "agent" else tokenmeter.extract({})
+    with meter.agent("outer") as outer:
+        contextvars.copy_context().run(scope.__enter__)
+        contextvars.copy_context().run(scope.__exit__, None, None, None)
+        assert current() is outer
+        scope.__exit__(None, None, None)
+        assert current() is outer
+    assert current() is NOBODY
+    assert caplog.records == []
+
+
+def test_scopes_that_end_in_another_order(meter: tokenmeter.Meter) -> None:
+    one, two = meter.agent("one"), meter.agent("two")
+    for each in (one, two):
+        each.__enter__()
+    for each in (one, two):
+        each.__exit__(None, None, None)
     assert current() is NOBODY
 
 

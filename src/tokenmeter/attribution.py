@@ -26,7 +26,8 @@ MAX_TAGS = 32
 _KEY = otel_context.create_key("tokenmeter-scope")
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
-_entered: ContextVar[tuple[Token[Context], ...]] = ContextVar("tokenmeter-entered", default=())
+_Entered = tuple[tuple[object, ...], tuple[Token[Context], ...]]
+_entered: ContextVar[_Entered] = ContextVar("tokenmeter-entered", default=((), ()))
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -73,6 +74,26 @@ def is_alone(context: Context) -> bool:
     return not context or (len(context) == 1 and _KEY in context)
 
 
+def enter(manager: object, context: Context) -> None:
+    """Put a context in force until the same context manager leaves; it may be entered any number of times."""
+    managers, tokens = _entered.get()
+    _entered.set(((*managers, manager), (*tokens, otel_context.attach(context))))
+
+
+def leave(manager: object) -> None:
+    """Take back what this context manager put in force.
+
+    Where it was entered in another context, as a framework does that runs both ends of a dependency on threads of
+    their own, nothing of it is in force here.
+    """
+    managers, tokens = _entered.get()
+    for at, each in enumerate(managers):
+        if each is manager:  # one of its own: they may end in another order than they began
+            _entered.set((managers[:at] + managers[at + 1 :], tokens[:-1]))
+            otel_context.detach(tokens[-1])
+            return
+
+
 class AgentScope:
     """What ``meter.agent(...)`` returns: a context manager, sync and async, and a decorator.
 
@@ -108,15 +129,13 @@ class AgentScope:
 
     def __enter__(self) -> Scope:
         scope = self._scope()
-        _entered.set((*_entered.get(), otel_context.attach(carry(scope))))
+        enter(self, carry(scope))
         return scope
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        *outer, token = _entered.get()
-        _entered.set(tuple(outer))
-        otel_context.detach(token)
+        leave(self)
 
     async def __aenter__(self) -> Scope:
         return self.__enter__()

@@ -38,11 +38,11 @@ def charge(house: House, call: Call, answer: Answer) -> Charge:
 
 
 def _charge(house: House, call: Call, answer: Answer) -> Charge:
+    if answer.status is not None and not 200 <= answer.status < 300:
+        return Charge("error", error_type=str(answer.status))
     if answer.failure is not None and answer.reading is None:
         error = type(answer.failure).__name__
         return Charge("error", error_type=error) if answer.unsent else _estimate(house, call, None, error)
-    if answer.status is not None and not 200 <= answer.status < 300:
-        return Charge("error", error_type=str(answer.status))
     reading = answer.reading
     if reading is None:
         return _estimate(house, call, None, None)

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextvars import Context as Variables
-from contextvars import ContextVar, Token, copy_context
+from contextvars import copy_context
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -36,8 +36,6 @@ MAX_AGE_S = 86_400.0
 
 # Hosts of providers at which customers run services of their own.
 _OF_CUSTOMERS = (".modal.run", ".modal.direct", ".azure-api.net")
-
-_entered: ContextVar[tuple[Token[Context], ...]] = ContextVar("tokenmeter-continued", default=())
 
 C = TypeVar("C")
 LineageKeys = Keys | Mapping[str, bytes] | bytes | None
@@ -88,16 +86,13 @@ class Continued:
 
     def __enter__(self) -> Scope:
         scope = attribution.current() if self.lineage is None else _scope(self.lineage)
-        context = _without_lineage(attribution.carry(scope))
-        _entered.set((*_entered.get(), otel_context.attach(context)))
+        attribution.enter(self, _without_lineage(attribution.carry(scope)))
         return scope
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        *outer, token = _entered.get()
-        _entered.set(tuple(outer))
-        otel_context.detach(token)
+        attribution.leave(self)
 
     async def __aenter__(self) -> Scope:
         return self.__enter__()

@@ -25,8 +25,10 @@ def drive(story: Story, port: SyncPort) -> Any:
                 else:
                     effect = story.send(came)
         except StopIteration:
-            return port.outcome()
-        return port.relay(effect, story)
+            pass
+        else:
+            return port.relay(effect, story)
+        return port.outcome()  # not while StopIteration is handled: it would stand in the caller's traceback
     except BaseException as fault:
         if port.passes(fault):
             raise
@@ -46,8 +48,10 @@ async def drive_async(story: Story, port: AsyncPort) -> Any:
                 else:
                     effect = story.send(came)
         except StopIteration:
-            return port.outcome()
-        return await port.relay(effect, story)
+            pass
+        else:
+            return await port.relay(effect, story)
+        return port.outcome()
     except BaseException as fault:
         if port.passes(fault):
             raise

@@ -19,6 +19,7 @@ from tokenmeter.clients.decoding import Decoded, Decoder, Undecodable, decoder_f
 from tokenmeter.clients.growth import Growth
 from tokenmeter.clients.library import Library
 from tokenmeter.clients.metering import Metering
+from tokenmeter.clients.reached import reached
 from tokenmeter.clients.relay import Passage
 from tokenmeter.effects import (
     Effect,
@@ -160,12 +161,10 @@ class Port(Struct, eq=False):
 
     def _failed(self, error: BaseException) -> Answer:
         self.error = error
-        return Answer(
-            failure=error,
-            # refused by another meter further in, it never left
-            unsent=isinstance(error, (*self.library.unsent, Refused, StoreUnavailable)),
-            duration_s=time.perf_counter() - self._start_s,
-        )
+        unsent, status = reached(self.library, error)
+        # refused by another meter further in, it never left
+        unsent = unsent or isinstance(error, (*self.library.unsent, Refused, StoreUnavailable))
+        return Answer(status=status, failure=error, unsent=unsent, duration_s=time.perf_counter() - self._start_s)
 
     def _reads_error(self, status: int) -> bool:
         """Whether the body must be read here: it may blame the option, or the caller expects it read."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from tokenmeter.budgets import Held, Short
 from tokenmeter.clients.aside import aside, here, sleep, sleep_async
 from tokenmeter.clients.port import INSIDE, Port
-from tokenmeter.effects import Brake, Effect, Hold, Open, Queue, Relay, Send, Sent, Story
+from tokenmeter.effects import Brake, Effect, Hold, Open, Queue, Record, Relay, Send, Sent, Story
 from tokenmeter.notes import Answer
 from tokenmeter.telemetry import spans
 
@@ -46,7 +46,9 @@ class SyncPort(Port):
             return sleep(effect.pause_s)
         if type(effect) is Sent:
             return self.sent_at_once(effect) or here(partial(self.metering.store.sent, effect.hold_id))
-        return self.instant(effect)
+        if self._instant or type(effect) is Record:
+            return self.instant(effect)
+        return here(partial(self.instant, effect))
 
     def _send(self, effect: Send) -> Answer:
         self._hides = effect.hide_usage
@@ -134,7 +136,9 @@ class AsyncPort(Port):
             return await sleep_async(effect.pause_s)
         if type(effect) is Sent:
             return self.sent_at_once(effect) or await aside(partial(self.metering.store.sent, effect.hold_id))
-        return self.instant(effect)
+        if self._instant or type(effect) is Record:
+            return self.instant(effect)
+        return await aside(partial(self.instant, effect))
 
     async def _send(self, effect: Send) -> Answer:
         self._hides = effect.hide_usage

@@ -1,0 +1,65 @@
+"""What the ports do for a story: an event loop waits for no store, and an error is the bare client's own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clients.faces import ASK, FACES, URL, Face, come, face_id, on_a_loop
+from tokenmeter import Budget, BudgetExceeded, Meter
+from tokenmeter.budgets.sqlite import SqliteStore
+
+
+@pytest.mark.parametrize("verb", ["release", "write"])
+@pytest.mark.parametrize("face", [face for face in FACES if face.is_async], ids=face_id)
+@on_a_loop
+async def test_a_loop_waits_for_no_store(
+    face: Face, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an error that costs nothing, and after a refusal."""
+    goes_on = threading.Event()
+    waited: list[tuple[bool, bool]] = []
+    real = getattr(SqliteStore, verb)
+
+    def slow(store: SqliteStore, *args: Any) -> Any:
+        waited.append((goes_on.wait(10), threading.current_thread() is threading.main_thread()))
+        return real(store, *args)
+
+    monkeypatch.setattr(SqliteStore, verb, slow)
+    limit = "$5" if verb == "release" else "$0.0000001"
+    with Meter([Budget(limit, name="day")], store=f"sqlite:///{tmp_path / 'books.db'}") as meter:
+        client = meter.wrap(face.client(lambda _: face.library.Response(429, json={})))
+        asyncio.get_running_loop().call_later(0.05, goes_on.set)
+        if verb == "release":
+            assert (await client.post(URL, json=ASK)).status_code == 429
+        else:
+            with pytest.raises(BudgetExceeded):
+                await client.post(URL, json=ASK)
+        await face.close(client)
+    assert waited
+    assert set(waited) == {(True, False)}
+
+
+@on_a_loop
+async def test_an_error_has_the_context_that_the_bare_client_gives_it(face: Face, meter: Meter) -> None:
+    def handler(request: Any) -> Any:
+        try:
+            raise OSError("below")
+        except OSError:
+            raise face.library.ReadTimeout("slow")  # noqa: B904
+
+    found: list[list[str]] = []
+    for metered in (False, True):
+        client = meter.wrap(face.client(handler)) if metered else face.client(handler)
+        with pytest.raises(face.library.ReadTimeout) as caught:
+            await come(client.post(URL, json=ASK))
+        error: BaseException | None = caught.value
+        found.append([])
+        while error is not None:
+            found[-1].append(type(error).__name__)
+            error = error.__context__
+    assert found[0] == found[1]
