@@ -132,11 +132,8 @@ def _unsent(house: House, call: Call, outcome: Charge) -> Generator[Effect, Any,
 
 def _send(house: House, call: Call) -> Generator[Effect, Any, Answer]:
     """Send; ask for the usage of a stream where the protocol reports it only on request."""
-    request = call.request
-    body = request.body
-    rewritten = None
-    if call.tried_models and body is not None and call.model is not None:
-        body = rewritten = wire.with_model(call.route, body, call.model)
+    request, rewritten = call.request, call.body
+    body = request.body if rewritten is None else rewritten
     if call.output_cap is not None and body is not None:
         body = rewritten = wire.with_output_cap(call.route, body, call.output_cap)
     option = house.usage_option

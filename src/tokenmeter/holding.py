@@ -159,16 +159,16 @@ def _make_smaller(house: House, call: Call) -> None:
 
 def _downgraded(house: House, call: Call, short: Short) -> bool:
     """Whether a budget that stands in the way names a cheaper model, which the call asks for from now on."""
-    if not call.request.rewritable or not wire.can_change_model(call.route):
-        return False
+    request = call.request
     cheaper = next_model(_blocking(short), call.model, call.tried_models)
-    if cheaper is None:
+    if cheaper is None or request.body is None or not request.rewritable:
         return False
+    body = wire.with_model(call.route, request.body, cheaper)
     rate = rate_of(house, call, cheaper, call.ask.price_context)
-    call.tried_models = (*call.tried_models, call.model or "")
-    if rate is None and house.unpriced == "refuse":
+    if body is None or (rate is None and house.unpriced == "refuse"):
         return False
-    call.model, call.rate, call.input_bound = cheaper, rate, 0
+    call.tried_models = (*call.tried_models, call.model or "")
+    call.model, call.rate, call.input_bound, call.body = cheaper, rate, 0, body
     return True
 
 

@@ -103,6 +103,7 @@ class Call(Struct):
     claims: tuple[Claim, ...] = ()
     stage: Extension | None = None  # of a stream whose hold grows
     held: Held | None = None
+    body: bytes | None = None  # what goes out in place of the caller's, to another model
     output_cap: int | None = None  # the cap that was written into the request here
     refusal: Refused | None = None
     fingerprint: str | None = None

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from decimal import Decimal
+from typing import Any
 
 import httpx2
 import pytest
@@ -78,6 +79,54 @@ def test_the_rest_of_a_downgraded_request_is_untouched(provider: ScriptedProvide
         client.post(provider.openai_url + "/chat/completions", content=body)
     [request] = provider.requests
     assert request.body == body.replace(b': "dear","m', b': "cheap","m')
+
+
+def to(address: str, client: httpx2.Client, body: dict[str, Any]) -> httpx2.Response:
+    """As if the provider on loopback had this address."""
+    return client.post(address, json={"messages": [{"role": "user", "content": "hi"}], "max_tokens": 50, **body})
+
+
+def answering(calls: list[dict[str, Any]]) -> httpx2.MockTransport:
+    def handler(request: httpx2.Request) -> httpx2.Response:
+        calls.append(json.loads(request.content))
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        return httpx2.Response(200, json={"id": "x", "object": "chat.completion", "choices": [], "usage": usage})
+
+    return httpx2.MockTransport(handler)
+
+
+def test_a_model_that_stands_under_another_name_is_changed_there() -> None:
+    budget = Budget("1 calls", on_exceed="downgrade", downgrade={"dear": "cheap"}, match={"model": "dear"}, wait_s=0)
+    calls, sent = CapturedCalls(), list[dict[str, Any]]()
+    with Meter([budget], prices=PRICES, recorders=[calls]) as meter:
+        client = meter.wrap(httpx2.Client(transport=answering(sent)))
+        for _ in range(3):
+            to("https://us-south.ml.cloud.ibm.com/ml/v1/text/chat?version=1", client, {"model_id": "dear"})
+    assert [each["model_id"] for each in sent] == [row.model for row in calls] == ["dear", "cheap", "cheap"]
+
+
+def test_a_model_that_cant_be_changed_is_refused() -> None:
+    budget = Budget("1 calls", on_exceed="downgrade", downgrade={"dear": "cheap"}, match={"model": "dear"}, wait_s=0)
+    sent: list[dict[str, Any]] = []
+    address = "https://generativelanguage.googleapis.com/v1beta/interactions"
+    with Meter([budget], prices=PRICES) as meter:
+        client = meter.wrap(httpx2.Client(transport=answering(sent)))
+        client.post(address, json={"agent": "dear", "input": "hi"})
+        with pytest.raises(tokenmeter.BudgetExceeded):
+            client.post(address, json={"agent": "dear", "input": "hi"})
+    assert len(sent) == 1
+
+
+def test_a_downgrade_that_was_not_made_is_not_told() -> None:
+    """The cheaper model has no price, so the call is given a smaller cap instead."""
+    budget = Budget("$0.0200", on_exceed="downgrade", downgrade={"dear": "unheard of"}, thresholds=(), wait_s=0)
+    calls, sent = CapturedCalls(), list[dict[str, Any]]()
+    with Meter([budget], prices=PRICES, recorders=[calls]) as meter:
+        client = meter.wrap(httpx2.Client(transport=answering(sent)))
+        to("https://api.openai.com/v1/chat/completions", client, {"model": "dear", "max_tokens": None})
+    assert [(row.model, row.downgraded_from) for row in calls] == [("dear", None)]
+    assert sent[0]["model"] == "dear"
+    assert 0 < sent[0]["max_tokens"] < 1_000
 
 
 def test_expected_holds_let_more_calls_in_at_once(provider: ScriptedProvider) -> None:

@@ -191,7 +191,6 @@ CHAT = ("api.openai.com", "/v1/chat/completions")
 )
 def test_the_model_in_the_body_is_changed_and_read_back(host: str, path: str) -> None:
     route = of(host, path)
-    assert wire.can_change_model(route)
     after = wire.with_model(route, b'{"model": "big", "messages": []}', "small")
     assert after == b'{"model": "small", "messages": []}'
     assert wire.read_request(route, after, "application/json").model == "small"
@@ -214,7 +213,6 @@ def test_the_model_in_the_body_is_changed_and_read_back(host: str, path: str) ->
 )
 def test_a_model_in_the_path_is_not_changed(host: str, path: str) -> None:
     route = of(host, path)
-    assert not wire.can_change_model(route)
     assert wire.with_model(route, b'{"model": "big"}', "small") is None
 
 

@@ -6,7 +6,7 @@ from tokenmeter.wire.asks import read_request
 from tokenmeter.wire.calls import is_call
 from tokenmeter.wire.headers import read_headers
 from tokenmeter.wire.readers import read_body, reader
-from tokenmeter.wire.rewrite import can_change_model, with_model, with_output_cap, with_usage_asked
+from tokenmeter.wire.rewrite import with_model, with_output_cap, with_usage_asked
 from tokenmeter.wire.routes import recognise
 from tokenmeter.wire.types import Ask, Beside, Reader, Reading, Route
 
@@ -16,7 +16,6 @@ __all__ = [
     "Reader",
     "Reading",
     "Route",
-    "can_change_model",
     "is_call",
     "read_body",
     "read_headers",

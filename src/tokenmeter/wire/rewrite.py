@@ -137,12 +137,8 @@ def with_output_cap(route: Route, body: bytes, cap: int) -> bytes:
     return _with(fields, path, cap) or body
 
 
-def can_change_model(route: Route) -> bool:
-    """Whether the model stands in the body of such a request; in the path it can't be changed from here."""
-    return route.model is None and route.protocol.partition(".")[0] in _MODEL_IN_BODY
-
-
 _MODEL_IN_BODY: Final = frozenset({"openai", "anthropic", "cohere", "ollama", "gemini", "mistral"})
+_MODEL_NAMES: Final = frozenset({"model", "model_id"})  # the latter is watsonx's
 
 
 def with_model(route: Route, body: bytes, model: str) -> bytes | None:
@@ -151,15 +147,15 @@ def with_model(route: Route, body: bytes, model: str) -> bytes | None:
     That is where the path names the model (Azure's deployments, Bedrock, Gemini, Vertex), where the body names none,
     and where the body can't be read. A body that names it twice is changed twice: servers differ in which they take.
     """
-    if not can_change_model(route):
+    if route.model is not None or route.protocol.partition(".")[0] not in _MODEL_IN_BODY:
         return None
     try:
-        if "model" not in _as_fields(body):
+        if _MODEL_NAMES.isdisjoint(_as_fields(body)):
             return None
         new = _encode(model)
         parts: list[bytes] = []
         done = 0
-        for start, end in _values_of("model", body):
+        for start, end in _values_of(_MODEL_NAMES, body):
             parts += (body[done:start], new)
             done = end
     except UNREADABLE:
@@ -175,14 +171,14 @@ _AFTER = re.compile(rb"[\s:,]*+")
 _QUOTE, _OPEN = b'"', (b"{", b"[")
 
 
-def _values_of(name: str, body: bytes) -> Iterator[tuple[int, int]]:
-    """Where the values of a key stand in a JSON object that is known to be valid; not those of objects inside it."""
+def _values_of(names: frozenset[str], body: bytes) -> Iterator[tuple[int, int]]:
+    """Where the values of such keys stand in a JSON object that is known to be valid; not those of objects inside."""
     at = _skip(_BEGIN, body, 0)
     while body[at : at + 1] == _QUOTE:
         start = _skip(_STRING, body, at)
         key, start = body[at:start], _skip(_AFTER, body, start)
         end = _end_of_value(body, start)
-        if _as_text(key) == name:
+        if _as_text(key) in names:
             yield start, end
         at = _skip(_AFTER, body, end)
 
