@@ -98,7 +98,7 @@ def _guard(house: House, call: Call) -> float:
     if paused is not None:
         raise paused
     run = None if house.rows_last else call.scope.root or call.scope.run  # else the store counts it
-    facts = loop_facts(call, *house.memory.seen.run(run)) if run is not None else loop_facts(call)
+    facts = loop_facts(call, *house.memory.seen.count_call(run)) if run is not None else loop_facts(call)
     judged = judge(house.loops, house.memory, facts)
     if not judged.findings:
         call.ticket = judged.ticket
@@ -160,7 +160,7 @@ def _settle(house: House, call: Call, answer: Answer) -> Generator[Effect, Any, 
     if call.ticket is not None:
         house.memory.answered(call.ticket, failed=usage is None)
     if not house.rows_last and outcome.cost_nanos and (run := call.scope.root or call.scope.run) is not None:
-        house.memory.seen.spent(run, outcome.cost_nanos)
+        house.memory.seen.add_spend(run, outcome.cost_nanos)
     call.fingerprint = fingerprint_of(house, call)
     row = row_of(call, outcome, answer)
     row_bytes = encode(row) if house.rows_last else b""

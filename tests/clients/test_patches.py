@@ -281,3 +281,64 @@ def test_a_library_that_is_imported_after_uninstrument(library: str) -> None:
     code = IMPORTED_AFTER_UNDO.format(library=library)
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+IMPORTED_MEANWHILE = """
+import importlib.machinery, sys, threading
+import tokenmeter
+half, go_on = threading.Event(), threading.Event()
+
+
+class Slow:
+    @staticmethod
+    def find_spec(name, path, target=None):
+        if name != "{within}":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        run = spec.loader.exec_module
+
+        def slowly(module):
+            half.set()
+            go_on.wait(30)
+            run(module)
+
+        spec.loader.exec_module = slowly
+        return spec
+
+
+sys.meta_path.insert(0, Slow)
+importer = threading.Thread(target=lambda: __import__("{library}"))
+importer.start()
+assert half.wait(30)
+meter = tokenmeter.Meter()
+meter.instrument()
+go_on.set()
+importer.join()
+for thread in threading.enumerate():
+    if thread.name == "tokenmeter-import":
+        thread.join(30)
+import {module} as module
+for name in {names}:
+    assert type(vars(getattr(module, name))["{method}"]).__name__ == "FunctionWrapper"
+meter.uninstrument()
+for name in {names}:
+    assert type(vars(getattr(module, name))["{method}"]).__name__ == "function"
+meter.close()
+"""
+HTTP = {"method": "send", "names": ("Client", "AsyncClient")}
+OF_SDK = {"method": "request", "names": ("SyncAPIClient", "AsyncAPIClient"), "module": "openai._base_client"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"library": "httpx", "module": "httpx", "within": "httpx._client", **HTTP},
+        {"library": "httpx2", "module": "httpx2", "within": "httpx2._client", **HTTP},
+        {"library": "openai", "within": "openai._base_client", **OF_SDK},
+    ],
+    ids=lambda names: names["library"],
+)
+def test_a_library_that_another_thread_imports_meanwhile(names: dict[str, Any]) -> None:
+    code = IMPORTED_MEANWHILE.format(**names)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr.decode()

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.clients.faces import ASK, FACES, URL, Face, come, face_id, on_a_loop
 from tokenmeter import Budget, BudgetExceeded, Meter
 from tokenmeter.budgets.sqlite import SqliteStore
+from tokenmeter.testing import ScriptedProvider
 
 
 @pytest.mark.parametrize("verb", ["release", "write"])
@@ -63,3 +69,18 @@ async def test_an_error_has_the_context_that_the_bare_client_gives_it(face: Face
             found[-1].append(type(error).__name__)
             error = error.__context__
     assert found[0] == found[1]
+
+
+def test_garbage_is_collected_for_those_who_wait_now_and_then_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each collection stops all threads; for twenty who wait one is enough."""
+    collected: list[float] = []
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(time.monotonic()))
+    with ScriptedProvider() as provider, Meter([Budget("1 calls", wait_s=0.1)]) as meter:
+        client = meter.wrap(httpx2.Client(base_url=provider.openai_url))
+        with client.stream("POST", "/chat/completions", json=ASK | {"stream": True}) as streamed:
+            with ThreadPoolExecutor(20) as pool:
+                waiting = [pool.submit(client.post, "/chat/completions", json=ASK) for _ in range(20)]
+            assert all(isinstance(each.exception(), BudgetExceeded) for each in waiting)
+            streamed.read()
+        client.close()
+    assert all(later - earlier >= 1 for earlier, later in pairwise(collected))

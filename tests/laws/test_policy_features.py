@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 import tokenmeter
 from tokenmeter import Budget, Crossing, Meter, Price
+from tokenmeter.budgets.memory import MemoryStore
 from tokenmeter.testing import CapturedCalls, Reply, ScriptedProvider
 
 PRICES = {
@@ -209,6 +210,22 @@ def test_an_extension_that_the_budget_refuses_ends_the_stream(is_async: bool) ->
             [book] = meter.remaining()
             assert (book.held, book.spent) == (0, meter.spend().usd)
             assert 0 < meter.spend().usd <= limit
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_fault_of_the_store_while_a_stream_grows_is_not_the_callers(
+    is_async: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def adjust(*_: object) -> object:
+        raise RuntimeError("a fault of our own")
+
+    monkeypatch.setattr(MemoryStore, "adjust", adjust)
+    words = "word " * 3_000
+    reply, budget = Reply(words, input_tokens=10, output_tokens=3_000, chunks=300), Budget("$1", extend_streams=True)
+    with ScriptedProvider(reply) as provider, Meter([budget], prices=PRICES) as meter:
+        assert stream(meter, provider, is_async, lambda: None, max_tokens=20_000) == words
+        [book] = meter.remaining()
+        assert (book.held, book.spent) == (0, meter.spend().usd)
 
 
 def stream(

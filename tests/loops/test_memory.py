@@ -167,6 +167,31 @@ def test_who_makes_calls_is_remembered_longest() -> None:
         seen.begin(Asker(f"other {number}", None, 1_000.0), None, WINDOW_S)
 
 
+def test_a_run_that_goes_on_is_not_forgotten_for_those_that_ended() -> None:
+    seen = Seen(max_runs=4)
+    for number in range(40):
+        assert seen.count_call("daemon") == (number, number * 7)
+        seen.add_spend("daemon", 7)
+        assert seen.count_call(f"job {number}") == (0, 0)
+        seen.add_spend(f"gone {number}", 7)
+    assert seen.count_call("job 0") == (0, 0)
+    assert len(seen._spent) == 4
+
+
+def test_threads_count_the_spend_of_a_run() -> None:
+    seen, start = Seen(), threading.Barrier(8)
+
+    def work(_: int) -> None:
+        start.wait()
+        for _ in range(2_000):
+            seen.count_call("run")
+            seen.add_spend("run", 3)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert seen.count_call("run") == (16_000, 48_000)
+
+
 def test_a_brake_grows_and_lets_go() -> None:
     seen = Seen()
     assert [seen.brake("a", 0.0) for _ in range(8)] == [0.5, 1, 2, 4, 8, 16, 30, 30]

@@ -305,6 +305,28 @@ def test_the_model_alone_is_changed(
     assert found == marked.encode().replace(f'"{MARK}"'.encode(), msgspec.json.encode(new))
 
 
+@pytest.mark.parametrize(
+    ("error", "blamed"),
+    [
+        ('{"error": {"message": "Unknown parameter: \'stream_options\'."}}', True),
+        ('{"detail": [{"type": "extra_forbidden", "loc": ["body", "stream_options", "include_usage"]}]}', True),
+        ("Additional properties are not allowed", True),
+        ("Extra inputs are not permitted", True),
+        ('{"error": "unsupported option", "model": "m"}', True),
+        ('{"error": {"message": "Unsupported value: \'temperature\' does not support 0.2"}}', False),
+        ('{"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "not permitted"}]}', False),
+        ("Unknown field `response_format.type`", False),
+        ("The prompt is too long", False),
+    ],
+)
+def test_what_an_error_blames(error: str, blamed: bool) -> None:
+    body = (
+        b'{"model":"m","messages":[],"stream":true,"temperature":0.2,"seed":1,"response_format":{},"stream_options":{}}'
+    )
+    assert wire.rejects_usage_asked(body, error) is blamed
+    assert wire.rejects_usage_asked(b"no JSON", "unsupported")
+
+
 @given(body=st.binary(max_size=40) | st.text('{}[]":,\\model \n0e', max_size=40).map(str.encode))
 def test_nothing_that_is_sent_makes_it_raise(body: bytes) -> None:
     found = wire.with_model(of(*CHAT), body, "small")

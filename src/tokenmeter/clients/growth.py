@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tokenmeter.budgets import Held
 from tokenmeter.budgets.extension import Extension
 from tokenmeter.clients.metering import Metering
+from tokenmeter.errors import Refused, StoreUnavailable
 from tokenmeter.faults import swallow
 from tokenmeter.holding import exceeded
 from tokenmeter.notes import Call
@@ -53,6 +54,12 @@ class Growth:
                 answer = store.adjust(call.id, stage.amounts)
             except LookupError:  # taken for dead, or settled: nothing is left to grow
                 self._stage = None
+                return
+            except (Refused, StoreUnavailable):
+                raise
+            except Exception as fault:
+                self._stage = None
+                swallow(fault, "enlarging the hold of a stream")
                 return
             if isinstance(answer, Held):
                 self._stage = stage

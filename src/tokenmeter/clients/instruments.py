@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tokenmeter.clients import seam, threads
@@ -31,7 +33,8 @@ class Instruments:
         self._lock = threading.RLock()
         self._process: list[Patch] = []
         self._on = False
-        self._hooked = False
+        self._patched: set[str] = set()  # modules
+        self._hooked: set[str] = set()
         # The patches themselves are held by the wrappers that stand in the clients: held here, they would keep alive
         # every client that was ever wrapped.
         self._clients: weakref.WeakKeyDictionary[Any, list[weakref.ref[Patch]]] = weakref.WeakKeyDictionary()
@@ -67,15 +70,15 @@ class Instruments:
                 return
             self._on = True
             self._process += threads.patches()
-            for name in HTTP_LIBRARIES:
-                if name in sys.modules and not _is_being_imported(name):
-                    self._on_http(sys.modules[name])
-            for name in SDKS:
-                if f"{name}._base_client" in sys.modules:
-                    self._on_sdk(sys.modules[f"{name}._base_client"])
-            if not self._hooked:
-                self._hooked = True
-                self._hook_imports()
+            for name in (*HTTP_LIBRARIES, *(f"{sdk}._base_client" for sdk in SDKS)):
+                if name not in sys.modules:
+                    self._hook_import(name)
+                elif _is_being_imported(name):
+                    # To wait for it here could be for ever.
+                    work = partial(_when_imported, weakref.ref(self), name)
+                    threading.Thread(target=work, name="tokenmeter-import", daemon=True).start()
+                else:
+                    self._imported(sys.modules[name])
 
     def uninstrument(self) -> None:
         """Undo `instrument`."""
@@ -84,6 +87,7 @@ class Instruments:
             for patch in reversed(self._process):
                 patch.undo()
             self._process.clear()
+            self._patched.clear()
 
     def close(self) -> None:
         """Undo everything."""
@@ -95,29 +99,29 @@ class Instruments:
                         patch.undo()
             self._clients.clear()
 
-    def _hook_imports(self) -> None:
-        """Libraries that are imported from now on are patched then."""
+    def _hook_import(self, name: str) -> None:
+        """A library that is imported from now on is patched then."""
+        if name in self._hooked:
+            return
+        self._hooked.add(name)
         import wrapt
 
         this = weakref.ref(self)
 
-        def later(name: str) -> Callable[[Any], None]:
-            def imported(module: Any) -> None:
-                instruments = this()
-                if instruments is None:
-                    return
-                with instruments._lock:
-                    if instruments._on:
-                        (instruments._on_http if name in HTTP_LIBRARIES else instruments._on_sdk)(module)
+        def imported(module: Any) -> None:
+            instruments = this()
+            if instruments is not None:
+                instruments._imported(module)
 
-            return imported
+        wrapt.register_post_import_hook(imported, name)
 
-        for name in HTTP_LIBRARIES:
-            if name not in sys.modules:
-                wrapt.register_post_import_hook(later(name), name)
-        for name in SDKS:
-            if f"{name}._base_client" not in sys.modules:
-                wrapt.register_post_import_hook(later(name), f"{name}._base_client")
+    def _imported(self, module: Any) -> None:
+        """A library is here: patch it, unless that is done."""
+        with self._lock:
+            name = module.__name__
+            if self._on and name not in self._patched:
+                self._patched.add(name)
+                (self._on_http if name in HTTP_LIBRARIES else self._on_sdk)(module)
 
     def _on_http(self, module: Any) -> None:
         library: Library = importlib.import_module(HTTP_LIBRARIES[module.__name__]).LIBRARY
@@ -146,8 +150,17 @@ class Instruments:
 
 
 def _is_being_imported(name: str) -> bool:
-    """Whether another thread is at it: its hook patches the module then, and to wait for it here could be for ever."""
+    """Whether another thread is at it."""
     return bool(getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False))
+
+
+def _when_imported(ref: weakref.ref[Instruments], name: str) -> None:
+    """Wait for the thread that imports a library, and patch it."""
+    with contextlib.suppress(Exception):  # an import that failed is its importer's affair
+        module = importlib.import_module(name)
+        instruments = ref()
+        if instruments is not None:
+            instruments._imported(module)
 
 
 def _library_of(client: Any) -> Library | None:

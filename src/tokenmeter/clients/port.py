@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-import re
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -46,12 +46,8 @@ INSIDE: ContextVar[tuple[tuple[Metering, Any], ...]] = ContextVar("tokenmeter-in
 
 _LARGE_BYTES = 64 << 10  # such a body is read at once: those that wait take memory
 _SETTLING_S = 1.0  # how long a call for which there is no room settles those that ended
+_COLLECTING_S = 1.0
 _MAY_BLAME = (400, 422)
-_BLAMES_THE_OPTION = re.compile(
-    r"stream_options|include_usage|extra (fields?|inputs?)|unexpected|unknown|unrecognized|unsupported"
-    r"|not (permitted|allowed|supported)|additional propert",
-    re.IGNORECASE,
-)
 
 
 class Port(Struct, eq=False):
@@ -134,8 +130,7 @@ class Port(Struct, eq=False):
         if self._deadline_s is None:
             self._deadline_s = now_s + effect.wait_s
             if metering.streams:
-                # Streams that were dropped may stand in reference cycles (OpenAI's do) and hold money still.
-                gc.collect()
+                _collect(now_s)
         at_s = metering.clock.now_s()
         self._held = effect
         found = metering.store.queue(effect.hold_id, effect.claims, at_s, effect.note)
@@ -189,7 +184,9 @@ class Port(Struct, eq=False):
         duration_s = time.perf_counter() - self._start_s
         if not 200 <= status < 300:
             blamed = (
-                status in _MAY_BLAME and error_text is not None and _BLAMES_THE_OPTION.search(error_text) is not None
+                status in _MAY_BLAME
+                and error_text is not None
+                and wire.rejects_usage_asked(outgoing.content, error_text)
             )
             return Answer(status=status, rejected=blamed, duration_s=duration_s)
         self._duration_s = duration_s
@@ -329,6 +326,13 @@ class Port(Struct, eq=False):
         if self.error is not None:
             raise self.error
         return self.response
+
+
+def _collect(now_s: float, _last_s: list[float] = [-math.inf]) -> None:  # noqa: B006 - shared on purpose
+    """Streams that were dropped may stand in reference cycles (OpenAI's do) and hold money still."""
+    if now_s - _last_s[0] >= _COLLECTING_S:  # it takes long where a program has many objects
+        _last_s[0] = now_s
+        gc.collect()
 
 
 def _has_no_lineage(request: Any) -> bool:

@@ -11,7 +11,6 @@ leaves a note that the next request reads. A child of a fork starts with a lock 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import weakref
@@ -93,6 +92,13 @@ class _Row(Struct, gc=False):
         return Tally(max(0, min(entry.times, self.unseen + self.times) - 1), self.first_s, entry.agents)
 
 
+class _Run(Struct, gc=False):
+    """What a run came to so far."""
+
+    calls: int = 0
+    nanos: int = 0
+
+
 class _Minute(Struct, gc=False):
     """What an agent did in a sliding minute, from the counts of the last two whole ones."""
 
@@ -142,29 +148,31 @@ class Seen:
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._minutes: OrderedDict[str, _Minute] = OrderedDict()  # by agent
         self._runs: OrderedDict[int, None] = OrderedDict()
-        self._spent: dict[str, tuple[int, int]] = {}
+        self._spent: OrderedDict[str, _Run] = OrderedDict()
         self._quiet: OrderedDict[int, tuple[int, tuple[str, ...]]] = OrderedDict()
         self._brakes: OrderedDict[str, tuple[int, float]] = OrderedDict()
         _memories.add(self)
 
-    def run(self, root: str) -> tuple[int, int]:
-        """The calls and the spend of a run in this process so far, in nanodollars; its calls are counted by it."""
-        runs = self._spent
-        found = runs.get(root)
-        if found is None:
-            if len(runs) >= self._max_runs:
-                with contextlib.suppress(KeyError, RuntimeError, StopIteration):  # another thread was at it
-                    del runs[next(iter(runs))]
-            runs[root] = (1, 0)
-            return 0, 0
-        runs[root] = (found[0] + 1, found[1])
-        return found
+    def count_call(self, run: str) -> tuple[int, int]:
+        """Count a call of a run; the calls and the spend of it in this process before, in nanodollars."""
+        with self._lock:
+            found = self._spent.get(run)
+            if found is None:
+                found = self._spent[run] = _Run()
+                if len(self._spent) > self._max_runs:
+                    self._spent.popitem(last=False)
+            else:
+                self._spent.move_to_end(run)
+            before = found.calls, found.nanos
+            found.calls += 1
+            return before
 
-    def spent(self, root: str, nanos: int) -> None:
+    def add_spend(self, run: str, nanos: int) -> None:
         """Add what a call of a run came to."""
-        found = self._spent.get(root)
-        if found is not None and nanos:
-            self._spent[root] = (found[0], found[1] + nanos)
+        with self._lock:
+            found = self._spent.get(run)
+            if found is not None:
+                found.nanos += nanos
 
     def begin(self, asker: Asker, key: int | None, window_s: float) -> Known:
         """Count a request that is about to go out; what was known before it."""

@@ -6,7 +6,7 @@ from tokenmeter.wire.asks import read_request
 from tokenmeter.wire.calls import is_call
 from tokenmeter.wire.headers import read_headers
 from tokenmeter.wire.readers import read_body, reader
-from tokenmeter.wire.rewrite import with_model, with_output_cap, with_usage_asked
+from tokenmeter.wire.rewrite import rejects_usage_asked, with_model, with_output_cap, with_usage_asked
 from tokenmeter.wire.routes import recognise
 from tokenmeter.wire.types import Ask, Beside, Reader, Reading, Route
 
@@ -22,6 +22,7 @@ __all__ = [
     "read_request",
     "reader",
     "recognise",
+    "rejects_usage_asked",
     "with_model",
     "with_output_cap",
     "with_usage_asked",

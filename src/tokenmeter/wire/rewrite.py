@@ -218,6 +218,30 @@ def with_usage_asked(route: Route, body: bytes) -> bytes:
     return _with(fields, ("stream_options", "include_usage"), value=True) or body
 
 
+def rejects_usage_asked(body: bytes, error: str) -> bool:
+    """Whether the error of a server blames the wish for usage in a stream, and not another field of the request."""
+    if _BLAMES_THE_OPTION.search(error) is not None:
+        return True
+    if _BLAMES_SOMETHING.search(error) is None:
+        return False
+    try:
+        fields = _as_fields(body)
+    except UNREADABLE:
+        return True
+    named = {name for quoted in _QUOTED.findall(error) for name in quoted.split(".")[:1]}
+    return named.isdisjoint(fields.keys() - _MAY_BE_NAMED)
+
+
+_BLAMES_THE_OPTION: Final = re.compile("stream_options|include_usage")
+_BLAMES_SOMETHING: Final = re.compile(
+    r"extra (fields?|inputs?)|unexpected|unknown|unrecognized|unsupported|not (permitted|allowed|supported)"
+    r"|additional propert",
+    re.IGNORECASE,
+)
+_QUOTED: Final = re.compile("['\"`]([a-z_.]{1,64})['\"`]")
+_MAY_BE_NAMED: Final = frozenset({"model", "messages", "stream"})  # in an error that means the option
+
+
 def _with(fields: dict[str, Any], path: tuple[str, ...], value: Any) -> bytes | None:
     if len(path) == 1:
         fields[path[0]] = value
