@@ -15,7 +15,7 @@ import pytest
 
 import tokenmeter
 from tests.clients.faces import ASK, COST_NANOS, FACES, INPUT, MODEL, OUTPUT, URL, Face, Origin, face_id
-from tokenmeter import Budget, BudgetExceeded, ConfigError, DepthExceeded, LoopPolicy, Meter, Price, Spend
+from tokenmeter import Budget, BudgetExceeded, ConfigError, DepthExceeded, LoopDetected, LoopPolicy, Meter, Price, Spend
 from tokenmeter.testing import CapturedCalls, FakeClock
 
 COST = Decimal(COST_NANOS) / 10**9
@@ -399,3 +399,17 @@ def test_nothing_is_logged_when_all_is_well(caplog: pytest.LogCaptureFixture) ->
         posted(meter)
         posted(meter, stream=True)
     assert [record for record in caplog.records if record.name.startswith("tokenmeter")] == []
+
+
+def test_a_run_that_came_to_its_limit_is_refused_with_since_when() -> None:
+    clock = FakeClock()
+    with Meter(loops=LoopPolicy(max_calls_per_run=3, max_repeats=None), clock=clock) as meter:
+        client = meter.wrap(Origin(sync).client())
+        with meter.agent("desk"):
+            began_s = clock.now_s()
+            for _ in range(3):
+                client.post(URL, json=ASK)
+                clock.advance(10)
+            with pytest.raises(LoopDetected, match="its run made 3 calls in 30 s") as caught:
+                client.post(URL, json=ASK)
+    assert caught.value.since_s == began_s

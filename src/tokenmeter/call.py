@@ -98,7 +98,9 @@ def _guard(house: House, call: Call) -> float:
     if paused is not None:
         raise paused
     run = None if house.rows_last else call.scope.root or call.scope.run  # else the store counts it
-    facts = loop_facts(call, *house.memory.seen.count_call(run)) if run is not None else loop_facts(call)
+    facts = (
+        loop_facts(call, *house.memory.seen.count_call(run, call.request.at_s)) if run is not None else loop_facts(call)
+    )
     judged = judge(house.loops, house.memory, facts)
     if not judged.findings:
         call.ticket = judged.ticket
@@ -149,7 +151,7 @@ def _send(house: House, call: Call) -> Generator[Effect, Any, Answer]:
     if answer.rejected:
         answer = yield Send(call, rewritten, hide_usage=False)
         if answer.status is not None and answer.status < 300:
-            option.remember(request.host, request.port, takes_it=False)
+            option.rejected(request.host, request.port)
     return answer
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from msgspec import Struct
@@ -92,7 +93,9 @@ def _warned(house: House, call: Call, held: Held) -> Generator[Effect, Any, None
         yield Brake(pause_s)
 
 
-def loop_facts(call: Call, run_calls: int | None = None, run_nanos: int | None = None) -> LoopFacts:
+def loop_facts(
+    call: Call, run_calls: int | None = None, run_nanos: int | None = None, run_since_s: float | None = None
+) -> LoopFacts:
     """What the guards are told of a call, and of its run as far as that is known."""
     scope, request = call.scope, call.request
     route = call.route
@@ -107,6 +110,7 @@ def loop_facts(call: Call, run_calls: int | None = None, run_nanos: int | None =
         request.body,
         run_calls,
         run_nanos,
+        run_since_s,
     )
 
 
@@ -242,8 +246,13 @@ def _affordable(call: Call, short: Short) -> Affordable | None:
 def rate_of(house: House, call: Call, model: str | None, context: Mapping[str, str]) -> Rate | None:
     rate = house.prices.rate(call.route.price_provider, model, at=call.request.at_s, context=context)
     if rate is None and isinstance(house.unpriced, Price):
-        rate = house.unpriced.rate(model or "", call.route.price_provider, source="fallback")
+        rate = _fallback(house.unpriced, model or "", call.route.price_provider)
     return rate
+
+
+@lru_cache(maxsize=256)
+def _fallback(price: Price, model: str, provider: str | None) -> Rate:
+    return price.rate(model, provider)
 
 
 def facts_of(call: Call) -> dict[str, str | None]:

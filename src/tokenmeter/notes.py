@@ -48,23 +48,23 @@ class Request(Struct, gc=False):
 
 
 class UsageOption:
-    """Remembers the hosts that reject ``stream_options``, and those that are known to take it."""
+    """Remembers the hosts that reject ``stream_options``."""
 
-    __slots__ = ("_known", "enabled")
+    __slots__ = ("_rejecting", "enabled")
 
     MAX_HOSTS = 1_024
 
     def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled
-        self._known: dict[tuple[str, int | None], bool] = {}
+        self._rejecting: set[tuple[str, int | None]] = set()
 
     def allowed(self, host: str, port: int | None) -> bool:
-        return self.enabled and self._known.get((host, port), True)
+        return self.enabled and (host, port) not in self._rejecting
 
-    def remember(self, host: str, port: int | None, takes_it: bool) -> None:
-        if len(self._known) >= self.MAX_HOSTS:
-            self._known.clear()
-        self._known[host, port] = takes_it
+    def rejected(self, host: str, port: int | None) -> None:
+        if len(self._rejecting) >= self.MAX_HOSTS:
+            self._rejecting.clear()
+        self._rejecting.add((host, port))
 
 
 class House(Struct, frozen=True):

@@ -170,11 +170,11 @@ def test_who_makes_calls_is_remembered_longest() -> None:
 def test_a_run_that_goes_on_is_not_forgotten_for_those_that_ended() -> None:
     seen = Seen(max_runs=4)
     for number in range(40):
-        assert seen.count_call("daemon") == (number, number * 7)
+        assert seen.count_call("daemon", float(number)) == (number, number * 7, 0.0)
         seen.add_spend("daemon", 7)
-        assert seen.count_call(f"job {number}") == (0, 0)
+        assert seen.count_call(f"job {number}", float(number)) == (0, 0, number)
         seen.add_spend(f"gone {number}", 7)
-    assert seen.count_call("job 0") == (0, 0)
+    assert seen.count_call("job 0", 50.0) == (0, 0, 50.0)
     assert len(seen._spent) == 4
 
 
@@ -184,12 +184,12 @@ def test_threads_count_the_spend_of_a_run() -> None:
     def work(_: int) -> None:
         start.wait()
         for _ in range(2_000):
-            seen.count_call("run")
+            seen.count_call("run", 1.0)
             seen.add_spend("run", 3)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
-    assert seen.count_call("run") == (16_000, 48_000)
+    assert seen.count_call("run", 2.0) == (16_000, 48_000, 1.0)
 
 
 def test_a_brake_grows_and_lets_go() -> None:

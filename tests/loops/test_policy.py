@@ -14,34 +14,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenmeter import ConfigError, DepthExceeded, LoopPolicy
-from tokenmeter.attribution import Scope
+from tokenmeter.loops.guard import Facts, Memory, judge, refused
 
 
-def scope(depth: int) -> Scope:
+def refusal_of(policy: LoopPolicy, depth: int) -> DepthExceeded | None:
     path = tuple(f"a{n}" for n in range(depth))
-    return Scope(agent=path[-1] if path else None, path=path, run="r")
+    facts = Facts(1.0, agent=path[-1] if path else None, run="r", path=path, depth=depth)
+    judged = judge(policy, Memory(b"key"), facts)
+    error = None if judged.refusal is None else refused(judged.refusal, facts)
+    assert error is None or isinstance(error, DepthExceeded)
+    return error
 
 
 @given(depth=st.integers(0, 60), limit=st.integers(1, 50))
 def test_refuses_exactly_above_the_limit(depth: int, limit: int) -> None:
-    policy = LoopPolicy(max_depth=limit)
-    if depth <= limit:
-        policy.guard(scope(depth))
-    else:
-        with pytest.raises(DepthExceeded) as caught:
-            policy.guard(scope(depth))
-        assert (caught.value.depth, caught.value.max_depth) == (depth, limit)
-        assert len(caught.value.path) == depth
-        assert len(str(caught.value)) < 700
+    error = refusal_of(LoopPolicy(max_depth=limit), depth)
+    assert (error is None) == (depth <= limit)
+    if error is not None:
+        assert (error.depth, error.max_depth) == (depth, limit)
+        assert len(error.path) == depth
+        assert len(str(error)) < 700
 
 
 def test_the_path_is_in_the_message() -> None:
-    with pytest.raises(DepthExceeded, match="a0 → a1 → a2"):
-        LoopPolicy(max_depth=2).guard(scope(3))
+    assert "a0 → a1 → a2" in str(refusal_of(LoopPolicy(max_depth=2), 3))
 
 
 def test_no_limit() -> None:
-    LoopPolicy(max_depth=None).guard(scope(1000))
+    assert refusal_of(LoopPolicy(max_depth=None), 1000) is None
 
 
 @pytest.mark.parametrize("bad", [0, -1, True, 2.5, "3"])
@@ -122,5 +122,5 @@ def test_it_is_a_value() -> None:
 
 
 def test_where_depth_only_warns_nothing_is_raised() -> None:
-    LoopPolicy(max_depth=1, actions={"max_depth": "warn"}).guard(scope(5))
-    LoopPolicy(max_depth=1, agents={"a4": {"max_depth": None}}).guard(scope(5))
+    assert refusal_of(LoopPolicy(max_depth=1, actions={"max_depth": "warn"}), 5) is None
+    assert refusal_of(LoopPolicy(max_depth=1, agents={"a4": {"max_depth": None}}), 5) is None

@@ -36,6 +36,7 @@ from tokenmeter.effects import (
 )
 from tokenmeter.errors import Refused, StoreUnavailable
 from tokenmeter.faults import swallow
+from tokenmeter.loops import carriers
 from tokenmeter.notes import Answer
 from tokenmeter.telemetry import spans
 from tokenmeter.usage import Usage
@@ -337,7 +338,7 @@ def _collect(now_s: float, _last_s: list[float] = [-math.inf]) -> None:  # noqa:
 
 def _has_no_lineage(request: Any) -> bool:
     """Whether the baggage says nothing of the run: that is for one's own services, never for a provider."""
-    return "tokenmeter.lineage" not in request.headers["baggage"]
+    return carriers.KEY not in request.headers["baggage"]
 
 
 def _tidily(end: Callable[[], object]) -> None:

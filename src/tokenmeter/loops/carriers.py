@@ -9,7 +9,7 @@ elsewhere makes a run look less deep than it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, Final
 
 from msgspec import Struct
@@ -43,23 +43,6 @@ def inject(carrier: MutableMapping[str, Any], lineage: Lineage, keys: Keys | Non
     """Write a lineage into headers, or any mapping, beside the baggage that is there."""
     name = next((key for key in carrier if isinstance(key, str) and key.lower() == BAGGAGE), BAGGAGE)
     carrier[name] = merged(_joined(carrier.get(name)), encode(lineage, keys))
-
-
-def inject_pairs(
-    headers: Sequence[tuple[bytes, bytes]], lineage: Lineage, keys: Keys | None = None
-) -> list[tuple[bytes, bytes]]:
-    """The same for headers that are a list of pairs, as ASGI has them; a new list."""
-    found = [value.decode("latin-1") for key, value in headers if key.lower() == b"baggage"]
-    others = [(key, value) for key, value in headers if key.lower() != b"baggage"]
-    return [*others, (b"baggage", merged(",".join(found), encode(lineage, keys)).encode("latin-1"))]
-
-
-def inject_meta(params: Mapping[str, Any], lineage: Lineage, keys: Keys | None = None) -> dict[str, Any]:
-    """The ``params`` of an MCP request with the lineage in their ``_meta``; a copy, all else as it was."""
-    meta = params.get("_meta")
-    carrier: dict[str, Any] = dict(meta) if isinstance(meta, Mapping) else {}
-    inject(carrier, lineage, keys)
-    return {**params, "_meta": carrier}
 
 
 def extract(

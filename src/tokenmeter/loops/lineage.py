@@ -51,11 +51,6 @@ class Lineage(Struct, frozen=True):
         """The agent that calls."""
         return self.path[-1] if self.path else None
 
-    def deeper(self, agent: str, run: str | None = None) -> Lineage:
-        """The same with one more agent at its end."""
-        path = shortened((*self.path, agent))
-        return Lineage(self.root, run or self.run, self.depth + 1, path, self.issued_s)
-
 
 class Keys:
     """The keys that sign and verify: the first signs, all verify, so that a key can be replaced without a gap.

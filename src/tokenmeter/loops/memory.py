@@ -95,6 +95,7 @@ class _Row(Struct, gc=False):
 class _Run(Struct, gc=False):
     """What a run came to so far."""
 
+    since_s: float
     calls: int = 0
     nanos: int = 0
 
@@ -153,17 +154,17 @@ class Seen:
         self._brakes: OrderedDict[str, tuple[int, float]] = OrderedDict()
         _memories.add(self)
 
-    def count_call(self, run: str) -> tuple[int, int]:
-        """Count a call of a run; the calls and the spend of it in this process before, in nanodollars."""
+    def count_call(self, run: str, at_s: float) -> tuple[int, int, float]:
+        """Count a call of a run; the calls and the nanodollars of it in this process before, and since when."""
         with self._lock:
             found = self._spent.get(run)
             if found is None:
-                found = self._spent[run] = _Run()
+                found = self._spent[run] = _Run(at_s)
                 if len(self._spent) > self._max_runs:
                     self._spent.popitem(last=False)
             else:
                 self._spent.move_to_end(run)
-            before = found.calls, found.nanos
+            before = found.calls, found.nanos, found.since_s
             found.calls += 1
             return before
 

@@ -14,8 +14,7 @@ from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypedDict, get_args
 
-from tokenmeter.attribution import Scope
-from tokenmeter.errors import ConfigError, DepthExceeded
+from tokenmeter.errors import ConfigError
 
 Action = Literal["refuse", "warn", "brake"]
 Guard = Literal[
@@ -141,21 +140,6 @@ class LoopPolicy:
         if name is None or not self.allow:
             return False
         return any(name.startswith(each[:-1]) if each.endswith("*") else name == each for each in self.allow)
-
-    def guard(self, scope: Scope) -> None:
-        """Raise :class:`DepthExceeded` when the call stands too deep and depth refuses."""
-        own = self.of(scope.agent)
-        if own.max_depth is None or scope.depth <= own.max_depth or own.action("max_depth") != "refuse":
-            return
-        raise DepthExceeded(
-            f"agent {scope.agent!r} stands at depth {scope.depth}, and max_depth is {own.max_depth}: "
-            f"{shown_path(scope.path)}. If this nesting is meant, raise LoopPolicy(max_depth=…).",
-            agent=scope.agent,
-            depth=scope.depth,
-            max_depth=own.max_depth,
-            path=scope.path,
-            run=scope.run,
-        )
 
     def _overridden(self) -> dict[str, LoopPolicy]:
         agents: object = self.agents
