@@ -283,3 +283,18 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
                 todo.append(page.parent / path)
 
     assert {page.resolve() for page in PAGES} <= seen
+
+
+def test_every_room_has_a_row_in_the_design() -> None:
+    text = (ROOT / "docs/explanation/design.md").read_text(encoding="utf-8")
+    source = ROOT / "src/tokenmeter"
+    rooms = {each.name for each in source.glob("*.py")} | {
+        f"{each.parent.name}/" for each in source.glob("*/__init__.py")
+    }
+    rows = {name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)}
+    assert rooms - {"__init__.py"} == {name for name in rows if name.endswith((".py", "/"))}
+    files = {each.stem for each in (source / "budgets").glob("*.py")} - {"__init__"}
+    named = rows - {name for name in rows if name.endswith((".py", "/"))}
+    begun = {name.removesuffix("…") for name in named if name.endswith("…")}
+    assert {file for file in files if file not in named and not file.startswith(tuple(begun))} == set()
+    assert {name for name in named if name.removesuffix("…") not in files and not name.endswith("…")} == set()
