@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 
 from tokenmeter.usage import Usage
+from tokenmeter.wire.fields import Fields, as_typed, text, tier
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
-from tokenmeter.wire.tally import Tally, weigh
+from tokenmeter.wire.tally import UNREADABLE, Tally, weigh
 from tokenmeter.wire.types import Beside, Reading
 from tokenmeter.wire.usage import counts
 from tokenmeter.wire.words import number
@@ -197,3 +198,34 @@ class MessagesTally(Tally):
         self.take_tier(usage.get("service_tier"))
         if type(speed := usage.get("speed")) is str:
             self.context["speed"] = speed
+
+
+def ask_messages(fields: Fields) -> dict[str, Any]:
+    try:
+        kinds = [tool.type for tool in as_typed(fields.raw["tools"])] if "tools" in fields.raw else []
+    except UNREADABLE:
+        kinds = []
+    remote = any(type(kind) is str and not kind.startswith(_CLIENT_TOOLS) for kind in kinds)
+    return {
+        "media": (("messages", "system"), (b'"source"',)),
+        "cap": fields.get("max_tokens"),
+        "tools": fields.given("tools", "output_format") or bool(fields.within("output_config", "format")),
+        "passes": 2 if _may_compact(fields) else 1,
+        "server_tools": remote or fields.given("mcp_servers"),
+        "server_state": fields.given("container"),
+        "user": text(fields.within("metadata", "user_id")),
+        "price_context": tier(fields.get("service_tier"), fields.get("speed")),
+    }
+
+
+def _may_compact(fields: Fields) -> bool:
+    raw = fields.raw.get("context_management")
+    return raw is not None and len(fields.body) >= _LEAST_COMPACTED and b'"compact_' in bytes(raw)
+
+
+_LEAST_COMPACTED: Final = 50_000  # tokens, of which none is less than a byte: the smallest trigger that Anthropic takes
+_CLIENT_TOOLS: Final = ("custom", "bash_", "text_editor_", "computer_", "memory_")
+
+
+def ask_complete(fields: Fields) -> dict[str, Any]:
+    return {"cap": fields.get("max_tokens_to_sample"), "user": text(fields.within("metadata", "user_id"))}

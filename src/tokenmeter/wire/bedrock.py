@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 
 from tokenmeter.wire import eventstream  # noqa: F401 - its frames come with it
-from tokenmeter.wire.anthropic import METRICS, MessagesTally, with_beside
+from tokenmeter.wire.anthropic import METRICS, MessagesTally, ask_messages, with_beside
+from tokenmeter.wire.fields import Fields, count, largest, metadata, no_answer, tier
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.openai import ChatTally
 from tokenmeter.wire.tally import Tally, weigh
@@ -210,3 +211,39 @@ def _words(value: Any) -> int:
     if type(value) is dict:
         return sum(weigh(value.get(key)) for key in ("text", "input", "reasoningText"))
     return weigh(value)
+
+
+def ask_converse(fields: Fields) -> dict[str, Any]:
+    model = fields.route.model or ""
+    return {
+        "media": (("messages", "system"), (b'"source"',)),
+        "cap": largest(
+            fields.within("inferenceConfig", "maxTokens"), fields.within("inferenceConfig", "max_new_tokens")
+        ),
+        "tools": fields.given("toolConfig", "outputConfig"),
+        "server_tools": b'"systemTool"' in fields.body,
+        "server_state": ":prompt/" in model,
+        "metadata": metadata(fields.get("requestMetadata")),
+        "price_context": tier(fields.within("serviceTier", "type")),
+    }
+
+
+def ask_invoke(fields: Fields) -> dict[str, Any]:
+    if fields.route.operation == "embeddings":
+        return {**no_answer(fields), "media": ()}
+    if "anthropic_version" in fields.raw:
+        return ask_messages(fields)
+    if "inferenceConfig" in fields.raw or "schemaVersion" in fields.raw:
+        return ask_converse(fields)
+    return {
+        "media": (("messages",), (b'_url"', b'"source"')),
+        "cap": largest(
+            *(fields.get(name) for name in _INVOKE_CAPS),
+            fields.within("textGenerationConfig", "maxTokenCount"),
+        ),
+        "choices": count(fields.get("n", "num_generations", "numResults")),
+        "tools": fields.given("tools", "response_format"),
+    }
+
+
+_INVOKE_CAPS: Final = ("max_completion_tokens", "max_tokens", "max_gen_len", "maxTokens", "max_tokens_to_sample")

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from tokenmeter.wire.fields import Fields
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
 
@@ -44,3 +45,13 @@ class RunTally(Tally):
                 said = choice.get("message") or choice.get("delta")
                 self.text_bytes += weigh(said.get("content")) if type(said) is dict else 0
                 self.finish_with(index, choice.get("finish_reason"))
+
+
+def ask_run(fields: Fields) -> dict[str, Any]:
+    if fields.route.operation == "embeddings":
+        return {"cap": 0}
+    return {
+        "media": (("messages", "image"), (b'_url"',)),
+        "cap": fields.get("max_tokens"),
+        "tools": fields.given("tools", "response_format"),
+    }

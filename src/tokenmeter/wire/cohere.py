@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from tokenmeter.wire.fields import Fields, count
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
 
@@ -112,3 +113,15 @@ def _said(message: Any) -> int:
         if type(call) is dict:
             total += weigh(call.get("function"))
     return total
+
+
+def ask_chat(fields: Fields) -> dict[str, Any]:
+    return {
+        "media": (("messages",), (b'_url"',)),
+        "cap": fields.get("max_tokens"),
+        "choices": count(fields.get("num_generations")),
+        "tools": fields.given("tools")
+        or (fields.given("response_format") and fields.within("response_format", "type") != "text"),
+        "server_tools": fields.given("connectors"),
+        "server_state": fields.given("conversation_id"),
+    }

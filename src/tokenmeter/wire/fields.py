@@ -94,3 +94,29 @@ def metadata(value: Any) -> dict[str, str]:
         return {}
     strings = [(key, item) for key, item in value.items() if type(item) is str]
     return {key[:64]: item[:512] for key, item in strings[:16]}
+
+
+def text(value: Any) -> str | None:
+    return value if type(value) is str and value else None
+
+
+class Typed(msgspec.Struct, gc=False):
+    type: Any = None
+
+
+as_typed = msgspec.json.Decoder(list[Typed]).decode
+
+
+def no_answer(fields: Fields) -> dict[str, Any]:
+    return {
+        "media": (("input", "inputs", "images", "contents", "content", "requests"), _EMBED_MARKERS),
+        "cap": 0,
+        "user": fields.string("user"),
+    }
+
+
+_EMBED_MARKERS: Final = (b'_url"', b'"images"', b'Data"', b'_data"')
+
+
+def plain(fields: Fields) -> dict[str, Any]:
+    return {"choices": count(fields.get("n")), "user": fields.string("user")}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 
+from tokenmeter.wire.fields import Fields, count, largest, metadata, tier
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
-from tokenmeter.wire.tally import Tally, weigh
+from tokenmeter.wire.tally import UNREADABLE, Tally, weigh
 from tokenmeter.wire.types import Route
 from tokenmeter.wire.words import whole
 
@@ -134,3 +135,29 @@ def _said(content: dict[str, Any]) -> int:
             if "functionCall" in part:
                 total += len(msgspec.json.encode(part["functionCall"]))
     return total
+
+
+_as_keys = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
+
+
+def ask_generate(fields: Fields) -> dict[str, Any]:
+    config = fields.get("generationConfig", "generation_config")
+    config = config if type(config) is dict else {}
+    try:
+        tools = _as_keys(fields.raw["tools"]) if "tools" in fields.raw else []
+    except UNREADABLE:
+        tools = []
+    schema = any(key in config for key in ("responseSchema", "responseJsonSchema", "response_schema"))
+    return {
+        "media": (("contents", "systemInstruction"), (b'Data"', b'_data"')),
+        "cap": largest(config.get("maxOutputTokens"), config.get("max_output_tokens")),
+        "choices": count(config.get("candidateCount") or config.get("candidate_count")),
+        "tools": bool(tools) or schema,
+        "server_tools": any(key not in _CLIENT_TOOLS for tool in tools for key in tool),
+        "server_state": fields.given("cachedContent", "cached_content"),
+        "metadata": metadata(fields.get("labels")),
+        "price_context": tier(fields.get("serviceTier", "service_tier")),
+    }
+
+
+_CLIENT_TOOLS: Final = frozenset({"functionDeclarations", "function_declarations", "computerUse", "computer_use"})

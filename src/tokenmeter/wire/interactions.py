@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from tokenmeter.wire.fields import Fields, tier
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
+from tokenmeter.wire.openai import runs_tools
 from tokenmeter.wire.tally import PENDING, Tally, weigh
 
 
@@ -114,3 +116,17 @@ def _said(steps: Any) -> int:
 
 def _encoded(arguments: Any) -> int:
     return len(msgspec.json.encode(arguments)) if arguments else 0
+
+
+def ask_interactions(fields: Fields) -> dict[str, Any]:
+    previous = fields.string("previous_interaction_id")
+    return {
+        "model": fields.string("model", "agent"),
+        "media": (("input", "system_instruction"), (b'"data"', b'"uri"')),
+        "cap": fields.within("generation_config", "max_output_tokens"),
+        "tools": fields.given("tools", "response_format"),
+        "server_tools": fields.given("agent") or runs_tools(fields),
+        "previous_response_id": previous,
+        "server_state": previous is not None,
+        "price_context": tier(fields.get("service_tier")),
+    }

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from tokenmeter.wire.fields import Fields
 from tokenmeter.wire.jsonpick import TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
 from tokenmeter.wire.types import Route
@@ -70,3 +71,9 @@ class CompletionTally(Tally):
 
 
 _MOST_PROMPTS = 1024
+
+
+def ask_completion(fields: Fields) -> dict[str, Any]:
+    prompt = fields.get("prompt")
+    several = type(prompt) is list and bool(prompt) and all(type(each) is not int for each in prompt)
+    return {"cap": fields.get("n_predict"), "choices": len(prompt) if several else 1}

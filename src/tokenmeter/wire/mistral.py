@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from tokenmeter.wire.fields import Fields, metadata
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
+from tokenmeter.wire.openai import runs_tools
 from tokenmeter.wire.tally import Tally, weigh
 from tokenmeter.wire.words import number
 
@@ -114,3 +116,15 @@ class OcrTally(Tally):
         self.text_bytes += sum(weigh(page.markdown) for page in pages)
         if type(answer.usage_info) is dict:
             self.usage["usage_info"] = {**answer.usage_info, "annotated": annotated}
+
+
+def ask_conversations(fields: Fields) -> dict[str, Any]:
+    return {
+        "media": (("inputs",), (b'_url"', b'"file"')),
+        "cap": fields.within("completion_args", "max_tokens"),
+        "tools": fields.given("tools")
+        or fields.within("completion_args", "response_format", "type") not in (None, "text"),
+        "server_tools": fields.given("agent_id") or runs_tools(fields),
+        "server_state": not fields.given("model"),  # it goes on, or an agent's instructions come before it
+        "metadata": metadata(fields.get("metadata")),
+    }

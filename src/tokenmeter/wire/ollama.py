@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from tokenmeter.wire.fields import Fields
 from tokenmeter.wire.jsonpick import TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
 
@@ -73,3 +74,12 @@ class OllamaTally(Tally):
         counted = {key: value for key, value in counted.items() if value is not None}
         if counted:
             self.usage["counted"] = {**self.usage.get("counted", {}), **counted}
+
+
+def ask_ollama(fields: Fields) -> dict[str, Any]:
+    return {
+        "media": (("messages", "images"), (b'"images"',)),
+        "stream": fields.get("stream") is not False,
+        "cap": fields.within("options", "num_predict"),  # negative: without end
+        "tools": fields.given("tools", "format"),
+    }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 
+from tokenmeter.wire.fields import Fields, Typed, as_typed, count, largest, metadata, tier
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
-from tokenmeter.wire.tally import Tally, weigh
+from tokenmeter.wire.tally import UNREADABLE, Tally, weigh
+from tokenmeter.wire.types import Ask, Route
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -220,3 +223,167 @@ class ResultTally(Tally):
             self.done = True
         elif not kind:
             self.text_bytes += weigh(result.text)
+
+
+class _PlainMessage(msgspec.Struct, gc=False):
+    content: str | None = None
+
+
+class _PlainChat(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """The request that most are: messages of text, and nothing that changes what they cost."""
+
+    model: str
+    messages: list[_PlainMessage]
+    max_completion_tokens: int | None = None
+    max_tokens: int | None = None
+    stream: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    reasoning_effort: str | None = None
+
+
+_as_plain_chat = msgspec.json.Decoder(_PlainChat).decode
+
+
+def plain_chat(route: Route, body: bytes) -> Ask | None:
+    """A plain chat in one pass of the decoder; None for any other."""
+    try:
+        plain = _as_plain_chat(body)
+    except UNREADABLE:
+        return None
+    model, provider = plain.model, route.provider
+    if not model or searches(provider, model):
+        return None
+    cap, older = plain.max_completion_tokens, plain.max_tokens
+    if cap is None or (older is not None and older > cap):
+        cap = older
+    stream = plain.stream is True
+    return Ask(
+        model=model,
+        stream=stream if plain.stream is not None or route.stream is None else route.stream,
+        max_output_tokens=cap if cap is not None and cap >= 0 else None,
+        text_bytes=len(body),
+        text_only=True,
+        can_ask_usage=stream and route.stream is None and provider not in _REPORTS_ALWAYS,
+        can_cap=True,
+        text=body,
+    )
+
+
+class _Message(msgspec.Struct, gc=False):
+    content: msgspec.Raw = msgspec.Raw()
+
+
+class _MessageOfParts(msgspec.Struct, gc=False):
+    content: str | list[Typed] | None = None
+
+
+_as_messages = msgspec.json.Decoder(list[_Message]).decode
+_as_messages_of_parts = msgspec.json.Decoder(list[_MessageOfParts]).decode
+
+
+def ask_chat(fields: Fields) -> dict[str, Any]:
+    model = fields.string("model") or fields.route.model or ""
+    provider = fields.route.provider
+    stream = fields.get("stream") is True
+    options = fields.get("stream_options")
+    asked = type(options) is dict and "include_usage" in options
+    return {
+        "media": (("messages",), (b"",)) if _may_have_media(fields) else (),
+        "stream": stream if "stream" in fields.raw or fields.route.stream is None else fields.route.stream,
+        "cap": largest(fields.get("max_completion_tokens"), fields.get("max_tokens")),
+        "choices": count(fields.get("n")),
+        "tools": fields.given("tools", "functions") or fields.within("response_format", "type") not in (None, "text"),
+        "server_tools": fields.given("web_search_options", "plugins", "search_parameters", "data_sources")
+        or searches(provider, model)
+        or runs_tools(fields),
+        # where the path streams, it is no API of OpenAI's, and reports unasked
+        "can_ask_usage": stream and not asked and fields.route.stream is None and provider not in _REPORTS_ALWAYS,
+        "user": fields.string("user", "safety_identifier"),
+        "metadata": metadata(fields.get("metadata")),
+        "price_context": tier(fields.get("service_tier")),
+    }
+
+
+def ask_completions(fields: Fields) -> dict[str, Any]:
+    found = ask_chat(fields)
+    choices = largest(fields.get("n"), fields.get("best_of")) or 1
+    prompt = fields.get("prompt")
+    if type(prompt) is list and prompt and type(prompt[0]) is not int:
+        choices *= len(prompt)
+    return {**found, "media": (), "choices": choices}
+
+
+def _may_have_media(fields: Fields) -> bool:
+    """Whether a message has a part that is no text. One pass of the decoder beats a search for markers."""
+    raw = fields.raw.get("messages")
+    if raw is None:
+        return False
+    try:
+        contents = [message.content for message in _as_messages(raw)]
+        if not any(len(content) > 1 and memoryview(content)[0] == _BRACKET for content in contents):
+            return False
+        return any(
+            part.type not in _TEXTS
+            for message in _as_messages_of_parts(raw)
+            if type(message.content) is list
+            for part in message.content
+        )
+    except UNREADABLE:
+        return True
+
+
+_BRACKET: Final = ord("[")
+_TEXTS: Final = ("text", "refusal", "thinking")
+
+
+def runs_tools(fields: Fields) -> bool:
+    """Whether one of the tools runs at the provider."""
+    raw = fields.raw.get("tools")
+    if raw is None:
+        return False
+    try:
+        return any(
+            tool.type is not None and (type(tool.type) is not str or tool.type not in _FUNCTIONS)
+            for tool in as_typed(raw)
+        )
+    except UNREADABLE:
+        return False
+
+
+_FUNCTIONS: Final = frozenset({"function", "custom", "namespace", None})
+
+
+def searches(provider: str, model: str) -> bool:
+    """Whether the provider searches the web for this model unasked."""
+    return (
+        provider == "perplexity"
+        or (provider == "groq" and "compound" in model)
+        or "search-preview" in model
+        or model.endswith(":online")
+    )
+
+
+_REPORTS_ALWAYS: Final = frozenset({"mistral_ai"})
+
+
+def read_form(route: Route, body: bytes) -> Ask:
+    """Transcriptions and image edits come as forms: small fields, and files."""
+    parts = {key.decode(): value.decode("utf-8", "replace") for key, value in _PART.findall(body)}
+    files = [name for name in _FILE.findall(body) if name != b"mask"]
+    images = sum(name.startswith(b"image") for name in files)
+    number = parts.get("n", "")
+    return Ask(
+        model=parts.get("model") or route.model,
+        stream=parts.get("stream", "").lower() == "true",
+        choices=int(number) if number.isascii() and number.isdigit() and 0 < len(number) < 4 else 1,
+        text_bytes=len(parts.get("prompt", "").encode()),
+        images=images,
+        media_bytes=len(body) if len(files) > images else 0,
+        user=parts.get("user"),
+    )
+
+
+_PART = re.compile(rb'name="(model|stream|n|user|prompt)"\r?\n(?:[^\r\n]+\r?\n)*\r?\n([^\r\n]{0,4096})')
+_FILE = re.compile(rb'name="(image|image\[\]|mask|file)"; *filename')

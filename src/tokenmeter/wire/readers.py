@@ -7,8 +7,8 @@ from typing import Final
 from tokenmeter.wire.framed import LARGE_BYTES, Framed
 from tokenmeter.wire.hide import HidingReader
 from tokenmeter.wire.lines import JsonReader, LinesReader, read_json
+from tokenmeter.wire.protocols import tally_of
 from tokenmeter.wire.sse import SseReader
-from tokenmeter.wire.tallies import tally_of
 from tokenmeter.wire.tally import Tally
 from tokenmeter.wire.types import Reader, Reading, Route
 

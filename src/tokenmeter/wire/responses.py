@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from tokenmeter.wire.fields import Fields, metadata, tier
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
+from tokenmeter.wire.openai import runs_tools
 from tokenmeter.wire.tally import PENDING, Tally, weigh
 
 
@@ -121,3 +123,28 @@ class ResponsesTally(Tally):
             self.finish_with(0, reason or status)
             if status == "failed" and self.failed is None:
                 self.fail("failed")
+
+
+def ask_responses(fields: Fields) -> dict[str, Any]:
+    previous = fields.string("previous_response_id")
+    return {
+        "media": (
+            ("input",),
+            (b'"input_image"', b'"input_file"', b'"input_audio"', b'"computer_screenshot"'),
+        ),
+        "cap": fields.get("max_output_tokens"),
+        "tools": fields.given("tools")
+        or b'"additional_tools"' in fields.body
+        or (fields.given("text") and fields.within("text", "format", "type") not in (None, "text")),
+        # a mode such as "pro" works through the input more than once at the provider, and bills each time
+        "server_tools": runs_tools(fields)
+        or fields.given("plugins")
+        or fields.within("reasoning", "mode") not in (None, "standard"),
+        "previous_response_id": previous,
+        "server_state": previous is not None
+        or fields.given("conversation", "prompt")
+        or b'"item_reference"' in fields.body,
+        "user": fields.string("user", "safety_identifier"),
+        "metadata": metadata(fields.get("metadata")),
+        "price_context": tier(fields.get("service_tier")),
+    }

@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from tokenmeter.wire.hosts import HUGGINGFACE_PARTS, may_serve_ollama, provider_of
-from tokenmeter.wire.tallies import tally_of
+from tokenmeter.wire.protocols import tally_of
 from tokenmeter.wire.types import Route
 
 _Finder = Callable[[str, str, list[str]], Route | None]

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from tokenmeter.wire.fields import Fields
 from tokenmeter.wire.jsonpick import TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
 from tokenmeter.wire.words import whole
@@ -62,3 +63,7 @@ class TgiTally(Tally):
         counted = {"prompt_token_count": tokens_in, "generation_token_count": whole(details.generated_tokens)}
         self.usage["counted"] = {key: count for key, count in counted.items() if count is not None}
         self.finish_with(0, details.finish_reason)
+
+
+def ask_generate(fields: Fields) -> dict[str, Any]:
+    return {"cap": fields.within("parameters", "max_new_tokens")}

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from tokenmeter.wire.fields import Fields
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
 from tokenmeter.wire.words import whole
@@ -68,3 +69,7 @@ class WatsonxTally(Tally):
     def ended(self) -> bool:
         """There is no end mark: the last event says why it stopped."""
         return bool(self.finishes)
+
+
+def ask_generation(fields: Fields) -> dict[str, Any]:
+    return {"cap": fields.within("parameters", "max_new_tokens")}

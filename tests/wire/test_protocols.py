@@ -1,4 +1,4 @@
-"""Every protocol has its tally; those that few programs speak are imported with the first request that speaks them."""
+"""Every protocol has a file that reads it, imported with the first request that speaks it where few programs do."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ import sys
 import pytest
 
 from tokenmeter.wire.calls import _KEYS
+from tokenmeter.wire.fields import Fields
 from tokenmeter.wire.openai import ResultTally
-from tokenmeter.wire.tallies import PLACES, tally_of
+from tokenmeter.wire.protocols import PLACES, ask_of, tally_of
 from tokenmeter.wire.tally import Tally
+from tokenmeter.wire.types import Route
 
 
 @pytest.mark.parametrize("protocol", PLACES)
 def test_every_place_is_there(protocol: str) -> None:
     assert issubclass(tally_of(protocol), Tally)
-    assert tally_of(protocol).__name__ == PLACES[protocol].partition(".")[2]
+    assert tally_of(protocol).__name__ == PLACES[protocol].tally
+    route = Route(protocol, "p", "p", "chat", "example.com")
+    fields = Fields(route, b'{"model": "m", "prompt": "p", "messages": [], "inputs": []}')
+    assert isinstance(ask_of(protocol)(fields), dict)
 
 
 def test_what_reports_no_more_than_a_result() -> None:
