@@ -68,8 +68,8 @@ class LoopPolicy:
     Args:
         max_depth: agents nested in each other.
         max_visits: how often one agent may stand on the path of agents, as in A → B → A.
-        max_calls_per_run: model calls of one run, over all processes.
-        max_usd_per_run: US dollars spent by one run, over all processes: ``"5"``, ``Decimal("0.50")``.
+        max_calls_per_run: model calls of one run, over all processes that share a store; in this one without a store.
+        max_usd_per_run: US dollars spent by one run, counted likewise: ``"5"``, ``Decimal("0.50")``.
         max_calls_per_minute: model calls of one agent in any minute, in this process.
         max_runs_per_minute: runs that one agent begins in any minute, in this process.
         max_repeats: how often the same may be done with nothing new in between: the same request sent by one run,
