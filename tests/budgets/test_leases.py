@@ -47,8 +47,9 @@ class House:
         self.hands = Hands()
         self.inner = inner
         self.journal = Journal(directory)
-        self.store = LeasedStore(inner, self.journal, clock=self.hands)
-        self.store._thread = threading.current_thread()
+        self.guard = GuardedStore(inner, self.journal, clock=self.hands)
+        self.store = LeasedStore(self.guard, clock=self.hands)
+        self.guard._thread = self.store._thread = threading.current_thread()
 
     def call(self, name: str, *claims: Claim, spent: int | None = 1) -> bool:
         """One call, to its end if something was spent."""
@@ -71,7 +72,7 @@ class House:
     def die(self) -> None:
         """As kill -9 does: nothing more is said."""
         leave(self.journal)
-        self.store._closed = True
+        self.store._closed = self.guard._closed = True
 
 
 @pytest.fixture
@@ -271,7 +272,7 @@ def test_tasks_wait(house: House, claim: MakeClaim) -> None:
         house.call("most", claim(950, 1_000), spent=None)
         ticket = house.store.queue("big", (claim(200, 1_000),), 0.0)
         assert not isinstance(ticket, Held | Short)
-        asyncio.get_running_loop().call_later(0.01, house.store.release_soon, "most")
+        asyncio.get_running_loop().call_later(0.01, house.store.release, "most")
         assert isinstance(await ticket.wait_async(LONG_S), Held)
 
     asyncio.run(main())
@@ -364,7 +365,7 @@ def test_no_call_passes_on_a_lease_of_a_store_that_is_gone(house: House, claim: 
         house.store.hold("closed", (claim(1, MANY),), 0.0)
     assert not house.store.flush(0.0)
     house.inner.wire.gone = False
-    house.tend()
+    house.tend(60.0)
     assert house.call("open again", claim(1, MANY))
     for _ in range(3):
         house.tend(2 * IDLE_S)
@@ -378,11 +379,7 @@ def test_answers_that_are_lost(tmp_path: Path, claim: MakeClaim, lost: str) -> N
         chance = random.Random(seed)
         inner = Flaky()
         house = House(tmp_path, inner)
-        guarded = GuardedStore(inner, house.journal)
-        house.store = LeasedStore(guarded, house.journal, clock=house.hands)
-        house.store._thread = threading.current_thread()
-        guarded._thread = threading.current_thread()
-        guarded.breaker.failed = lambda error: None  # type: ignore[method-assign]
+        house.guard.breaker.failed = lambda error: None  # type: ignore[method-assign]
 
         def roll(chance: random.Random = chance, inner: Flaky = inner) -> None:
             setattr(inner.wire, lost, chance.random() < 0.3)
@@ -411,7 +408,7 @@ def test_answers_that_are_lost(tmp_path: Path, claim: MakeClaim, lost: str) -> N
         for name in under_way:
             house.store.settle(name, (1,))
             spent += 1
-        assert guarded.flush(LONG_S)
+        assert house.guard.flush(LONG_S)
         for _ in range(3):
             house.tend(2 * IDLE_S)
         assert inner.book() == State(spent, 0, inner.book().limit), seed
@@ -513,16 +510,14 @@ def test_a_fork_leaves_the_leases_to_the_parent(house: House, claim: MakeClaim) 
 
 
 def test_closing_waits_once_for_a_store_that_is_gone(tmp_path: Path, inner: Flaky, claim: MakeClaim) -> None:
-    journal = Journal(tmp_path)
-    store = LeasedStore(GuardedStore(inner, journal), journal)
+    store = LeasedStore(GuardedStore(inner, Journal(tmp_path)))
     for n in range(8):
         assert isinstance(store.hold(str(n), (claim(1, MANY),), 0.0), Held)
         store.sent(str(n))
     inner.wire.gone = True
     for n in range(8):
         store.settle(str(n), (1,))
-    assert isinstance(store.inner, GuardedStore)
-    store.inner.post("p", (claim(),), (1,))
+    store.guard.post("p", (claim(),), (1,))
     before_s = time.monotonic()
     store.close()
     assert time.monotonic() - before_s < 3.0
@@ -532,8 +527,7 @@ def test_closing_waits_once_for_a_store_that_is_gone(tmp_path: Path, inner: Flak
 
 
 def test_what_ends_after_the_end_is_drawn_at_once(tmp_path: Path, inner: Flaky, claim: MakeClaim) -> None:
-    journal = Journal(tmp_path)
-    store = LeasedStore(GuardedStore(inner, journal), journal)
+    store = LeasedStore(GuardedStore(inner, Journal(tmp_path)))
     for n in range(8):
         assert isinstance(store.hold(str(n), (claim(1, MANY),), 0.0), Held)
         store.sent(str(n))
@@ -550,8 +544,7 @@ def test_what_ends_after_the_end_is_drawn_at_once(tmp_path: Path, inner: Flaky, 
 
 
 def test_closing_gives_all_back(tmp_path: Path, inner: Flaky, claim: MakeClaim) -> None:
-    journal = Journal(tmp_path)
-    store = LeasedStore(GuardedStore(inner, journal), journal)
+    store = LeasedStore(GuardedStore(inner, Journal(tmp_path)))
     for n in range(100):
         store.hold(str(n), (claim(1, MANY),), 0.0)
         store.settle(str(n), (1,))
@@ -578,8 +571,7 @@ def test_never_more_than_the_limit_and_all_of_it(tmp_path: Path, inner: Flaky, t
     limit = 3_000
     policy = Policy([Budget(f"{limit} calls", per="day"), Budget("$1000", per="month", scope="agent")])
     claims = policy.claims({"agent": "a"}, Need(1_000, 10), 1_795_521_600.0)
-    journals = [Journal(tmp_path) for _ in range(4)]
-    stores = [LeasedStore(GuardedStore(inner, journal), journal) for journal in journals]
+    stores = [LeasedStore(GuardedStore(inner, Journal(tmp_path))) for _ in range(4)]
     counts = [0] * 8
     most = [0]
 
@@ -616,7 +608,7 @@ def test_never_more_than_the_limit_and_all_of_it(tmp_path: Path, inner: Flaky, t
 def test_ten_of_fifty(tmp_path: Path, claim: MakeClaim) -> None:
     for turn in range(10):
         inner = Flaky()
-        stores = [LeasedStore(inner, Journal(tmp_path)) for _ in range(4)]
+        stores = [LeasedStore(GuardedStore(inner, Journal(tmp_path))) for _ in range(4)]
         for store in stores:
             store.hold("warm", (claim(0),), 0.0)
             store.release("warm")
@@ -633,8 +625,7 @@ def test_ten_of_fifty(tmp_path: Path, claim: MakeClaim) -> None:
 
 def test_signals_and_garbage_in_between(tmp_path: Path, inner: Flaky, claim: MakeClaim) -> None:
     """Finalizers settle, and a signal handler releases, at any step of any verb."""
-    journal = Journal(tmp_path)
-    store = LeasedStore(GuardedStore(inner, journal), journal)
+    store = LeasedStore(GuardedStore(inner, Journal(tmp_path)))
     done = [0, 0]
     stock: list[str] = []
 
@@ -680,8 +671,7 @@ class Interrupt(BaseException):
 
 
 def test_interrupts_at_any_step(tmp_path: Path, inner: Flaky, claim: MakeClaim) -> None:
-    journal = Journal(tmp_path)
-    store = LeasedStore(GuardedStore(inner, journal), journal)
+    store = LeasedStore(GuardedStore(inner, Journal(tmp_path)))
     spent: set[str] = set()
 
     armed: list[bool] = []
