@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tokenmeter.budgets import Budget, Claim, Held, MemoryStore, Need, Policy, Settled, Short, State, Store
+from tokenmeter.budgets.budget import OnStoreError
 from tokenmeter.budgets.guarded import GuardedStore
 from tokenmeter.budgets.journal import Journal
 from tokenmeter.budgets.lease_slices import IDLE_S, SHARE
@@ -370,6 +371,83 @@ def test_no_call_passes_on_a_lease_of_a_store_that_is_gone(house: House, claim: 
     for _ in range(3):
         house.tend(2 * IDLE_S)
     assert house.inner.book() == State(7, 0, MANY)
+
+
+def on_lease(house: House, mode: OnStoreError, local: int | None = None) -> Claim:
+    """A call ``a`` that is under way on a lease, and then the store goes."""
+    budget = Budget("1000 calls", on_store_error=mode, local_limit=None if local is None else f"{local} calls")
+    claim = Claim(budget, "book", "global", 1, 1_000, None, True)
+    for n in range(5):
+        house.call(str(n), claim)
+    assert house.call("a", claim, spent=None)
+    assert "a" in house.store._sums.calls
+    house.inner.wire.gone = True
+    return claim
+
+
+def back(house: House) -> None:
+    """The store is there again, is told all, and gets back what is free."""
+    house.inner.wire.gone = False
+    house.hands.at_s += 60.0
+    assert house.store.flush(LONG_S)
+    for _ in range(3):
+        house.tend(2 * IDLE_S)
+
+
+def test_a_closed_budget_lets_no_leased_hold_grow_while_the_store_is_gone(house: House) -> None:
+    on_lease(house, "closed")
+    with pytest.raises(StoreUnavailable, match="lets no call pass while its store is gone"):
+        house.store.adjust("a", (200,))
+    assert isinstance(house.store.adjust("a", (2,)), Held), "the lease has room for that"
+    assert house.store.settle("a", (2,), b"row") is not None
+    back(house)
+    assert house.inner.book() == State(7, 0, 1_000)
+
+
+def test_an_open_budget_lets_a_leased_hold_grow_while_the_store_is_gone(house: House) -> None:
+    on_lease(house, "open")
+    assert isinstance(house.store.adjust("a", (200,)), Held)
+    assert isinstance(house.store.adjust("a", (5_000,)), Held)
+    assert house.store.settle("a", (4_000,), b"row") is not None
+    assert house.store.settle("a", (4_000,)) is None
+    back(house)
+    assert house.inner.book() == State(4_005, 0, 1_000)
+    assert len(house.journal) <= 1, "the lease's own line"
+
+
+def test_a_local_budget_lets_a_leased_hold_grow_up_to_its_local_limit(house: House) -> None:
+    on_lease(house, "local", 300)
+    assert isinstance(house.store.adjust("a", (301,)), Short)
+    assert "a" in house.store._sums.calls
+    assert isinstance(house.store.adjust("a", (300,)), Held)
+    assert isinstance(house.store.adjust("a", (301,)), Short)
+    back(house)
+    assert house.store.release("a")
+    assert not house.store.release("a")
+    back(house)
+    assert house.inner.book() == State(5, 0, 1_000)
+    assert house.guard._calls == {}
+
+
+def test_a_leased_hold_that_grew_without_the_store_is_charged_when_its_process_dies(
+    tmp_path: Path, house: House
+) -> None:
+    on_lease(house, "open")
+    assert isinstance(house.store.adjust("a", (200,)), Held)
+    house.die()
+    Journal(tmp_path).replay_dead(house.inner.kept)
+    assert house.inner.book() == State(205, 0, 1_000)
+
+
+def test_a_leased_hold_that_ends_while_it_grows_without_the_store(house: House) -> None:
+    on_lease(house, "open")
+    house.inner.wire.between = lambda: house.store.settle("a", (1,))
+    with pytest.raises(LookupError):
+        house.store.adjust("a", (200,))
+    house.inner.wire.between = None
+    assert house.guard._calls == {}
+    back(house)
+    assert house.inner.book() == State(6, 0, 1_000)
 
 
 @pytest.mark.parametrize("lost", ["gone", "deaf"])

@@ -196,15 +196,24 @@ class GuardedStore(Through):
             try:
                 answer = self.through.adjust(hold_id, amounts)
             except StoreUnavailable as error:
-                grown = [claim for claim, old in zip(claims, call.claims, strict=True) if claim.amount > old.amount]
-                if not grown:
+                if not _grown(call.claims, claims):
                     return Held(call.states, ())  # the settle will tell
-                self._must_allow(grown, error)
-                answer = self._alone.hold(hold_id, _limited(claims), self._now_s())
+                answer = self._enlarge_alone(hold_id, call.claims, claims, error)
                 if isinstance(answer, Held):
                     call.alone, call.uncertain = self._alone, True
         if isinstance(answer, Held):
             call.claims, call.states = claims, answer.states
+        return answer
+
+    def take_over(
+        self, hold_id: str, old: Sequence[Claim], claims: Sequence[Claim], note: Note | None, error: StoreUnavailable
+    ) -> Held | Short:
+        """Hold what was leased until now and can't be enlarged in the store, which is gone; as the budgets say."""
+        answer = self._enlarge_alone(hold_id, old, claims, error)
+        if isinstance(answer, Held):
+            call = _Call(claims, note)
+            call.states, call.alone = answer.states, self._alone
+            self._calls[hold_id] = call
         return answer
 
     def post(self, entry_id: str, claims: Sequence[Claim], amounts: Sequence[int], row: bytes = b"") -> Settled | None:
@@ -345,6 +354,12 @@ class GuardedStore(Through):
                 f"{error}. Bring the store back."
             ) from error
 
+    def _enlarge_alone(
+        self, hold_id: str, old: Sequence[Claim], claims: Sequence[Claim], error: StoreUnavailable
+    ) -> Held | Short:
+        self._must_allow(_grown(old, claims), error)
+        return self._alone.hold(hold_id, _limited(claims), self._now_s())
+
     def _note_sent(self, hold_id: str, call: _Call) -> None:
         row = call.note() if call.note is not None else b""
         call.in_journal = True
@@ -464,6 +479,10 @@ class _GuardedTicket:
     def __del__(self) -> None:
         if not getattr(self, "_done", True):  # where its making was interrupted, it stands in no line
             self._guard._calls.pop(self._hold_id, None)
+
+
+def _grown(old: Sequence[Claim], claims: Sequence[Claim]) -> list[Claim]:
+    return [claim for claim, before in zip(claims, old, strict=True) if claim.amount > before.amount]
 
 
 def _limited(claims: Sequence[Claim]) -> list[Claim]:

@@ -34,6 +34,7 @@ from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.store import Book, Entry, Held, Note, Settled, Short, State, Ticket
 from tokenmeter.budgets.turn import Turn
 from tokenmeter.ending import TIMEOUT_S, at_end
+from tokenmeter.errors import StoreUnavailable
 from tokenmeter.faults import swallow
 
 TICK_S = 0.05  # how long what was spent waits to be drawn
@@ -176,7 +177,12 @@ class LeasedStore(Through):
                 if lease_id is not None and claim.amount > old.amount:
                     self._slices.stretch(lease_id, claim.amount - old.amount)
             answer = sums.adjust(hold_id, claims)
-        return answer if answer is not None else self._short(call.claims, claims)
+        if answer is not None:
+            return answer
+        try:
+            return self._short(call.claims, claims)
+        except StoreUnavailable as error:
+            return self._grow_without(hold_id, call, claims, error)
 
     def post(self, entry_id: str, claims: Sequence[Claim], amounts: Sequence[int], row: bytes = b"") -> Settled | None:
         """Charge what was spent, once."""
@@ -254,6 +260,17 @@ class LeasedStore(Through):
         available = tuple([state.left for state in states])
         if_settled = tuple([state.limit - state.posted for state in states])
         return Short(tuple(claims), claims[first], states[first], bool(spent_out), available, if_settled)
+
+    def _grow_without(self, hold_id: str, call: Call, claims: Sequence[Claim], error: StoreUnavailable) -> Held | Short:
+        """Enlarge a hold while the store is gone, if its budgets allow it: the guard has it then, and no lease."""
+        answer = self.guard.take_over(hold_id, call.claims, claims, call.note, error)
+        if isinstance(answer, Held):
+            if not self._sums.release(hold_id):  # another thread ended it meanwhile
+                self.guard.release(hold_id)
+                raise LookupError(f"no hold {hold_id!r} stands")
+            if call.in_journal:
+                self.guard.sent(hold_id)
+        return answer
 
     def _draw_all(self, but: int = 0) -> bool:
         """Tell the store what was spent, until no more calls than that are left.
