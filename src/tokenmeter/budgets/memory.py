@@ -277,6 +277,7 @@ class MemoryStore(OneVerbAtATime):
     def _grant(self, grant: Grant) -> None:
         self._recheck.update(dict.fromkeys(self._lines.keys()))
         self._books.grants.add(grant)
+        self._books.grants.forget_ended(self.time_s())
 
     def _serve(self, key: str) -> None:
         """Look at the line of a book: refuse who is spent out, grant who is first and fits."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tokenmeter.budgets import redis_scripts as scripts
 from tokenmeter.budgets import redis_words as words
+from tokenmeter.budgets.grants import MAX_GRANTS
 from tokenmeter.budgets.polling import Line
 from tokenmeter.budgets.redis_words import bulk, raw
 from tokenmeter.budgets.store import Book, Entry, Grant, Pause, State
@@ -70,7 +71,8 @@ class RedisViews:
         """Raise a limit."""
         from_ms, to_ms = (int(min(each * 1000, _MAX_MS)) for each in (grant.at_s, grant.expires_at_s))
         parts = (raw(grant.id), words.plain(grant), raw(grant.account))
-        self._room.run(scripts.grant, *map(bulk, parts), *map(words.number, (grant.amount, from_ms, to_ms)))
+        numbers = (grant.amount, from_ms, to_ms, MAX_GRANTS)
+        self._room.run(scripts.grant, *map(bulk, parts), *map(words.number, numbers))
         self._line.stir()
 
     def grants(self) -> list[Grant]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from tokenmeter.budgets import sqlite_words as words
+from tokenmeter.budgets.grants import to_forget
 from tokenmeter.budgets.polling import Line
 from tokenmeter.budgets.redis_words import raw, unraw
 from tokenmeter.budgets.sqlite_desk import Desk
@@ -19,7 +20,6 @@ Connection = sqlite3.Connection
 _ENTRIES_A_READ = 256
 _ENTRIES_A_TIDY = 500
 _BOOKS_A_TIDY = 500
-_MAX_GRANTS = 10_000
 _UNSEEN = State(0, 0, 0)
 
 
@@ -87,7 +87,7 @@ class SqliteViews:
         self._line.stir()
 
     def grants(self) -> list[Grant]:
-        """The grants, those that ended too; beyond ten thousand, those that ended first are forgotten."""
+        """The grants, those that ended too."""
         rows = self._desk.read(
             lambda db: db.execute(
                 "SELECT id, account, amount, at_s, expires_at_s, reason, granted_by FROM grants ORDER BY number"
@@ -170,10 +170,10 @@ def _grant(db: Connection, row: tuple[bytes, bytes, int | str, float, float, byt
         row,
     )
     [count] = db.execute("SELECT count(*) FROM grants").fetchone()
-    if count > _MAX_GRANTS:
+    if excess := to_forget(count):
         db.execute(
             # Not the youngest, whatever it is: by its number the others know whether there is news.
             "DELETE FROM grants WHERE number IN (SELECT number FROM grants WHERE expires_at_s <= ? "
             "AND number < (SELECT max(number) FROM grants) ORDER BY expires_at_s LIMIT ?)",
-            (time.time(), count - _MAX_GRANTS),
+            (time.time(), excess),
         )
