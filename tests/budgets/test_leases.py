@@ -600,7 +600,7 @@ def test_closing_waits_once_for_a_store_that_is_gone(tmp_path: Path, inner: Flak
     store.close()
     assert time.monotonic() - before_s < 3.0
     inner.wire.gone = False
-    assert Journal(tmp_path).replay(inner) > 0
+    assert Journal(tmp_path).replay_dead(inner) > 0
     assert inner.book().posted == 9
 
 
@@ -713,11 +713,11 @@ def test_signals_and_garbage_in_between(tmp_path: Path, inner: Flaky, claim: Mak
             self.hold_id = hold_id
 
         def __del__(self) -> None:
-            store.settle_soon(self.hold_id, (1,))
+            store.settle(self.hold_id, (1,))
 
     def handler(*_: object) -> None:
         if stock:
-            store.release_soon(stock.pop())
+            store.release(stock.pop())
             done[1] += 1
 
     before = signal.signal(signal.SIGALRM, handler)

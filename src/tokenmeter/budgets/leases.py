@@ -192,20 +192,6 @@ class LeasedStore(Through):
             return None
         return self.guard.post(entry_id, claims, amounts, row)
 
-    def settle_soon(self, hold_id: str, amounts: Sequence[int], row: bytes = b"") -> None:
-        """Settle without waiting for anything: for event loops, finalizers and signal handlers."""
-        if hold_id not in self._sums.calls:
-            self.guard.settle_soon(hold_id, amounts, row)
-        else:
-            self.settle(hold_id, amounts, row)
-
-    def release_soon(self, hold_id: str) -> None:
-        """Release without waiting for anything."""
-        if hold_id not in self._sums.calls:
-            self.guard.release_soon(hold_id)
-        else:
-            self.release(hold_id)
-
     # -- the other verbs
 
     def read(self, keys: Iterable[str]) -> tuple[State, ...]:
