@@ -192,22 +192,21 @@ class LeasedStore(Through):
             return None
         return self.guard.post(entry_id, claims, amounts, row)
 
-    # -- the other verbs
+    # -- what is read, once the store knows what was spent here
 
     def read(self, keys: Iterable[str]) -> tuple[State, ...]:
-        """As the store, when it knows what was spent here."""
         self._draw_all()
         return self.guard.read(keys)
 
     def books(self) -> list[Book]:
-        """As the store, when it knows what was spent here."""
         self._draw_all()
         return self.guard.books()
 
     def entries(self, after: str = "") -> Iterator[tuple[str, Entry]]:
-        """As the store, when it knows what was spent here."""
         self._draw_all()
         return self.guard.entries(after)
+
+    # -- the end
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Tell the store all that was spent. False: the time was over first; the rest stands in the journal."""
