@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+import tokenmeter
 from tokenmeter.budgets import Entry, Grant, Held, Pause, Settled, Short, State, Store
 
 from .conftest import MakeClaim
@@ -173,3 +177,10 @@ def test_short_tells_the_same_of_the_holds_of_others(lasting: Place, claim: Make
     assert isinstance(short, Short)
     assert (short.claim, short.state, short.spent_out) == (claim(6, 10, "a"), State(3, 5, 10), False)
     assert (short.available, short.if_settled) == ((2, 20), (7, 40))
+
+
+@pytest.mark.parametrize(("kind", "other"), [("sqlite", "redis"), ("redis", "sqlite")])
+def test_one_kind_of_store_knows_nothing_of_the_other(kind: str, other: str) -> None:
+    folder = Path(tokenmeter.__file__).parent / "budgets"
+    for path in folder.glob(f"{kind}*.py"):
+        assert not re.search(rf"import .*\b{other}_|budgets\.{other}", path.read_text()), path.name

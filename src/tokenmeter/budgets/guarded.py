@@ -26,7 +26,7 @@ from tokenmeter.budgets.limit import MAX_AMOUNT
 from tokenmeter.budgets.memory import MemoryStore
 from tokenmeter.budgets.memory_books import check
 from tokenmeter.budgets.policy import Claim
-from tokenmeter.budgets.store import Drawn, Entry, Held, Note, Settled, Short, State, Store, Ticket
+from tokenmeter.budgets.store import Drawn, Entry, Held, Note, Settled, Short, State, Store, Ticket, in_use
 from tokenmeter.budgets.turn import Turn
 from tokenmeter.ending import TIMEOUT_S, at_end
 from tokenmeter.errors import StoreUnavailable
@@ -283,7 +283,7 @@ class GuardedStore(Through):
         self._start()
         before = self._calls.get(hold_id)
         if before is not None and before.states is not None:
-            raise ValueError(f"hold id {hold_id!r} is in use; choose a fresh one for each call")
+            raise in_use(hold_id)
         call = _Call(claims, note)
         if before is not None:
             call.uncertain = before.uncertain

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from tokenmeter.budgets import redis_scripts as scripts
 from tokenmeter.budgets import redis_words as words
 from tokenmeter.budgets.grants import MAX_GRANTS
+from tokenmeter.budgets.lasting import raw
 from tokenmeter.budgets.polling import Line
-from tokenmeter.budgets.redis_words import bulk, raw
+from tokenmeter.budgets.redis_words import bulk
 from tokenmeter.budgets.store import Book, Entry, Grant, Pause, State
 
 if TYPE_CHECKING:

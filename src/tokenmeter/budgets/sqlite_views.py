@@ -9,8 +9,8 @@ from functools import partial
 
 from tokenmeter.budgets import sqlite_words as words
 from tokenmeter.budgets.grants import to_forget
+from tokenmeter.budgets.lasting import raw, unraw
 from tokenmeter.budgets.polling import Line
-from tokenmeter.budgets.redis_words import raw, unraw
 from tokenmeter.budgets.sqlite_desk import Desk
 from tokenmeter.budgets.sqlite_sheet import DAY_S, RUN_S, Raises, fetch
 from tokenmeter.budgets.store import Book, Entry, Grant, Pause, State
