@@ -612,6 +612,12 @@ def test_scripts_that_were_forgotten_are_loaded_again(server: RedisServer, conne
     assert store.settle("h", (2,)) == Settled((State(2, 0, 10),), (2,))
 
 
+def test_what_the_server_says_of_itself(shared: RedisServer, connect: Open) -> None:
+    facts = connect(shared).info()
+    assert facts["maxmemory_policy"] == "noeviction"
+    assert {"redis_version", "aof_enabled"} <= facts.keys()
+
+
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
 def test_a_server_that_evicts_is_refused(server: RedisServer, connect: Open, policy: str) -> None:
     store = connect(server)

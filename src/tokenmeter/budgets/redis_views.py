@@ -68,6 +68,19 @@ class RedisViews:
                 return
             count = max(1, count // 2) if size > _MAX_BATCH_BYTES else min(_MAX_BATCH, count * 2)
 
+    def trim(self, mark: str, before_s: float) -> int:
+        """Drop the entries before a mark that are older, in whole blocks; how many."""
+        oldest_ms = int(before_s * 1000)
+        keep_from = mark if int(mark.partition("-")[0]) < oldest_ms else f"{oldest_ms}-0"
+        count = 0
+        while dropped := self._room.trim(keep_from):
+            count += dropped
+        return count
+
+    def info(self) -> dict[str, str]:
+        """What the server says of itself."""
+        return self._room.info()
+
     def grant(self, grant: Grant) -> None:
         """Raise a limit."""
         from_ms, to_ms = (int(min(each * 1000, _MAX_MS)) for each in (grant.at_s, grant.expires_at_s))

@@ -19,6 +19,7 @@ Connection = sqlite3.Connection
 
 _ENTRIES_A_READ = 256
 _ENTRIES_A_TIDY = 500
+_ENTRIES_A_TRIM = 1_000
 _BOOKS_A_TIDY = 500
 _UNSEEN = State(0, 0, 0)
 
@@ -71,6 +72,14 @@ class SqliteViews:
         while rows := self._desk.read(partial(_entries, after=number)):
             for number, name, charges, line in rows:
                 yield str(number), Entry(unraw(name), words.read_charges(charges), line)
+
+    def trim(self, mark: str, before_s: float) -> int:
+        """Drop the entries before a mark that are older; how many. The ids of what they charged are forgotten."""
+        count = 0
+        while dropped := self._desk.write(partial(_trim, before=int(mark), before_s=before_s)):
+            count += dropped
+            time.sleep(0)  # whoever holds comes in between
+        return count
 
     def grant(self, grant: Grant) -> None:
         """Raise a limit; harmless when done twice with the same id."""
@@ -161,6 +170,14 @@ def _entries(db: Connection, after: int) -> list[tuple[int, bytes, bytes, bytes]
         "SELECT number, id, charges, line FROM entries WHERE number > ? ORDER BY number LIMIT ?",
         (after, _ENTRIES_A_READ),
     ).fetchall()
+
+
+def _trim(db: Connection, before: int, before_s: float) -> int:
+    return db.execute(
+        "DELETE FROM entries WHERE number IN (SELECT number FROM entries WHERE number < ? AND at_s < ? "
+        "AND number < (SELECT max(number) FROM entries) ORDER BY number LIMIT ?)",
+        (before, before_s, _ENTRIES_A_TRIM),
+    ).rowcount
 
 
 def _grant(db: Connection, row: tuple[bytes, bytes, int | str, float, float, bytes, bytes]) -> None:
