@@ -6,7 +6,22 @@ import time
 
 import pytest
 
-from tokenmeter.budgets import Book, Budget, Grant, Held, Need, Pause, Policy, Settled, Short, State, Store, account_of
+from tokenmeter.budgets import (
+    Book,
+    Budget,
+    Grant,
+    Held,
+    Need,
+    Pause,
+    Policy,
+    Settled,
+    Short,
+    State,
+    Store,
+    account_of,
+    grants,
+    redis_views,
+)
 
 from .conftest import MakeClaim
 
@@ -61,6 +76,24 @@ def test_a_grant_begins_and_ends(store: Store, claim: MakeClaim) -> None:
     assert store.hold("h", (claim(1, 10, KEY),), now_s) == Held((State(0, 1, 10),), ())
     assert store.read([KEY]) == (State(0, 1, 10),)
     assert sorted(store.grants()) == [ended, to_come]
+
+
+def test_grants_that_ended_make_room(store: Store, claim: MakeClaim, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (grants, redis_views):
+        monkeypatch.setattr(module, "MAX_GRANTS", 20)
+    now_s = store.time_s()
+    for number in range(30):
+        store.grant(grant(f"ended {number}", 1, 0.0, now_s - 1000 + number, f'"expires_at_s": {number}, |'))
+        if number < 7:
+            store.grant(grant(f"stands {number}", 1, now_s - 10, now_s + 1000))
+    kept = {each.id for each in store.grants()}
+    assert 18 <= len(kept) <= 20
+    assert kept >= {f"stands {number}" for number in range(7)} | {f"ended {number}" for number in range(20, 30)}
+    for number in range(7, 30):
+        store.grant(grant(f"stands {number}", 1, now_s - 10, now_s + 1000))
+    assert {each.id for each in store.grants()} >= {f"stands {number}" for number in range(30)}, "those in force stay"
+    assert len(store.grants()) <= 31
+    assert store.hold("h", (claim(40, 10, KEY),), now_s) == Held((State(0, 40, 40),), ())
 
 
 def test_a_grant_holds_for_each_window_of_its_account(store: Store) -> None:

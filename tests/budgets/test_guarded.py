@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -226,7 +225,7 @@ def test_tasks_wait_too(house: House) -> None:
         assert isinstance(house.store.hold("a", (claim("closed", 10),), 0.0), Held)
         ticket = house.store.queue("b", (claim("closed", 1),), 0.0)
         assert not isinstance(ticket, Held | Short)
-        asyncio.get_running_loop().call_later(0.02, house.store.release_soon, "a")
+        asyncio.get_running_loop().call_later(0.02, house.store.release, "a")
         assert isinstance(await ticket.wait_async(LONG_S), Held)
 
     asyncio.run(main())
@@ -335,53 +334,46 @@ def test_refusals_are_answers() -> None:
     assert not breaker.open
 
 
-def test_soon(house: House) -> None:
-    for n in range(10):
-        house.store.hold(str(n), (claim("closed"),), 0.0)
-    for n in range(9):
-        house.store.settle_soon(str(n), (1,), b"row")
-    house.store.release_soon("9")
-    assert house.store.flush(LONG_S)
-    assert house.book() == State(9, 0, 10)
-
-
-def test_soon_in_an_outage_and_at_the_end(tmp_path: Path) -> None:
+def test_what_ends_in_an_outage_outlives_the_process(tmp_path: Path) -> None:
     house = House(tmp_path)
     for n in range(10):
         house.store.hold(str(n), (claim("closed"),), 0.0)
     house.inner.wire.gone = True
     for n in range(9):
-        house.store.settle_soon(str(n), (1,), b"row")
-    house.store.release_soon("9")
-    house.store.close()
+        house.store.settle(str(n), (1,), b"row")
+    house.store.release("9")
+    house.store.close(0.1)
     house.inner.wire.gone = False
-    assert Journal(tmp_path).replay(house.inner) == 10
+    assert Journal(tmp_path).replay_dead(house.inner) == 10
     assert house.book() == State(9, 0, 10)
 
 
-def test_a_slow_store_does_not_stop_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_store_does_not_stop_the_end(tmp_path: Path) -> None:
     house = House(tmp_path)
     for n in range(5):
         house.store.hold(str(n), (claim("closed"),), 0.0)
+    house.inner.wire.gone = True
+    for n in range(5):
+        house.store.settle(str(n), (1,))
     stuck, go_on = threading.Event(), threading.Event()
-    bare = house.inner.kept.settle
 
-    def settle(hold_id: str, amounts: Any, row: bytes = b"") -> Any:
+    def between() -> None:
         stuck.set()
         go_on.wait(LONG_S)
-        return bare(hold_id, amounts)
 
-    monkeypatch.setattr(house.inner.kept, "settle", settle)
-    house.store.settle_soon("0", (1,))
+    house.inner.wire.between = between
+    house.inner.wire.gone = False
+    house.hands.at_s += 60.0
+    house.store._wake()
     assert stuck.wait(LONG_S)
-    for n in range(1, 5):
-        house.store.settle_soon(str(n), (1,))
+    before_s = time.monotonic()
     house.store.close(0.2)
+    assert time.monotonic() - before_s < LONG_S / 4
     go_on.set()
-    Journal(tmp_path).replay(house.inner)
     thread = house.store._thread
     assert thread is not None
     thread.join(LONG_S)
+    Journal(tmp_path).replay_dead(house.inner)
     assert house.book() == State(5, 0, 10)
 
 
@@ -394,7 +386,7 @@ def test_a_finalizer_that_settles(house: House) -> None:
             self.hold_id = hold_id
 
         def __del__(self) -> None:
-            house.store.settle_soon(self.hold_id, (1,))
+            house.store.settle(self.hold_id, (1,))
             told.append(self.hold_id)
 
     told: list[str] = []
@@ -499,7 +491,7 @@ def test_a_fork_leaves_the_calls_to_the_parent(house: House) -> None:
         try:
             assert house.store._calls == {}
             assert isinstance(house.store.hold("b", (claim("closed", 1),), 0.0), Held)
-            house.store.settle_soon("b", (1,))
+            house.store.settle("b", (1,))
             assert house.store.flush(LONG_S)
             status = 0
         finally:

@@ -54,8 +54,8 @@ def test_own_lines_are_told_once_and_in_order(tmp_path: Path, claim: MakeClaim) 
     journal, store = Journal(tmp_path), Listening()
     for n in range(5):
         assert journal.put(posting(f"e{n}", (claim(),), (1,)))
-    assert journal.replay(store) == 5
-    assert journal.replay(store) == 0
+    assert journal.replay_own(store) == 5
+    assert journal.replay_own(store) == 0
     assert store.heard == ["e0", "e1", "e2", "e3", "e4"]
     assert store.read(BOOK) == (State(5, 0, 10),)
     assert [path.stat().st_size for path in tmp_path.glob("*.journal")] == [0]
@@ -69,11 +69,11 @@ def test_a_store_that_goes_away_again(tmp_path: Path, claim: MakeClaim) -> None:
         journal.put(posting(f"e{n}", (claim(),), (1,)))
     store.gone_after = 2
     with pytest.raises(StoreUnavailable):
-        journal.replay(store)
+        journal.replay_own(store)
     assert len(journal) == 3
     leave(journal)
     store.gone_after = 10**9
-    assert Journal(tmp_path).replay(store) == 3
+    assert Journal(tmp_path).replay_dead(store) == 3
     assert store.heard == ["e0", "e1", "e2", "e3", "e4"]
 
 
@@ -90,7 +90,7 @@ def test_a_dead_process_is_spoken_for(tmp_path: Path, claim: MakeClaim) -> None:
     assert store.read(["book", "other"]) == (State(0, 8, 10), State(0, 14, 50))
     heir = Journal(tmp_path)
     assert heir.has_dead()
-    assert heir.replay(store) == 4
+    assert heir.replay_dead(store) == 4
     assert store.read(["book", "other"]) == (State(5, 0, 10), State(9, 0, 50))
     assert files(tmp_path) == []
     assert not heir.has_dead()
@@ -104,7 +104,7 @@ def test_the_younger_line_counts(tmp_path: Path, claim: MakeClaim) -> None:
     dead.forget("b")
     assert [record.id for record in dead.waiting()] == ["a"]
     leave(dead)
-    Journal(tmp_path).replay(store)
+    Journal(tmp_path).replay_dead(store)
     assert store.read(BOOK) == (State(1, 0, 10),)
 
 
@@ -115,14 +115,14 @@ def test_leases_end_after_what_was_drawn_from_them(tmp_path: Path, claim: MakeCl
     dead.put(Draw("drawn", ("lease:x:1",), (("book", 1),), b"", final=True))
     dead.put(Draw("under way", ("lease:x:1",), (("book", 2),), b"estimated", final=False))
     leave(dead)
-    Journal(tmp_path).replay(store)
+    Journal(tmp_path).replay_dead(store)
     assert store.read(BOOK) == (State(3, 0, 10),)
 
 
 def test_a_living_process_is_left_alone(tmp_path: Path, claim: MakeClaim) -> None:
     living, store = Journal(tmp_path), Listening()
     living.put(posting("a", (claim(),), (1,)))
-    assert Journal(tmp_path).replay(store) == 0
+    assert Journal(tmp_path).replay_dead(store) == 0
     assert store.heard == []
 
 
@@ -136,7 +136,7 @@ def test_a_torn_last_line_is_passed_over(tmp_path: Path, claim: MakeClaim, cut: 
     os.truncate(path, path.stat().st_size - cut)
     with path.open("ab") as file:
         file.write(b"\n\0\0\0\0\xff\n{]\n")
-    assert Journal(tmp_path).replay(store) == (1 if cut > 1 else 2)
+    assert Journal(tmp_path).replay_dead(store) == (1 if cut > 1 else 2)
     assert store.heard[0] == "whole"
 
 
@@ -151,7 +151,7 @@ def test_the_file_stays_small(tmp_path: Path, claim: MakeClaim, monkeypatch: pyt
         assert path.stat().st_size < 4_000
     assert journal._segment > 3
     leave(journal)
-    Journal(tmp_path).replay(store)
+    Journal(tmp_path).replay_dead(store)
     assert len(store.heard) == 501
     assert store.read(BOOK)[0].posted == 3
 
@@ -182,7 +182,7 @@ def test_rows_that_charge_nothing_leave_room_for_charges(
     assert "half full" in caplog.text
     leave(journal)
     store = Listening()
-    assert Journal(tmp_path).replay(store) == kept + 40, "an heir takes it for whole"
+    assert Journal(tmp_path).replay_dead(store) == kept + 40, "an heir takes it for whole"
     assert store.read(BOOK) == (State(40, 0, 10),)
 
 
@@ -217,8 +217,8 @@ def test_books_of_another_store_lie_elsewhere(tmp_path: Path, claim: MakeClaim) 
     one = Journal(tmp_path, store="redis://a")
     one.put(posting("a", (claim(),), (1,)))
     leave(one)
-    assert Journal(tmp_path, store="redis://b").replay(Listening()) == 0
-    assert Journal(tmp_path, store="redis://a").replay(Listening()) == 1
+    assert Journal(tmp_path, store="redis://b").replay_dead(Listening()) == 0
+    assert Journal(tmp_path, store="redis://a").replay_dead(Listening()) == 1
     assert oct(one.directory.stat().st_mode)[-3:] == "700"
 
 
@@ -232,7 +232,7 @@ def test_a_line_that_the_store_refuses(tmp_path: Path, claim: MakeClaim, caplog:
     journal, store = Journal(tmp_path), Choosy()
     for name in ("a", "bad", "b"):
         journal.put(Draw(name, (), (("book", 1),)))
-    journal.replay(store)
+    journal.replay_own(store)
     assert sorted(store.heard) == ["a", "b"]
     assert len(caplog.records) == 1
     [rejected] = tmp_path.glob("*.rejected")
@@ -262,7 +262,7 @@ def test_a_writer_that_is_interrupted_by_a_writer(tmp_path: Path, claim: MakeCla
     assert len(journal) == made
     leave(journal)
     store = Listening()
-    Journal(tmp_path).replay(store)
+    Journal(tmp_path).replay_dead(store)
     assert {f"signal{n + 1}" for n in range(made)} <= set(store.heard)
 
 
@@ -282,7 +282,7 @@ def test_threads(tmp_path: Path, claim: MakeClaim) -> None:
         thread.join(30)
     leave(journal)
     store = Listening()
-    assert Journal(tmp_path).replay(store) == 400
+    assert Journal(tmp_path).replay_dead(store) == 400
     assert len(set(store.heard)) == 400
 
 
@@ -292,7 +292,7 @@ def test_heirs_share_what_is_left(tmp_path: Path, claim: MakeClaim) -> None:
         dead.put(posting(f"e{n}", (claim(1, 100),), (1,)))
         leave(dead)
     store = Listening()
-    heirs = [threading.Thread(target=lambda: Journal(tmp_path).replay(store)) for _ in range(4)]
+    heirs = [threading.Thread(target=lambda: Journal(tmp_path).replay_dead(store)) for _ in range(4)]
     for heir in heirs:
         heir.start()
     for heir in heirs:
@@ -313,7 +313,7 @@ def test_a_fork_leaves_the_file_to_the_parent(tmp_path: Path, claim: MakeClaim) 
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     store = Listening()
-    assert Journal(tmp_path).replay(store) == 1  # the child's; the parent lives
+    assert Journal(tmp_path).replay_dead(store) == 1  # the child's; the parent lives
     assert store.heard == ["child"]
     assert journal.replay_own(store) == 1
 
@@ -343,7 +343,7 @@ def test_kill_minus_nine(tmp_path: Path) -> None:
         child.kill()
         said = 199 + len([line for line in out.read().split(b"\n") if line])
     store = Listening()
-    assert Journal(tmp_path).replay(store) >= said
+    assert Journal(tmp_path).replay_dead(store) >= said
     assert store.heard[: said + 1] == [str(n) for n in range(len(store.heard[: said + 1]))]
     assert store.books()[0].resets_at == 1e9
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any, cast
+
 import pytest
 
+import tokenmeter
 from tokenmeter.budgets import Entry, Grant, Held, Pause, Settled, Short, State, Store
 
 from .conftest import MakeClaim
@@ -173,3 +178,21 @@ def test_short_tells_the_same_of_the_holds_of_others(lasting: Place, claim: Make
     assert isinstance(short, Short)
     assert (short.claim, short.state, short.spent_out) == (claim(6, 10, "a"), State(3, 5, 10), False)
     assert (short.available, short.if_settled) == ((2, 20), (7, 40))
+
+
+def test_old_entries_before_a_mark_are_trimmed(lasting: Place) -> None:
+    store = lasting.open()
+    store.write([Entry(str(number), (), b"row") for number in range(300)])
+    marks = [mark for mark, _ in store.entries()]
+    trim = cast(Any, store).trim
+    assert trim(marks[-1], store.time_s() - 1_000) == 0
+    dropped = trim(marks[200], store.time_s() + 1_000)
+    assert 100 <= dropped <= 200  # Redis drops whole blocks of a hundred
+    assert [mark for mark, _ in store.entries()] == marks[dropped:]
+
+
+@pytest.mark.parametrize(("kind", "other"), [("sqlite", "redis"), ("redis", "sqlite")])
+def test_one_kind_of_store_knows_nothing_of_the_other(kind: str, other: str) -> None:
+    folder = Path(tokenmeter.__file__).parent / "budgets"
+    for path in folder.glob(f"{kind}*.py"):
+        assert not re.search(rf"import .*\b{other}_|budgets\.{other}", path.read_text()), path.name

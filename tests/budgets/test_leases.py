@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tokenmeter.budgets import Budget, Claim, Held, MemoryStore, Need, Policy, Settled, Short, State, Store
+from tokenmeter.budgets.budget import OnStoreError
 from tokenmeter.budgets.guarded import GuardedStore
 from tokenmeter.budgets.journal import Journal
 from tokenmeter.budgets.lease_slices import IDLE_S, SHARE
@@ -47,8 +48,9 @@ class House:
         self.hands = Hands()
         self.inner = inner
         self.journal = Journal(directory)
-        self.store = LeasedStore(inner, self.journal, clock=self.hands)
-        self.store._thread = threading.current_thread()
+        self.guard = GuardedStore(inner, self.journal, clock=self.hands)
+        self.store = LeasedStore(self.guard, clock=self.hands)
+        self.guard._thread = self.store._thread = threading.current_thread()
 
     def call(self, name: str, *claims: Claim, spent: int | None = 1) -> bool:
         """One call, to its end if something was spent."""
@@ -71,7 +73,7 @@ class House:
     def die(self) -> None:
         """As kill -9 does: nothing more is said."""
         leave(self.journal)
-        self.store._closed = True
+        self.store._closed = self.guard._closed = True
 
 
 @pytest.fixture
@@ -271,7 +273,7 @@ def test_tasks_wait(house: House, claim: MakeClaim) -> None:
         house.call("most", claim(950, 1_000), spent=None)
         ticket = house.store.queue("big", (claim(200, 1_000),), 0.0)
         assert not isinstance(ticket, Held | Short)
-        asyncio.get_running_loop().call_later(0.01, house.store.release_soon, "most")
+        asyncio.get_running_loop().call_later(0.01, house.store.release, "most")
         assert isinstance(await ticket.wait_async(LONG_S), Held)
 
     asyncio.run(main())
@@ -364,11 +366,88 @@ def test_no_call_passes_on_a_lease_of_a_store_that_is_gone(house: House, claim: 
         house.store.hold("closed", (claim(1, MANY),), 0.0)
     assert not house.store.flush(0.0)
     house.inner.wire.gone = False
-    house.tend()
+    house.tend(60.0)
     assert house.call("open again", claim(1, MANY))
     for _ in range(3):
         house.tend(2 * IDLE_S)
     assert house.inner.book() == State(7, 0, MANY)
+
+
+def on_lease(house: House, mode: OnStoreError, local: int | None = None) -> Claim:
+    """A call ``a`` that is under way on a lease, and then the store goes."""
+    budget = Budget("1000 calls", on_store_error=mode, local_limit=None if local is None else f"{local} calls")
+    claim = Claim(budget, "book", "global", 1, 1_000, None, True)
+    for n in range(5):
+        house.call(str(n), claim)
+    assert house.call("a", claim, spent=None)
+    assert "a" in house.store._sums.calls
+    house.inner.wire.gone = True
+    return claim
+
+
+def back(house: House) -> None:
+    """The store is there again, is told all, and gets back what is free."""
+    house.inner.wire.gone = False
+    house.hands.at_s += 60.0
+    assert house.store.flush(LONG_S)
+    for _ in range(3):
+        house.tend(2 * IDLE_S)
+
+
+def test_a_closed_budget_lets_no_leased_hold_grow_while_the_store_is_gone(house: House) -> None:
+    on_lease(house, "closed")
+    with pytest.raises(StoreUnavailable, match="lets no call pass while its store is gone"):
+        house.store.adjust("a", (200,))
+    assert isinstance(house.store.adjust("a", (2,)), Held), "the lease has room for that"
+    assert house.store.settle("a", (2,), b"row") is not None
+    back(house)
+    assert house.inner.book() == State(7, 0, 1_000)
+
+
+def test_an_open_budget_lets_a_leased_hold_grow_while_the_store_is_gone(house: House) -> None:
+    on_lease(house, "open")
+    assert isinstance(house.store.adjust("a", (200,)), Held)
+    assert isinstance(house.store.adjust("a", (5_000,)), Held)
+    assert house.store.settle("a", (4_000,), b"row") is not None
+    assert house.store.settle("a", (4_000,)) is None
+    back(house)
+    assert house.inner.book() == State(4_005, 0, 1_000)
+    assert len(house.journal) <= 1, "the lease's own line"
+
+
+def test_a_local_budget_lets_a_leased_hold_grow_up_to_its_local_limit(house: House) -> None:
+    on_lease(house, "local", 300)
+    assert isinstance(house.store.adjust("a", (301,)), Short)
+    assert "a" in house.store._sums.calls
+    assert isinstance(house.store.adjust("a", (300,)), Held)
+    assert isinstance(house.store.adjust("a", (301,)), Short)
+    back(house)
+    assert house.store.release("a")
+    assert not house.store.release("a")
+    back(house)
+    assert house.inner.book() == State(5, 0, 1_000)
+    assert house.guard._calls == {}
+
+
+def test_a_leased_hold_that_grew_without_the_store_is_charged_when_its_process_dies(
+    tmp_path: Path, house: House
+) -> None:
+    on_lease(house, "open")
+    assert isinstance(house.store.adjust("a", (200,)), Held)
+    house.die()
+    Journal(tmp_path).replay_dead(house.inner.kept)
+    assert house.inner.book() == State(205, 0, 1_000)
+
+
+def test_a_leased_hold_that_ends_while_it_grows_without_the_store(house: House) -> None:
+    on_lease(house, "open")
+    house.inner.wire.between = lambda: house.store.settle("a", (1,))
+    with pytest.raises(LookupError):
+        house.store.adjust("a", (200,))
+    house.inner.wire.between = None
+    assert house.guard._calls == {}
+    back(house)
+    assert house.inner.book() == State(6, 0, 1_000)
 
 
 @pytest.mark.parametrize("lost", ["gone", "deaf"])
@@ -378,11 +457,7 @@ def test_answers_that_are_lost(tmp_path: Path, claim: MakeClaim, lost: str) -> N
         chance = random.Random(seed)
         inner = Flaky()
         house = House(tmp_path, inner)
-        guarded = GuardedStore(inner, house.journal)
-        house.store = LeasedStore(guarded, house.journal, clock=house.hands)
-        house.store._thread = threading.current_thread()
-        guarded._thread = threading.current_thread()
-        guarded.breaker.failed = lambda error: None  # type: ignore[method-assign]
+        house.guard.breaker.failed = lambda error: None  # type: ignore[method-assign]
 
         def roll(chance: random.Random = chance, inner: Flaky = inner) -> None:
             setattr(inner.wire, lost, chance.random() < 0.3)
@@ -411,7 +486,7 @@ def test_answers_that_are_lost(tmp_path: Path, claim: MakeClaim, lost: str) -> N
         for name in under_way:
             house.store.settle(name, (1,))
             spent += 1
-        assert guarded.flush(LONG_S)
+        assert house.guard.flush(LONG_S)
         for _ in range(3):
             house.tend(2 * IDLE_S)
         assert inner.book() == State(spent, 0, inner.book().limit), seed
@@ -513,27 +588,24 @@ def test_a_fork_leaves_the_leases_to_the_parent(house: House, claim: MakeClaim) 
 
 
 def test_closing_waits_once_for_a_store_that_is_gone(tmp_path: Path, inner: Flaky, claim: MakeClaim) -> None:
-    journal = Journal(tmp_path)
-    store = LeasedStore(GuardedStore(inner, journal), journal)
+    store = LeasedStore(GuardedStore(inner, Journal(tmp_path)))
     for n in range(8):
         assert isinstance(store.hold(str(n), (claim(1, MANY),), 0.0), Held)
         store.sent(str(n))
     inner.wire.gone = True
     for n in range(8):
         store.settle(str(n), (1,))
-    assert isinstance(store.inner, GuardedStore)
-    store.inner.post("p", (claim(),), (1,))
+    store.guard.post("p", (claim(),), (1,))
     before_s = time.monotonic()
     store.close()
     assert time.monotonic() - before_s < 3.0
     inner.wire.gone = False
-    assert Journal(tmp_path).replay(inner) > 0
+    assert Journal(tmp_path).replay_dead(inner) > 0
     assert inner.book().posted == 9
 
 
 def test_what_ends_after_the_end_is_drawn_at_once(tmp_path: Path, inner: Flaky, claim: MakeClaim) -> None:
-    journal = Journal(tmp_path)
-    store = LeasedStore(GuardedStore(inner, journal), journal)
+    store = LeasedStore(GuardedStore(inner, Journal(tmp_path)))
     for n in range(8):
         assert isinstance(store.hold(str(n), (claim(1, MANY),), 0.0), Held)
         store.sent(str(n))
@@ -550,8 +622,7 @@ def test_what_ends_after_the_end_is_drawn_at_once(tmp_path: Path, inner: Flaky, 
 
 
 def test_closing_gives_all_back(tmp_path: Path, inner: Flaky, claim: MakeClaim) -> None:
-    journal = Journal(tmp_path)
-    store = LeasedStore(GuardedStore(inner, journal), journal)
+    store = LeasedStore(GuardedStore(inner, Journal(tmp_path)))
     for n in range(100):
         store.hold(str(n), (claim(1, MANY),), 0.0)
         store.settle(str(n), (1,))
@@ -578,8 +649,7 @@ def test_never_more_than_the_limit_and_all_of_it(tmp_path: Path, inner: Flaky, t
     limit = 3_000
     policy = Policy([Budget(f"{limit} calls", per="day"), Budget("$1000", per="month", scope="agent")])
     claims = policy.claims({"agent": "a"}, Need(1_000, 10), 1_795_521_600.0)
-    journals = [Journal(tmp_path) for _ in range(4)]
-    stores = [LeasedStore(GuardedStore(inner, journal), journal) for journal in journals]
+    stores = [LeasedStore(GuardedStore(inner, Journal(tmp_path))) for _ in range(4)]
     counts = [0] * 8
     most = [0]
 
@@ -616,7 +686,7 @@ def test_never_more_than_the_limit_and_all_of_it(tmp_path: Path, inner: Flaky, t
 def test_ten_of_fifty(tmp_path: Path, claim: MakeClaim) -> None:
     for turn in range(10):
         inner = Flaky()
-        stores = [LeasedStore(inner, Journal(tmp_path)) for _ in range(4)]
+        stores = [LeasedStore(GuardedStore(inner, Journal(tmp_path))) for _ in range(4)]
         for store in stores:
             store.hold("warm", (claim(0),), 0.0)
             store.release("warm")
@@ -633,8 +703,7 @@ def test_ten_of_fifty(tmp_path: Path, claim: MakeClaim) -> None:
 
 def test_signals_and_garbage_in_between(tmp_path: Path, inner: Flaky, claim: MakeClaim) -> None:
     """Finalizers settle, and a signal handler releases, at any step of any verb."""
-    journal = Journal(tmp_path)
-    store = LeasedStore(GuardedStore(inner, journal), journal)
+    store = LeasedStore(GuardedStore(inner, Journal(tmp_path)))
     done = [0, 0]
     stock: list[str] = []
 
@@ -644,11 +713,11 @@ def test_signals_and_garbage_in_between(tmp_path: Path, inner: Flaky, claim: Mak
             self.hold_id = hold_id
 
         def __del__(self) -> None:
-            store.settle_soon(self.hold_id, (1,))
+            store.settle(self.hold_id, (1,))
 
     def handler(*_: object) -> None:
         if stock:
-            store.release_soon(stock.pop())
+            store.release(stock.pop())
             done[1] += 1
 
     before = signal.signal(signal.SIGALRM, handler)
@@ -680,8 +749,7 @@ class Interrupt(BaseException):
 
 
 def test_interrupts_at_any_step(tmp_path: Path, inner: Flaky, claim: MakeClaim) -> None:
-    journal = Journal(tmp_path)
-    store = LeasedStore(GuardedStore(inner, journal), journal)
+    store = LeasedStore(GuardedStore(inner, Journal(tmp_path)))
     spent: set[str] = set()
 
     armed: list[bool] = []

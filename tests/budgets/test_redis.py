@@ -21,7 +21,7 @@ import pytest
 
 from tests.support import redis_server
 from tests.support.redis_server import RedisServer
-from tokenmeter.budgets import Budget, Claim, Entry, Grant, Held, Settled, Short, State
+from tokenmeter.budgets import Budget, Claim, Entry, Grant, Held, Settled, Short, State, redis_views
 from tokenmeter.errors import ConfigError, StoreUnavailable
 
 if reason := redis_server.missing():
@@ -612,6 +612,12 @@ def test_scripts_that_were_forgotten_are_loaded_again(server: RedisServer, conne
     assert store.settle("h", (2,)) == Settled((State(2, 0, 10),), (2,))
 
 
+def test_what_the_server_says_of_itself(shared: RedisServer, connect: Open) -> None:
+    facts = connect(shared).info()
+    assert facts["maxmemory_policy"] == "noeviction"
+    assert {"redis_version", "aof_enabled"} <= facts.keys()
+
+
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
 def test_a_server_that_evicts_is_refused(server: RedisServer, connect: Open, policy: str) -> None:
     store = connect(server)
@@ -867,6 +873,20 @@ def test_a_grant_that_is_over(shared: RedisServer, connect: Open) -> None:
     key = "calls b||total"
     store.grant(Grant("g", "calls b|", 5, now_s - 10, now_s - 5, "", ""))
     assert isinstance(store.hold("h", (claim(11, 10, key),), 0.0), Short)
+
+
+def test_accounts_whose_grants_ended_are_forgotten(
+    shared: RedisServer, connect: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_views, "MAX_GRANTS", 20)
+    store = connect(shared)
+    now_s = store.time_s()
+    store.grant(Grant("stands", "calls b|", 5, now_s - 10, now_s + 1000, "", ""))
+    for number in range(100):
+        store.grant(Grant(str(number), f"calls run {number}|", 5, now_s - 10, now_s - 5 + number / 1000, "", ""))
+    raises = f"{store._room._tag}:raises"
+    assert int(shared.ask("HLEN", raises)) <= 3
+    assert store.hold("h", (claim(15, 10, "calls b||total"),), 0.0) == Held((State(0, 15, 15),), ())
 
 
 def test_a_warning_begins_beyond_the_limit(shared: RedisServer, connect: Open) -> None:

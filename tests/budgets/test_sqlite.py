@@ -769,16 +769,6 @@ def test_a_hold_outlives_its_book(connect: Open, file: Path) -> None:
     assert store.read(["book"]) == (State(3, 0, 10),)
 
 
-def test_grants_that_ended_make_room(connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "_MAX_GRANTS", 3)
-    store = connect()
-    for number in range(5):
-        store.grant(Grant(f"ended {number}", "x|", 1, 0.0, 1.0 + number, "", ""))
-        store.grant(Grant(f"stands {number}", "x|", 1, 0.0, 1e11, "", ""))
-    assert [grant.id for grant in store.grants()] == [f"stands {number}" for number in range(5)]
-    assert store.hold("h", (claim(15, 10, "x||total"),), 0.0) == Held((State(0, 15, 15),), ())
-
-
 def test_every_further_grant_of_another_process_is_seen(connect: Open) -> None:
     store, other = connect(), connect()
     for number in range(1, 4):

@@ -222,6 +222,8 @@ def test_what_was_drained_is_trimmed_when_it_is_old(store: Store, file_ledger: L
     later_s = store.time_s() + 10 * 86_400
     store.time_s = lambda: later_s  # type: ignore[method-assign]
     assert trim(store, "") == 0
+    with pytest.raises(ConfigError, match="MemoryStore can't be trimmed"):
+        trim(open_store("memory://"), mark)
     dropped = trim(store, mark)
     assert 100 <= dropped <= 299  # Redis drops whole blocks of a hundred
     assert len(list(store.entries())) == 300 - dropped

@@ -19,11 +19,10 @@ def assemble(url: str) -> Store:
     store = open_store(url)
     if store.instant:
         return store
-    journal = _journal(store)
-    guarded = GuardedStore(store, journal)
+    guarded = GuardedStore(store, _journal(store))
     if leases is None:
         leases = not url.startswith("sqlite:")
-    return LeasedStore(guarded, journal) if leases else guarded
+    return LeasedStore(guarded) if leases else guarded
 
 
 def _journal(store: Store) -> Journal:

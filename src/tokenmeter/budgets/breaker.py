@@ -114,7 +114,10 @@ def _at_once(verb: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
 
 
 class Through:
-    """A store all of whose verbs go to another one, through a function if one is given."""
+    """A store all of whose verbs go to another one, through a function if one is given.
+
+    Each does what `Store` says of it, and so none says it again here.
+    """
 
     def __init__(self, inner: Store, via: Via | None = None) -> None:
         self.inner = inner
@@ -123,84 +126,65 @@ class Through:
         self._via: Via = via or _at_once
 
     def hold(self, hold_id: str, claims: Sequence[Claim], now_s: float, note: Note | None = None) -> Held | Short:
-        """As the store."""
         return self._via(self.inner.hold, hold_id, claims, now_s, note)
 
     def queue(
         self, hold_id: str, claims: Sequence[Claim], now_s: float, note: Note | None = None
     ) -> Held | Short | Ticket:
-        """As the store."""
         return self._via(self.inner.queue, hold_id, claims, now_s, note)
 
     def sent(self, hold_id: str) -> bool:
-        """As the store."""
         return self._via(self.inner.sent, hold_id)
 
     def settle(self, hold_id: str, amounts: Sequence[int], row: bytes = b"") -> Settled | None:
-        """As the store."""
         return self._via(self.inner.settle, hold_id, amounts, row)
 
     def release(self, hold_id: str) -> bool:
-        """As the store."""
         return self._via(self.inner.release, hold_id)
 
     def adjust(self, hold_id: str, amounts: Sequence[int]) -> Held | Short:
-        """As the store."""
         return self._via(self.inner.adjust, hold_id, amounts)
 
     def post(self, entry_id: str, claims: Sequence[Claim], amounts: Sequence[int], row: bytes = b"") -> Settled | None:
-        """As the store."""
         return self._via(self.inner.post, entry_id, claims, amounts, row)
 
     def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> tuple[Drawn, ...]:
-        """As the store."""
         return self._via(self.inner.draw, hold_ids, entries)
 
     def write(self, entries: Sequence[Entry]) -> None:
-        """As the store."""
         self._via(self.inner.write, entries)
 
     def read(self, keys: Iterable[str]) -> tuple[State, ...]:
-        """As the store."""
         return self._via(self.inner.read, keys)
 
     def books(self) -> list[Book]:
-        """As the store."""
         return self._via(self.inner.books)
 
     def entries(self, after: str = "") -> Iterator[tuple[str, Entry]]:
-        """As the store."""
         return self._via(self.inner.entries, after)
 
     def grant(self, grant: Grant) -> None:
-        """As the store."""
         self._via(self.inner.grant, grant)
 
     def grants(self) -> list[Grant]:
-        """As the store."""
         return self._via(self.inner.grants)
 
     def pause(self, pause: Pause) -> None:
-        """As the store."""
         self._via(self.inner.pause, pause)
 
     def resume(self, target: str) -> bool:
-        """As the store."""
         return self._via(self.inner.resume, target)
 
     def pauses(self) -> list[Pause]:
-        """As the store."""
         return self._via(self.inner.pauses)
 
     def recover(self) -> int:
-        """As the store."""
         return self._via(self.inner.recover)
 
     def time_s(self) -> float:
-        """As the store."""
         return self._via(self.inner.time_s)
 
     def close(self) -> None:
-        """As the store; one that is gone has nothing to close."""
+        """Close it; one that is gone has nothing to close."""
         with contextlib.suppress(StoreUnavailable):
             self.inner.close()

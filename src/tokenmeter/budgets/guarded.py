@@ -16,7 +16,6 @@ import os
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
@@ -27,7 +26,7 @@ from tokenmeter.budgets.limit import MAX_AMOUNT
 from tokenmeter.budgets.memory import MemoryStore
 from tokenmeter.budgets.memory_books import check
 from tokenmeter.budgets.policy import Claim
-from tokenmeter.budgets.store import Drawn, Entry, Held, Note, Settled, Short, State, Store, Ticket
+from tokenmeter.budgets.store import Drawn, Entry, Held, Note, Settled, Short, State, Store, Ticket, in_use
 from tokenmeter.budgets.turn import Turn
 from tokenmeter.ending import TIMEOUT_S, at_end
 from tokenmeter.errors import StoreUnavailable
@@ -71,7 +70,6 @@ class GuardedStore(Through):
             self._start()
 
     def _start_afresh(self) -> None:
-        self._soon: deque[Callable[[], object]] = deque()
         self._bell: SimpleQueue[bool] = SimpleQueue()  # its put can't be caught half-way by a finalizer
         self._writing = Turn()
         self._undoing = threading.Lock()
@@ -196,15 +194,24 @@ class GuardedStore(Through):
             try:
                 answer = self.through.adjust(hold_id, amounts)
             except StoreUnavailable as error:
-                grown = [claim for claim, old in zip(claims, call.claims, strict=True) if claim.amount > old.amount]
-                if not grown:
+                if not _grown(call.claims, claims):
                     return Held(call.states, ())  # the settle will tell
-                self._must_allow(grown, error)
-                answer = self._alone.hold(hold_id, _limited(claims), self._now_s())
+                answer = self._enlarge_alone(hold_id, call.claims, claims, error)
                 if isinstance(answer, Held):
                     call.alone, call.uncertain = self._alone, True
         if isinstance(answer, Held):
             call.claims, call.states = claims, answer.states
+        return answer
+
+    def take_over(
+        self, hold_id: str, old: Sequence[Claim], claims: Sequence[Claim], note: Note | None, error: StoreUnavailable
+    ) -> Held | Short:
+        """Hold what was leased until now and can't be enlarged in the store, which is gone; as the budgets say."""
+        answer = self._enlarge_alone(hold_id, old, claims, error)
+        if isinstance(answer, Held):
+            call = _Call(claims, note)
+            call.states, call.alone = answer.states, self._alone
+            self._calls[hold_id] = call
         return answer
 
     def post(self, entry_id: str, claims: Sequence[Claim], amounts: Sequence[int], row: bytes = b"") -> Settled | None:
@@ -244,20 +251,8 @@ class GuardedStore(Through):
         self.journal.replay_dead(self.through)
         return count
 
-    # -- what need not be done at once
-
-    def settle_soon(self, hold_id: str, amounts: Sequence[int], row: bytes = b"") -> None:
-        """Settle on the writer's thread. Never waits: for event loops, finalizers and signal handlers."""
-        self._soon.append(lambda: self.settle(hold_id, amounts, row))
-        self._bell.put(True)
-
-    def release_soon(self, hold_id: str) -> None:
-        """Release on the writer's thread; never waits."""
-        self._soon.append(lambda: self.release(hold_id))
-        self._bell.put(True)
-
     def flush(self, timeout_s: float = 5.0) -> bool:
-        """Do what waits to be done. False: the time was over first."""
+        """Tell the store what waits. False: the time was over first."""
         deadline_s = time.monotonic() + timeout_s
         while True:
             done = self._work(max(0.0, deadline_s - time.monotonic()))
@@ -267,13 +262,13 @@ class GuardedStore(Through):
             time.sleep(min(0.02, left_s))
 
     def close(self, timeout_s: float = TIMEOUT_S) -> None:
-        """Do what waits, leave the rest in the journal, and close the store."""
+        """Tell the store what waits, leave the rest in the journal, and close the store."""
         if self._closed:
             return
         self._closed = True
         until_s = time.monotonic() + timeout_s
         if not self.flush(timeout_s):
-            self._leave_rest()
+            self.breaker.shut = True
         self._bell.put(False)
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -288,7 +283,7 @@ class GuardedStore(Through):
         self._start()
         before = self._calls.get(hold_id)
         if before is not None and before.states is not None:
-            raise ValueError(f"hold id {hold_id!r} is in use; choose a fresh one for each call")
+            raise in_use(hold_id)
         call = _Call(claims, note)
         if before is not None:
             call.uncertain = before.uncertain
@@ -345,6 +340,12 @@ class GuardedStore(Through):
                 f"{error}. Bring the store back."
             ) from error
 
+    def _enlarge_alone(
+        self, hold_id: str, old: Sequence[Claim], claims: Sequence[Claim], error: StoreUnavailable
+    ) -> Held | Short:
+        self._must_allow(_grown(old, claims), error)
+        return self._alone.hold(hold_id, _limited(claims), self._now_s())
+
     def _note_sent(self, hold_id: str, call: _Call) -> None:
         row = call.note() if call.note is not None else b""
         call.in_journal = True
@@ -377,26 +378,8 @@ class GuardedStore(Through):
                     self._thread = thread
 
     def _work(self, timeout_s: float = -1.0) -> bool:
-        """Do what waits. True if nothing is left."""
-        return self._writing.take(lambda: self._do_all(timeout_s), False, timeout_s)
-
-    def _do_all(self, timeout_s: float) -> bool:
-        self._do_jobs(timeout_s)
-        return self._replay() and not self._soon
-
-    def _do_jobs(self, timeout_s: float = -1.0) -> None:
-        until_s = time.monotonic() + timeout_s
-        while self._soon and (timeout_s < 0 or time.monotonic() < until_s):
-            try:
-                self._soon[0]()
-            except Exception as fault:  # noqa: BLE001 - one job must not stop the others
-                swallow(fault, "telling the store what was spent")
-            self._soon.popleft()  # only now: each of them can be done twice
-
-    def _leave_rest(self) -> None:
-        """Let nothing more go to the store, and all that waits to the journal."""
-        self.breaker.shut = True
-        self._do_jobs()
+        """Tell the store what waits. True if nothing is left."""
+        return self._writing.take(self._replay, False, timeout_s)
 
     def _replay(self) -> bool:
         if self.breaker.wait_s:
@@ -466,6 +449,10 @@ class _GuardedTicket:
             self._guard._calls.pop(self._hold_id, None)
 
 
+def _grown(old: Sequence[Claim], claims: Sequence[Claim]) -> list[Claim]:
+    return [claim for claim, before in zip(claims, old, strict=True) if claim.amount > before.amount]
+
+
 def _limited(claims: Sequence[Claim]) -> list[Claim]:
     """The claims with the limits that are in force without the store."""
     found = []
@@ -513,7 +500,7 @@ def _at_end(left_s: float) -> None:
     until_s = time.monotonic() + left_s
     for store in list(_stores):
         if not store._closed and not store.flush(max(0.0, until_s - time.monotonic())):
-            store._leave_rest()
+            store.breaker.shut = True
 
 
 def _after_fork() -> None:

@@ -178,10 +178,6 @@ class Journal:
         if found is not None:
             self.drop((found[0],))
 
-    def replay(self, store: Store) -> int:
-        """Tell the store what waits here, and what dead processes left; how many lines."""
-        return self.replay_own(store) + self.replay_dead(store)
-
     def replay_own(self, store: Store, undoing: AbstractContextManager[object] | None = None) -> int:
         """Tell the store what waits here. Raises `StoreUnavailable` where it stops.
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from tokenmeter.budgets.deferral import OneVerbAtATime
 from tokenmeter.budgets.journal_lines import Draw
 from tokenmeter.budgets.policy import Claim
-from tokenmeter.budgets.store import Held, Note, Settled, State
+from tokenmeter.budgets.store import Held, Note, Settled, State, in_use
 from tokenmeter.budgets.turn import Turn
 
 FIRST_CALLS = 16  # a slice is for so many calls at first
@@ -172,7 +172,7 @@ class LeaseSums(OneVerbAtATime):
     def _take(self, hold_id: str, claims: Sequence[Claim], note: Note | None, now_s: float) -> Held | None:
         slices, sums = self.by_book, self.sums
         if hold_id in self.calls or hold_id in self.undrawn:
-            raise ValueError(f"hold id {hold_id!r} is in use; choose a fresh one for each call")
+            raise in_use(hold_id)
         changed: dict[str, _Sum] = {}
         leases: list[str | None] = []
         states: list[State] = []

@@ -26,15 +26,15 @@ from queue import Empty, SimpleQueue
 
 from tokenmeter.budgets.breaker import Through
 from tokenmeter.budgets.guarded import GuardedStore
-from tokenmeter.budgets.journal import Journal
 from tokenmeter.budgets.journal_lines import Draw
 from tokenmeter.budgets.lease_slices import IDLE_S, PATIENCE_S, Slices
 from tokenmeter.budgets.lease_sums import Call, LeaseSums
 from tokenmeter.budgets.memory_books import check
 from tokenmeter.budgets.policy import Claim
-from tokenmeter.budgets.store import Book, Entry, Held, Note, Settled, Short, State, Store, Ticket
+from tokenmeter.budgets.store import Book, Entry, Held, Note, Settled, Short, State, Ticket
 from tokenmeter.budgets.turn import Turn
 from tokenmeter.ending import TIMEOUT_S, at_end
+from tokenmeter.errors import StoreUnavailable
 from tokenmeter.faults import swallow
 
 TICK_S = 0.05  # how long what was spent waits to be drawn
@@ -45,20 +45,22 @@ _SLEEP_S = 15.0
 class LeasedStore(Through):
     """A store most of whose calls are admitted from slices of the books that this process took in advance.
 
-    ``inner`` is best a `GuardedStore` with the same journal. ``clock`` is monotonic, in seconds. What a leased call
-    spent changes the books when it is drawn: ``on_drawn`` hears of it then, with a claim for each book that is told.
+    ``guard`` is the store, whose journal is that of the leases too. ``clock`` is monotonic, in seconds. What a leased
+    call spent changes the books when it is drawn: ``on_drawn`` hears of it then, with a claim for each book that is
+    told.
     """
 
     on_drawn: Callable[[Sequence[Claim], Settled], object] | None = None
     patience_s = 2 * IDLE_S  # after so long, what other processes have leased and don't use is back
 
-    def __init__(self, inner: Store, journal: Journal, *, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(inner)
+    def __init__(self, guard: GuardedStore, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(guard)
         self.instant = False
-        self.journal = journal
+        self.guard = guard
+        self.journal = guard.journal
         self._clock = clock
         self._sums = LeaseSums()
-        self._slices = Slices(inner.through if isinstance(inner, GuardedStore) else inner, journal, self._sums, clock)
+        self._slices = Slices(guard.through, guard.journal, self._sums, clock)
         self._start_afresh()
         _stores.add(self)
 
@@ -97,9 +99,9 @@ class LeasedStore(Through):
             answer = self.try_hold(hold_id, claims, note)
             if answer is not None:
                 return answer
-        found = self.inner.hold(hold_id, claims, now_s, note)
+        found = self.guard.hold(hold_id, claims, now_s, note)
         if isinstance(found, Short) and slices.give_back(claims):
-            found = self.inner.hold(hold_id, claims, now_s, note)
+            found = self.guard.hold(hold_id, claims, now_s, note)
         slices.learn(claims, found)
         return found
 
@@ -111,7 +113,7 @@ class LeasedStore(Through):
         if answer is not None:
             return answer
         self._slices.give_back(claims)
-        found = self.inner.queue(hold_id, claims, now_s, note)
+        found = self.guard.queue(hold_id, claims, now_s, note)
         if isinstance(found, Held | Short):
             self._slices.learn(claims, found)
             return found
@@ -119,7 +121,7 @@ class LeasedStore(Through):
 
     def sent(self, hold_id: str) -> bool:
         """Note that the request goes out now; for a leased call, in the journal."""
-        return self.try_sent(hold_id) or self.inner.sent(hold_id)
+        return self.try_sent(hold_id) or self.guard.sent(hold_id)
 
     def try_sent(self, hold_id: str) -> bool:
         """The same for a leased call, without waiting for the store; False for any other."""
@@ -136,7 +138,7 @@ class LeasedStore(Through):
         sums = self._sums
         call = sums.calls.get(hold_id)
         if call is None:
-            return self.inner.settle(hold_id, amounts, row)
+            return self.guard.settle(hold_id, amounts, row)
         check(call.claims, amounts)
         draw = _line(hold_id, call, amounts, row)
         self.journal.put(draw)
@@ -151,7 +153,7 @@ class LeasedStore(Through):
         """Give a hold back."""
         call = self._sums.calls.get(hold_id)
         if call is None:
-            return self.inner.release(hold_id)
+            return self.guard.release(hold_id)
         if call.in_journal:
             self.journal.forget(hold_id)
         released = self._sums.release(hold_id)
@@ -166,7 +168,7 @@ class LeasedStore(Through):
         sums = self._sums
         call = sums.calls.get(hold_id)
         if call is None:
-            return self.inner.adjust(hold_id, amounts)
+            return self.guard.adjust(hold_id, amounts)
         check(call.claims, amounts)
         claims = [claim._replace(amount=amount) for claim, amount in zip(call.claims, amounts, strict=True)]
         answer = sums.adjust(hold_id, claims)
@@ -175,7 +177,12 @@ class LeasedStore(Through):
                 if lease_id is not None and claim.amount > old.amount:
                     self._slices.stretch(lease_id, claim.amount - old.amount)
             answer = sums.adjust(hold_id, claims)
-        return answer if answer is not None else self._short(call.claims, claims)
+        if answer is not None:
+            return answer
+        try:
+            return self._short(call.claims, claims)
+        except StoreUnavailable as error:
+            return self._grow_without(hold_id, call, claims, error)
 
     def post(self, entry_id: str, claims: Sequence[Claim], amounts: Sequence[int], row: bytes = b"") -> Settled | None:
         """Charge what was spent, once."""
@@ -183,54 +190,30 @@ class LeasedStore(Through):
             return self.settle(entry_id, amounts, row)
         if entry_id in self._sums.undrawn:
             return None
-        return self.inner.post(entry_id, claims, amounts, row)
+        return self.guard.post(entry_id, claims, amounts, row)
 
-    def settle_soon(self, hold_id: str, amounts: Sequence[int], row: bytes = b"") -> None:
-        """Settle without waiting for anything: for event loops, finalizers and signal handlers."""
-        if hold_id not in self._sums.calls and isinstance(self.inner, GuardedStore):
-            self.inner.settle_soon(hold_id, amounts, row)
-        else:
-            self.settle(hold_id, amounts, row)
-
-    def release_soon(self, hold_id: str) -> None:
-        """Release without waiting for anything."""
-        if hold_id not in self._sums.calls and isinstance(self.inner, GuardedStore):
-            self.inner.release_soon(hold_id)
-        else:
-            self.release(hold_id)
-
-    # -- the other verbs
+    # -- what is read, once the store knows what was spent here
 
     def read(self, keys: Iterable[str]) -> tuple[State, ...]:
-        """As the store, when it knows what was spent here."""
         self._draw_all()
-        return self.inner.read(keys)
+        return self.guard.read(keys)
 
     def books(self) -> list[Book]:
-        """As the store, when it knows what was spent here."""
         self._draw_all()
-        return self.inner.books()
+        return self.guard.books()
 
     def entries(self, after: str = "") -> Iterator[tuple[str, Entry]]:
-        """As the store, when it knows what was spent here."""
         self._draw_all()
-        return self.inner.entries(after)
+        return self.guard.entries(after)
 
-    def recover(self) -> int:
-        """As the store; then what the journals of dead processes say."""
-        count = self.inner.recover()
-        if not isinstance(self.inner, GuardedStore):
-            self.journal.replay_dead(self.inner)
-        return count
+    # -- the end
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Tell the store all that was spent. False: the time was over first; the rest stands in the journal."""
         deadline_s = time.monotonic() + timeout_s
-        while not self._draw_all() and time.monotonic() < deadline_s and not self._shut():
+        while not self._draw_all() and time.monotonic() < deadline_s and not self.guard.breaker.shut:
             time.sleep(0.02)
-        left_s = max(0.0, deadline_s - time.monotonic())
-        flushed = self.inner.flush(left_s) if isinstance(self.inner, GuardedStore) else True
-        return flushed and not self._sums.undrawn
+        return self.guard.flush(max(0.0, deadline_s - time.monotonic())) and not self._sums.undrawn
 
     def close(self) -> None:
         """Draw what was spent, give the slices back, and close the store."""
@@ -243,18 +226,14 @@ class LeasedStore(Through):
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(max(0.0, until_s - time.monotonic()))
-        if isinstance(self.inner, GuardedStore):
-            self.inner.close(max(0.0, until_s - time.monotonic()))
-        else:
-            self.inner.close()
-        self.journal.close()
+        self.guard.close(max(0.0, until_s - time.monotonic()))
 
     # -- inside
 
     def _short(self, old: Sequence[Claim], claims: Sequence[Claim]) -> Short:
         """What keeps a hold from being enlarged."""
         keys = [claim.key for claim in claims if claim.budget.per != "call"]
-        told = dict(zip(keys, self.inner.read(keys), strict=True))
+        told = dict(zip(keys, self.guard.read(keys), strict=True))
         states: list[State] = []
         for before, claim in zip(old, claims, strict=True):
             posted, held, limit = told.get(claim.key, State(0, before.amount, claim.limit))
@@ -266,6 +245,17 @@ class LeasedStore(Through):
         available = tuple([state.left for state in states])
         if_settled = tuple([state.limit - state.posted for state in states])
         return Short(tuple(claims), claims[first], states[first], bool(spent_out), available, if_settled)
+
+    def _grow_without(self, hold_id: str, call: Call, claims: Sequence[Claim], error: StoreUnavailable) -> Held | Short:
+        """Enlarge a hold while the store is gone, if its budgets allow it: the guard has it then, and no lease."""
+        answer = self.guard.take_over(hold_id, call.claims, claims, call.note, error)
+        if isinstance(answer, Held):
+            if not self._sums.release(hold_id):  # another thread ended it meanwhile
+                self.guard.release(hold_id)
+                raise LookupError(f"no hold {hold_id!r} stands")
+            if call.in_journal:
+                self.guard.sent(hold_id)
+        return answer
 
     def _draw_all(self, but: int = 0) -> bool:
         """Tell the store what was spent, until no more calls than that are left.
@@ -320,9 +310,6 @@ class LeasedStore(Through):
     def _end_late(self) -> None:
         if self._draw_all():
             self._slices.end(time.monotonic() + TIMEOUT_S)
-
-    def _shut(self) -> bool:
-        return isinstance(self.inner, GuardedStore) and self.inner.breaker.shut
 
     def _after_fork(self) -> None:
         """In a forked child: slices, calls and what was spent are the parent's."""

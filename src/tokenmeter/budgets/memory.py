@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from tokenmeter.budgets.deferral import OneVerbAtATime
 from tokenmeter.budgets.memory_books import UNSEEN, MemoryBooks, check
 from tokenmeter.budgets.policy import Claim
-from tokenmeter.budgets.store import Book, Drawn, Entry, Grant, Held, Note, Pause, Settled, Short, State, Ticket
+from tokenmeter.budgets.store import Book, Drawn, Entry, Grant, Held, Note, Pause, Settled, Short, State, Ticket, in_use
 from tokenmeter.budgets.ticket import MemoryTicket
 from tokenmeter.budgets.waiting import Waiter, stands_in_line
 
@@ -157,7 +157,7 @@ class MemoryStore(OneVerbAtATime):
 
     def _hold(self, hold_id: str, claims: Sequence[Claim], now_s: float) -> Held | Short:
         if hold_id in self._holds or hold_id in self._waiters:
-            raise ValueError(f"hold id {hold_id!r} is in use; choose a fresh one for each call")
+            raise in_use(hold_id)
         if self._lines.by_book and self._someone_before(claims):
             return self._short(claims, now_s)
         return self._books.admit(hold_id, claims, now_s) or self._short(claims, now_s)
@@ -277,6 +277,7 @@ class MemoryStore(OneVerbAtATime):
     def _grant(self, grant: Grant) -> None:
         self._recheck.update(dict.fromkeys(self._lines.keys()))
         self._books.grants.add(grant)
+        self._books.grants.forget_ended(self.time_s())
 
     def _serve(self, key: str) -> None:
         """Look at the line of a book: refuse who is spent out, grant who is first and fits."""

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.polling_ticket import FIRST_S, Look, Place, PollingTicket
-from tokenmeter.budgets.store import Held, Short, Ticket
+from tokenmeter.budgets.store import Held, Short, Ticket, in_use
 from tokenmeter.budgets.waiting import stands_in_line
 from tokenmeter.errors import StoreUnavailable
 
@@ -66,7 +66,7 @@ class Line:
         whether waiting is in vain.
         """
         if hold_id in self._places:
-            raise ValueError(f"hold id {hold_id!r} is in use; choose a fresh one for each call")
+            raise in_use(hold_id)
         stirs = self._stirs
         behind = self.waited_for(claims)
         answer = look(behind) if behind else try_hold()

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from tokenmeter.budgets import redis_scripts as scripts
 from tokenmeter.budgets import redis_words as words
+from tokenmeter.budgets.lasting import check_amounts, check_claims, check_id, raw, row_of
 from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.redis_url import RedisOptions, parse_url
 from tokenmeter.budgets.redis_views import RedisViews
-from tokenmeter.budgets.redis_words import bulk, raw
-from tokenmeter.budgets.store import Drawn, Entry, Held, Note, Settled, Short, Ticket
+from tokenmeter.budgets.redis_words import bulk
+from tokenmeter.budgets.store import Drawn, Entry, Held, Note, Settled, Short, Ticket, in_use
 from tokenmeter.errors import ConfigError, StoreUnavailable
-from tokenmeter.faults import swallow
 
 if TYPE_CHECKING:
     from tokenmeter.budgets.redis_owner import Owner
@@ -66,7 +66,7 @@ class RedisStore(RedisViews):
     def hold(self, hold_id: str, claims: Sequence[Claim], now_s: float, note: Note | None = None) -> Held | Short:
         """Hold all claims or none."""
         if hold_id in self._line:
-            raise _in_use(hold_id)
+            raise in_use(hold_id)
         behind = self._line.waited_for(claims)
         return self._look(claims, behind) if behind else self._try_hold(hold_id, claims, note)
 
@@ -85,11 +85,11 @@ class RedisStore(RedisViews):
     def sent(self, hold_id: str) -> bool:
         """Note that the request goes out now, and the row to write if this process dies. One round trip."""
         _, note = self._mine.get(hold_id, ((), None))
-        return bool(self._room.run(scripts.sent, bulk(raw(hold_id)), bulk(_row(note))) == b"OK")
+        return bool(self._room.run(scripts.sent, bulk(raw(hold_id)), bulk(row_of(note))) == b"OK")
 
     def settle(self, hold_id: str, amounts: Sequence[int], row: bytes = b"") -> Settled | None:
         """Turn a hold into what was spent; None if it was settled before."""
-        words.check_amounts(len(amounts), amounts)
+        check_amounts(len(amounts), amounts)
         hold = raw(hold_id)
         spent = list(map(words.number, amounts))
         answer = self._room.run(scripts.settle, bulk(hold), bulk(row), *spent, ids=(hold,))
@@ -103,10 +103,10 @@ class RedisStore(RedisViews):
 
     def adjust(self, hold_id: str, amounts: Sequence[int]) -> Held | Short:
         """Change what a hold holds: less always, more if it is admissible."""
-        words.check_amounts(len(amounts), amounts)
+        check_amounts(len(amounts), amounts)
         deadline = self._room.deadline()
         claims, note = self._mine.get(hold_id) or (self._claims_of(hold_id, deadline), None)
-        words.check_amounts(len(claims), amounts)
+        check_amounts(len(claims), amounts)
         new = [claim._replace(amount=amount) for claim, amount in zip(claims, amounts, strict=True)]
         behind = self._line.waited_for(new)
         if behind and (short := self._overtakes(hold_id, new, behind, deadline)):
@@ -126,9 +126,9 @@ class RedisStore(RedisViews):
 
     def post(self, entry_id: str, claims: Sequence[Claim], amounts: Sequence[int], row: bytes = b"") -> Settled | None:
         """Charge what was spent, once; a hold of that id is settled by it."""
-        words.check_amounts(len(claims), amounts)
+        check_amounts(len(claims), amounts)
         name = raw(entry_id)
-        words.check_id(entry_id)
+        check_id(entry_id)
         arguments = (bulk(name), bulk(row), words.number(len(amounts)), *map(words.number, amounts))
         count = 3 + len(amounts) + 6 * len(claims)
         answer = self._room.run(scripts.post, *arguments, *self._claims(claims), count=count, ids=(name,))
@@ -139,8 +139,8 @@ class RedisStore(RedisViews):
         """Charge entries out of holds that go on, each once; a hundred in one step."""
         holders = [bulk(raw(each)) for each in dict.fromkeys(hold_ids)]
         for entry in entries:
-            words.check_id(entry.id)
-            words.check_amounts(len(entry.charges), [amount for _, amount in entry.charges])
+            check_id(entry.id)
+            check_amounts(len(entry.charges), [amount for _, amount in entry.charges])
         drawn: list[Drawn] = []
         for start in range(0, len(entries), _ENTRIES_A_DRAW):
             some = entries[start : start + _ENTRIES_A_DRAW]
@@ -176,8 +176,8 @@ class RedisStore(RedisViews):
 
     def _try_hold(self, hold_id: str, claims: Sequence[Claim], note: Note | None) -> Held | Short:
         """Hold all claims or none, whoever waits."""
-        words.check_id(hold_id)
-        words.check_claims(claims)
+        check_id(hold_id)
+        check_claims(claims)
         if self._owner.ended:
             raise StoreUnavailable("the store of the budgets was closed; open another")
         self._owner.begin()
@@ -189,7 +189,7 @@ class RedisStore(RedisViews):
             raise
         self._owner.trust(hold_id)
         if answer == b"USED":
-            raise _in_use(hold_id)
+            raise in_use(hold_id)
         if answer[:1] == b"S":
             return words.short_of(claims, answer)
         self._mine[hold_id] = (claims, note)
@@ -197,7 +197,7 @@ class RedisStore(RedisViews):
 
     def _look(self, claims: Sequence[Claim], behind: frozenset[str]) -> Short:
         """What stands in the way of these claims, where others wait for some of the books."""
-        words.check_claims(claims)
+        check_claims(claims)
         return words.short_of(claims, self._ask_for(b"", b"look", claims), behind)
 
     def _ask_for(self, hold: bytes, how: bytes, claims: Sequence[Claim]) -> bytes:
@@ -284,21 +284,9 @@ def _room_and_owner(options: RedisOptions) -> tuple[Room, Owner]:
     return room, Owner(room)
 
 
-def _row(note: Note | None) -> bytes:
-    try:
-        return b"" if note is None else note()
-    except Exception as error:  # noqa: BLE001 - without the row the call can still be charged
-        swallow(error, "writing the row of a call that goes out")
-        return b""
-
-
-def _in_use(hold_id: str) -> ValueError:
-    return ValueError(f"hold id {hold_id!r} is in use; choose a fresh one for each call")
-
-
 def _check_count(answer: bytes, amounts: Sequence[int]) -> None:
     if answer[:6] == b"COUNT ":
-        words.check_amounts(int(answer[6:]), amounts)
+        check_amounts(int(answer[6:]), amounts)
 
 
 _stores: weakref.WeakSet[RedisStore] = weakref.WeakSet()

@@ -8,8 +8,9 @@ import uuid
 import weakref
 
 from tokenmeter.budgets import redis_scripts as scripts
+from tokenmeter.budgets.lasting import raw
 from tokenmeter.budgets.redis_room import Room
-from tokenmeter.budgets.redis_words import bulk, raw
+from tokenmeter.budgets.redis_words import bulk
 from tokenmeter.errors import ConfigError, StoreUnavailable
 from tokenmeter.faults import swallow
 

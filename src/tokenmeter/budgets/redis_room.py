@@ -122,6 +122,17 @@ class Room:
             self._learn_clock(int(answer[2:]), (before + time.monotonic()) / 2)
         return time.monotonic() + self._offset_s
 
+    def info(self, deadline: float | None = None) -> dict[str, str]:
+        """What the server says of itself. Raises `ResponseError` if that is refused."""
+        text: bytes = self._link.command(self.deadline() if deadline is None else deadline, b"INFO")
+        return dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
+
+    def trim(self, keep_from: str) -> int:
+        """Drop some of the entries before that mark; how many."""
+        entries = f"{self._tag}:entries".encode()
+        words = (b"XTRIM", entries, b"MINID", b"~", keep_from.encode(), b"LIMIT", b"10000")
+        return int(self._link.command(self.deadline(), *words))
+
     def accept_loss(self) -> None:
         """Go on with the books that the server has now."""
         deadline = self.deadline()
@@ -171,26 +182,25 @@ class Room:
     def _look_at_memory(self, deadline: float) -> None:
         """Refuse a server that may throw books away to make room."""
         where = self.options.address
-        facts: dict[bytes, bytes] = {}
+        facts: dict[str, str] = {}
         try:
-            text = self._link.command(deadline, b"INFO")
-            facts = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
+            facts = self.info(deadline)
         except ResponseError as error:
             self._warn("tokenmeter can't look at Redis' settings at %s: %s", where, error)
-        version = facts.get(b"redis_version", b"")
-        numbers = tuple(int(part) for part in version.split(b".")[:2] if part.isdigit())
+        version = facts.get("redis_version", "")
+        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
         if numbers and numbers < _OLDEST:
-            raise ConfigError(f"Redis at {where} has version {version.decode()}; budgets need 6.2 or later, or Valkey")
-        policy = facts.get(b"maxmemory_policy", b"")
+            raise ConfigError(f"Redis at {where} has version {version}; budgets need 6.2 or later, or Valkey")
+        policy = facts.get("maxmemory_policy", "")
         if not policy:
             try:
-                policy = self._link.command(deadline, b"CONFIG", b"GET", b"maxmemory-policy")[1]
+                policy = self._link.command(deadline, b"CONFIG", b"GET", b"maxmemory-policy")[1].decode()
             except (ResponseError, IndexError):
                 self._warn("tokenmeter can't see the maxmemory-policy of Redis at %s: it must be noeviction", where)
                 return
-        if policy != b"noeviction":
+        if policy != "noeviction":
             raise ConfigError(
-                f"Redis at {where} has maxmemory-policy {policy.decode()}: it may drop budgets to make room; "
+                f"Redis at {where} has maxmemory-policy {policy}: it may drop budgets to make room; "
                 "set it to noeviction (CONFIG SET maxmemory-policy noeviction, and in redis.conf)"
             )
 

@@ -234,14 +234,36 @@ ENTRIES = """
 return {'E', call('XRANGE', entries, ARGV[4], '+', 'COUNT', ARGV[5])}
 """
 
+# What is forgotten then is as `grants.to_forget` says.
 GRANT = """
-local id, text, account, amount, from_ms, to_ms = unpack(ARGV, 4, 9)
+local id, text, account, amount, from_ms, to_ms, most = unpack(ARGV, 4, 10)
 if call('HSETNX', grants, id, text) == 0 then return 'OK' end
 local list = ''
 for raise, from, to in (call('HGET', raises, account) or ''):gmatch('(%S+) (%S+) (%S+);') do
   if now < tonumber(to) then list = list .. raise .. ' ' .. from .. ' ' .. to .. ';' end
 end
 call('HSET', raises, account, list .. amount .. ' ' .. from_ms .. ' ' .. to_ms .. ';')
+local count = call('HLEN', grants)
+if count < tonumber(most) or count % floor(most / 10) ~= 0 then return 'OK' end
+local all, ended, by_end = call('HGETALL', grants), {}, {}
+for n = 1, #all, 2 do
+  local end_s = tonumber(all[n + 1]:match('"expires_at_s": ([^,]+),'))
+  if end_s and end_s * 1000 <= now then
+    ended[all[n]] = end_s
+    by_end[#by_end + 1] = end_s
+  end
+end
+table.sort(by_end)
+local last = by_end[math.min(#by_end, count - floor(most * 9 / 10))]
+for name, end_s in pairs(ended) do
+  if end_s <= last then call('HDEL', grants, name) end
+end
+all = call('HGETALL', raises)
+for n = 1, #all, 2 do
+  local stands = false
+  for _, _, to in all[n + 1]:gmatch('(%S+) (%S+) (%S+);') do stands = stands or now < tonumber(to) end
+  if not stands then call('HDEL', raises, all[n]) end
+end
 return 'OK'
 """
 
@@ -350,7 +372,7 @@ draw = Script(*_books, MARKS, DRAW)
 read = Script(*_books, READ)
 all_books = Script(*_books, BOOKS)
 all_entries = Script(START, KNOWN, ENTRIES)
-grant = Script(START, KNOWN, GRANT)
+grant = Script(START, KNOWN, NUMBERS, GRANT)
 all_grants = Script(START, KNOWN, GRANTS)
 pause = Script(START, KNOWN, PAUSE)
 resume = Script(START, KNOWN, RESUME)

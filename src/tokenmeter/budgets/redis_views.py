@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from tokenmeter.budgets import redis_scripts as scripts
 from tokenmeter.budgets import redis_words as words
+from tokenmeter.budgets.grants import MAX_GRANTS
+from tokenmeter.budgets.lasting import raw
 from tokenmeter.budgets.polling import Line
-from tokenmeter.budgets.redis_words import bulk, raw
+from tokenmeter.budgets.redis_words import bulk
 from tokenmeter.budgets.store import Book, Entry, Grant, Pause, State
 
 if TYPE_CHECKING:
@@ -66,11 +68,25 @@ class RedisViews:
                 return
             count = max(1, count // 2) if size > _MAX_BATCH_BYTES else min(_MAX_BATCH, count * 2)
 
+    def trim(self, mark: str, before_s: float) -> int:
+        """Drop the entries before a mark that are older, in whole blocks; how many."""
+        oldest_ms = int(before_s * 1000)
+        keep_from = mark if int(mark.partition("-")[0]) < oldest_ms else f"{oldest_ms}-0"
+        count = 0
+        while dropped := self._room.trim(keep_from):
+            count += dropped
+        return count
+
+    def info(self) -> dict[str, str]:
+        """What the server says of itself."""
+        return self._room.info()
+
     def grant(self, grant: Grant) -> None:
         """Raise a limit."""
         from_ms, to_ms = (int(min(each * 1000, _MAX_MS)) for each in (grant.at_s, grant.expires_at_s))
         parts = (raw(grant.id), words.plain(grant), raw(grant.account))
-        self._room.run(scripts.grant, *map(bulk, parts), *map(words.number, (grant.amount, from_ms, to_ms)))
+        numbers = (grant.amount, from_ms, to_ms, MAX_GRANTS)
+        self._room.run(scripts.grant, *map(bulk, parts), *map(words.number, numbers))
         self._line.stir()
 
     def grants(self) -> list[Grant]:

@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields
 from functools import lru_cache
-from itertools import repeat
 from typing import Any
 
 from tokenmeter.budgets.budget import Budget
-from tokenmeter.budgets.limit import MAX_AMOUNT
+from tokenmeter.budgets.lasting import budget_of, label_of, nameless, raw, short, unraw
 from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.store import Book, Drawn, Entry, Grant, Held, Pause, Settled, Short, State
-from tokenmeter.errors import ConfigError
 
-_MAX_ID = 200
 _MAX_CLAIMS_KNOWN = 4096
 _DAY_MS = 86_400_000
-_BUDGET_FIELDS = tuple(field.name for field in fields(Budget) if field.init)
-
-
-def raw(text: str) -> bytes:
-    """Any text, also such that is no good Unicode."""
-    return text.encode("utf-8", "surrogatepass")
-
-
-def unraw(text: bytes) -> str:
-    """What `raw` was given."""
-    return text.decode("utf-8", "surrogatepass")
 
 
 def bulk(word: bytes) -> bytes:
@@ -40,33 +25,6 @@ def number(amount: int) -> bytes:
     """An argument that is a number."""
     word = b"%d" % amount
     return b"$%d\r\n%b\r\n" % (len(word), word)
-
-
-def check_id(hold_id: str) -> None:
-    """Ids are short."""
-    if len(hold_id) > _MAX_ID:
-        raise ValueError(f"an id has at most {_MAX_ID} characters, not {len(hold_id)}")
-
-
-def check_amounts(count: int, amounts: Sequence[int]) -> None:
-    """One amount a claim, none below zero."""
-    if len(amounts) != count:
-        raise ValueError(f"{count} claims need as many amounts, not {len(amounts)}")
-    for amount in amounts:
-        if not 0 <= amount <= MAX_AMOUNT:
-            raise ValueError(f"amounts are zero or more, and less than 2^63: {tuple(amounts)}")
-
-
-def check_claims(claims: Sequence[Claim]) -> None:
-    """No two books alike, and amounts that make sense."""
-    keys = set()
-    for claim in claims:
-        if not 0 <= claim.amount <= MAX_AMOUNT:
-            raise ValueError(f"a claim asks for zero or more, and less than 2^63, not {claim.amount}")
-        if claim.budget.per != "call":
-            if claim.key in keys:
-                raise ValueError("two claims of one call have the same key")
-            keys.add(claim.key)
 
 
 # -- claims, as six fields: key, amount, limit, flags, end, label
@@ -100,9 +58,8 @@ class Claims:
             ends = b"%d" % (int(claim.resets_at * 1000) + _DAY_MS)
         elif budget.per == "run" or "run" in budget.scope:
             ends = b"run"
-        label = {name: getattr(budget, name) for name in _BUDGET_FIELDS}
-        label |= {"unit": budget.unit, "for": claim.scope, "resets_at": claim.resets_at}
-        tail = bulk(b"%d" % claim.limit) + bulk(flags) + bulk(ends) + bulk(json.dumps(label, default=str).encode())
+        label = label_of(budget, {"for": claim.scope, "resets_at": claim.resets_at})
+        tail = bulk(b"%d" % claim.limit) + bulk(flags) + bulk(ends) + bulk(label.encode())
         parts = (budget, claim.scope, claim.resets_at, bulk(raw(claim.key)), tail)
         self._known[claim.key, id(budget), claim.limit, claim.enforce] = parts
         return parts
@@ -121,24 +78,17 @@ def claims_of(words: Sequence[bytes]) -> tuple[Claim, ...]:
 @lru_cache(maxsize=1024)
 def _label(text: bytes) -> tuple[Budget, str, float | None]:
     found: dict[str, Any] = json.loads(text)
-    known = {name: found[name] for name in _BUDGET_FIELDS if name in found}
-    try:
-        budget = Budget(**known)
-    except ConfigError:  # of a version that knows other words
-        budget = Budget(known["limit"], name=known["name"])
-    return budget, found["for"], found["resets_at"]
+    return budget_of(text), found["for"], found["resets_at"]
 
 
 def book(key: bytes, state: bytes, label: bytes) -> Book:
     """A book as it is shown."""
     posted, held, limit, leased = map(int, state.split())
     shown = State(posted, held, limit)
-    if label:
-        found = json.loads(label)
-        return Book(unraw(key), found["name"], found["for"], found["unit"], found["resets_at"], shown, leased)
-    named, _, rest = unraw(key).partition("|")
-    unit, _, name = named.partition(" ")
-    return Book(unraw(key), name, rest.partition("|")[0], unit, None, shown, leased)
+    if not label:
+        return nameless(key, shown, leased)
+    found = json.loads(label)
+    return Book(unraw(key), found["name"], found["for"], found["unit"], found["resets_at"], shown, leased)
 
 
 # -- answers
@@ -159,31 +109,6 @@ def held(claims: Sequence[Claim], answer: bytes, more: Sequence[int] | None = No
             warned += (claim,)
         states.append(State(posted, after, limit))
     return Held(tuple(states), warned)
-
-
-def short(
-    claims: Sequence[Claim],
-    states: Sequence[State],
-    before: Sequence[int] | None = None,
-    behind: frozenset[str] = frozenset(),
-) -> Short:
-    """Why claims can't be held. ``before``: what the caller holds already; ``behind``: books with a line."""
-    spent_out = held_back = None
-    available, if_settled = [], []
-    owns = before if before is not None else repeat(-1)
-    for claim, state, own in zip(claims, states, owns, strict=False):
-        room = state.limit - state.posted
-        waits = claim.key in behind and claim.enforce and claim.budget.per != "call"
-        available.append(0 if waits else state.left)
-        if_settled.append(room)
-        if not claim.enforce or claim.amount <= own:
-            continue
-        if claim.amount > room:
-            spent_out = spent_out or (claim, state)
-        elif waits or claim.amount > room - state.held:
-            held_back = held_back or (claim, state)
-    found = spent_out or held_back or (claims[0], states[0])
-    return Short(tuple(claims), *found, spent_out is not None, tuple(available), tuple(if_settled))
 
 
 def short_of(claims: Sequence[Claim], answer: bytes, behind: frozenset[str] = frozenset()) -> Short:

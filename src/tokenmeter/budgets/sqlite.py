@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from tokenmeter.budgets import redis_words as words
+from tokenmeter.budgets.lasting import check_amounts, check_claims, check_id, raw, row_of
 from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.sqlite_charges import Charges
 from tokenmeter.budgets.sqlite_desk import Connection, Desk, Nested
@@ -24,9 +24,8 @@ from tokenmeter.budgets.sqlite_owner import Owner
 from tokenmeter.budgets.sqlite_url import SqliteOptions, parse_url
 from tokenmeter.budgets.sqlite_views import SqliteViews, tidy
 from tokenmeter.budgets.sqlite_words import Lines
-from tokenmeter.budgets.store import Drawn, Entry, Held, Note, Settled, Short, State, Ticket
+from tokenmeter.budgets.store import Drawn, Entry, Held, Note, Settled, Short, State, Ticket, in_use
 from tokenmeter.errors import StoreUnavailable
-from tokenmeter.faults import swallow
 
 _Answer = TypeVar("_Answer", Held | Short, Short)
 
@@ -75,7 +74,7 @@ class SqliteStore(SqliteViews):
     def hold(self, hold_id: str, claims: Sequence[Claim], now_s: float, note: Note | None = None) -> Held | Short:
         """Hold all claims or none."""
         if hold_id in self._line:
-            raise _in_use(hold_id)
+            raise in_use(hold_id)
         behind = self._line.waited_for(claims)
         return self._look(claims, behind) if behind else self._try_hold(hold_id, claims, note)
 
@@ -94,13 +93,13 @@ class SqliteStore(SqliteViews):
     def sent(self, hold_id: str) -> bool:
         """Note that the request goes out now, and the row to write if this process dies."""
         mine = self._mine.get(hold_id)
-        hold, row = words.raw(hold_id), _row(mine[2] if mine is not None else None)
+        hold, row = raw(hold_id), row_of(mine[2] if mine is not None else None)
         return self._desk.write(lambda db: Holds.sent(db, hold, row))
 
     def settle(self, hold_id: str, amounts: Sequence[int], row: bytes = b"") -> Settled | None:
         """Turn a hold into what was spent; None if it was settled before."""
-        words.check_amounts(len(amounts), amounts)
-        hold = words.raw(hold_id)
+        check_amounts(len(amounts), amounts)
+        hold = raw(hold_id)
         try:
             settled = self._desk.write(lambda db: self._charges.settle(db, hold, amounts, row), ending=hold_id)
         except Nested:
@@ -114,8 +113,8 @@ class SqliteStore(SqliteViews):
 
     def adjust(self, hold_id: str, amounts: Sequence[int]) -> Held | Short:
         """Change what a hold holds: less always, more if it is admissible."""
-        words.check_amounts(len(amounts), amounts)
-        hold = words.raw(hold_id)
+        check_amounts(len(amounts), amounts)
+        hold = raw(hold_id)
         try:
             answer = self._ask(lambda db: self._holds.adjust(db, hold, amounts, self._line.waited_for))
         except Gone:
@@ -126,9 +125,9 @@ class SqliteStore(SqliteViews):
 
     def post(self, entry_id: str, claims: Sequence[Claim], amounts: Sequence[int], row: bytes = b"") -> Settled | None:
         """Charge what was spent, once; a hold of that id is settled by it."""
-        words.check_amounts(len(claims), amounts)
-        words.check_id(entry_id)
-        entry = words.raw(entry_id)
+        check_amounts(len(claims), amounts)
+        check_id(entry_id)
+        entry = raw(entry_id)
         lines = self._lines(claims)
         try:
             if self._lines.fresh:
@@ -145,10 +144,10 @@ class SqliteStore(SqliteViews):
     def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> tuple[Drawn, ...]:
         """Charge entries out of holds that go on, each once; a hundred in one step."""
         for entry in entries:
-            words.check_id(entry.id)
-            words.check_amounts(len(entry.charges), [amount for _, amount in entry.charges])
-        holders = [words.raw(each) for each in dict.fromkeys(hold_ids)]
-        written = [(words.raw(each.id), each, [words.raw(key) for key, _ in each.charges]) for each in entries]
+            check_id(entry.id)
+            check_amounts(len(entry.charges), [amount for _, amount in entry.charges])
+        holders = [raw(each) for each in dict.fromkeys(hold_ids)]
+        written = [(raw(each.id), each, [raw(key) for key, _ in each.charges]) for each in entries]
         drawn: list[Drawn] = []
         for start in range(0, len(written), _ENTRIES_A_DRAW):
             some = written[start : start + _ENTRIES_A_DRAW]
@@ -189,8 +188,8 @@ class SqliteStore(SqliteViews):
 
     def _try_hold(self, hold_id: str, claims: Sequence[Claim], note: Note | None) -> Held | Short:
         """Hold all claims or none, whoever waits."""
-        words.check_id(hold_id)
-        words.check_claims(claims)
+        check_id(hold_id)
+        check_claims(claims)
         owner = self._owner
         if owner.ended:
             raise StoreUnavailable("the store of the budgets was closed; open another")
@@ -199,13 +198,13 @@ class SqliteStore(SqliteViews):
         lines = self._lines(claims)
         if self._lines.fresh:
             self._tell_labels()
-        hold, again = words.raw(hold_id), hold_id in self._doubts
+        hold, again = raw(hold_id), hold_id in self._doubts
         try:
             if again:
                 self._desk.write(lambda db: self._charges.release_own(db, hold, owner.id))
             answer = self._ask(lambda db: self._holds.hold(db, hold, owner.id, claims, lines))
         except InUse:
-            raise _in_use(hold_id) from None
+            raise in_use(hold_id) from None
         except StoreUnavailable:
             self._doubt(hold_id)
             raise
@@ -219,7 +218,7 @@ class SqliteStore(SqliteViews):
 
     def _look(self, claims: Sequence[Claim], behind: frozenset[str]) -> Short:
         """What stands in the way of these claims, where others wait for some of the books."""
-        words.check_claims(claims)
+        check_claims(claims)
         lines = self._lines(claims)
         return self._ask(lambda db: self._holds.look(db, claims, lines, behind))
 
@@ -235,7 +234,7 @@ class SqliteStore(SqliteViews):
         return answer
 
     def _release(self, hold_id: str) -> bool:
-        hold = words.raw(hold_id)
+        hold = raw(hold_id)
         try:
             released = self._desk.write(lambda db: self._charges.release(db, hold), ending=hold_id)
         except Nested:
@@ -250,7 +249,7 @@ class SqliteStore(SqliteViews):
         """When the verb ends that was interrupted; what it will do, as far as that was known at the hold."""
         mine, spent = self._mine.get(hold_id), tuple(amounts)
         if mine is not None:
-            words.check_amounts(len(mine[0]), spent)
+            check_amounts(len(mine[0]), spent)
         if not self._desk.later(hold_id, lambda: self.settle(hold_id, spent, row)) or mine is None:
             return None
         states = []
@@ -314,18 +313,6 @@ def open_sqlite(url: str) -> SqliteStore:
 
 def _beat(db: Connection, row: tuple[int, float]) -> None:
     db.execute("INSERT OR REPLACE INTO owners (id, lives_until_s) VALUES (?, ?)", row)
-
-
-def _row(note: Note | None) -> bytes:
-    try:
-        return b"" if note is None else note()
-    except Exception as error:  # noqa: BLE001 - without the row the call can still be charged
-        swallow(error, "writing the row of a call that goes out")
-        return b""
-
-
-def _in_use(hold_id: str) -> ValueError:
-    return ValueError(f"hold id {hold_id!r} is in use; choose a fresh one for each call")
 
 
 _stores: weakref.WeakSet[SqliteStore] = weakref.WeakSet()

@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from tokenmeter.budgets import redis_words as words
+from tokenmeter.budgets.lasting import check_amounts, unraw
 from tokenmeter.budgets.sqlite_sheet import Raises, Sheet, is_lease
 from tokenmeter.budgets.sqlite_words import ALONE, Line, charges_of, read_lines, write_charges, write_lines
 from tokenmeter.budgets.store import Drawn, Entry, Settled, State
@@ -44,14 +44,14 @@ class Charges:
         """Charge a hold and end it, or correct what was charged by estimate."""
         lines = _taken(db, hold)
         if lines is not None:
-            words.check_amounts(len(lines), amounts)
+            check_amounts(len(lines), amounts)
             return self._charge(db, hold, lines, amounts, row, undone=lines)
         found = _entry(db, hold)
         number, estimate = found or (0, None)
         if estimate is None:
             return None
         lines = read_lines(estimate)
-        words.check_amounts(len(lines), amounts)
+        check_amounts(len(lines), amounts)
         return self._charge(db, hold, lines, amounts, row, corrects=(number, lines))
 
     def post(
@@ -152,7 +152,7 @@ class Charges:
         drawn = []
         for key, spent in added.items():
             page = sheet.page(Line(key, 0, 0, 0, 0, b"", None))
-            drawn.append(Drawn(words.unraw(key), State(page.posted, page.held, page.top + raised(key)), spent))
+            drawn.append(Drawn(unraw(key), State(page.posted, page.held, page.top + raised(key)), spent))
         sheet.save()
         return drawn
 

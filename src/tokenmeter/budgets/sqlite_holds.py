@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 
-from tokenmeter.budgets import redis_words as words
+from tokenmeter.budgets.lasting import check_amounts, short
 from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.sqlite_sheet import Raises, Sheet, is_lease
 from tokenmeter.budgets.sqlite_words import ALONE, ENFORCED, Line, claim_of, read_lines, write_lines
@@ -53,7 +53,7 @@ class Holds:
             else:
                 page = sheet.page(line)
                 befores.append(State(page.posted, page.held, line.limit + raised(line.key)))
-        return words.short(claims, befores, None, behind)
+        return short(claims, befores, None, behind)
 
     def _hold(
         self, db: Connection, hold: bytes, owner: int, claims: Sequence[Claim], lines: Sequence[Line]
@@ -86,7 +86,7 @@ class Holds:
             befores.append(State(posted, held, top))
             states.append(State(posted, held + amount, top))
         if not fits:
-            return words.short(claims, befores)
+            return short(claims, befores)
         try:
             db.execute(
                 "INSERT INTO holds (id, owner, claims) VALUES (?, ?, ?)", (hold, owner, write_lines(tuple(lines)))
@@ -102,7 +102,7 @@ class Holds:
         if found is None:
             raise Gone
         old = read_lines(found[0])
-        words.check_amounts(len(old), amounts)
+        check_amounts(len(old), amounts)
         lines = [line._replace(amount=amount) for line, amount in zip(old, amounts, strict=True)]
         claims = [claim_of(line, self._label(db, line.budget)) for line in lines]
         own = [line.amount for line in old]
@@ -147,7 +147,7 @@ class Holds:
             befores.append(State(posted, held, top))
             states.append(State(posted, held + line.amount, top))
         if not fits:
-            return words.short(claims, befores, own, behind)
+            return short(claims, befores, own, behind)
         db.execute("UPDATE holds SET claims = ? WHERE id = ?", (write_lines(tuple(lines)), hold))
         sheet.save()
         return Held(tuple(states), tuple(warned))

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from tokenmeter.budgets import sqlite_words as words
+from tokenmeter.budgets.grants import to_forget
+from tokenmeter.budgets.lasting import raw, unraw
 from tokenmeter.budgets.polling import Line
-from tokenmeter.budgets.redis_words import raw, unraw
 from tokenmeter.budgets.sqlite_desk import Desk
 from tokenmeter.budgets.sqlite_sheet import DAY_S, RUN_S, Raises, fetch
 from tokenmeter.budgets.store import Book, Entry, Grant, Pause, State
@@ -18,8 +19,8 @@ Connection = sqlite3.Connection
 
 _ENTRIES_A_READ = 256
 _ENTRIES_A_TIDY = 500
+_ENTRIES_A_TRIM = 1_000
 _BOOKS_A_TIDY = 500
-_MAX_GRANTS = 10_000
 _UNSEEN = State(0, 0, 0)
 
 
@@ -72,6 +73,14 @@ class SqliteViews:
             for number, name, charges, line in rows:
                 yield str(number), Entry(unraw(name), words.read_charges(charges), line)
 
+    def trim(self, mark: str, before_s: float) -> int:
+        """Drop the entries before a mark that are older; how many. The ids of what they charged are forgotten."""
+        count = 0
+        while dropped := self._desk.write(partial(_trim, before=int(mark), before_s=before_s)):
+            count += dropped
+            time.sleep(0)  # whoever holds comes in between
+        return count
+
     def grant(self, grant: Grant) -> None:
         """Raise a limit; harmless when done twice with the same id."""
         row = (
@@ -87,7 +96,7 @@ class SqliteViews:
         self._line.stir()
 
     def grants(self) -> list[Grant]:
-        """The grants, those that ended too; beyond ten thousand, those that ended first are forgotten."""
+        """The grants, those that ended too."""
         rows = self._desk.read(
             lambda db: db.execute(
                 "SELECT id, account, amount, at_s, expires_at_s, reason, granted_by FROM grants ORDER BY number"
@@ -163,6 +172,14 @@ def _entries(db: Connection, after: int) -> list[tuple[int, bytes, bytes, bytes]
     ).fetchall()
 
 
+def _trim(db: Connection, before: int, before_s: float) -> int:
+    return db.execute(
+        "DELETE FROM entries WHERE number IN (SELECT number FROM entries WHERE number < ? AND at_s < ? "
+        "AND number < (SELECT max(number) FROM entries) ORDER BY number LIMIT ?)",
+        (before, before_s, _ENTRIES_A_TRIM),
+    ).rowcount
+
+
 def _grant(db: Connection, row: tuple[bytes, bytes, int | str, float, float, bytes, bytes]) -> None:
     db.execute(
         "INSERT OR IGNORE INTO grants (id, account, amount, at_s, expires_at_s, reason, granted_by) "
@@ -170,10 +187,10 @@ def _grant(db: Connection, row: tuple[bytes, bytes, int | str, float, float, byt
         row,
     )
     [count] = db.execute("SELECT count(*) FROM grants").fetchone()
-    if count > _MAX_GRANTS:
+    if excess := to_forget(count):
         db.execute(
             # Not the youngest, whatever it is: by its number the others know whether there is news.
             "DELETE FROM grants WHERE number IN (SELECT number FROM grants WHERE expires_at_s <= ? "
             "AND number < (SELECT max(number) FROM grants) ORDER BY expires_at_s LIMIT ?)",
-            (time.time(), count - _MAX_GRANTS),
+            (time.time(), excess),
         )

@@ -5,22 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from tokenmeter.budgets.budget import Budget
+from tokenmeter.budgets.lasting import budget_of, label_of, nameless, raw, unraw
 from tokenmeter.budgets.limit import MAX_AMOUNT
 from tokenmeter.budgets.policy import Claim
-from tokenmeter.budgets.redis_words import raw, unraw
 from tokenmeter.budgets.store import Book, State
-from tokenmeter.errors import ConfigError
 
 ENFORCED, ALONE, OF_A_RUN = 1, 2, 4
 _MAX_CLAIMS_KNOWN = 4096
-_BUDGET_FIELDS = tuple(field.name for field in fields(Budget) if field.init)
 _new = tuple.__new__  # of a named tuple: its own constructor costs twice as much
 
 
@@ -92,25 +88,13 @@ class Lines:
         flags = ENFORCED if claim.enforce else 0
         flags |= ALONE if budget.per == "call" else 0
         flags |= OF_A_RUN if budget.per == "run" or "run" in budget.scope else 0
-        told = {name: getattr(budget, name) for name in _BUDGET_FIELDS}
-        label = json.dumps(told | {"unit": budget.unit}, default=str)
+        label = label_of(budget, {})
         number = int.from_bytes(hashlib.sha256(label.encode()).digest()[:8], "big") >> 1
         if number not in self._told:
             self.fresh[number] = label
         parts = (budget, claim.scope, claim.resets_at, raw(claim.key), flags, number, raw(claim.scope))
         self._known[claim.key, id(budget), claim.limit, claim.enforce] = parts
         return parts
-
-
-@lru_cache(maxsize=1024)
-def budget_of(label: str) -> Budget:
-    """The budget that a label tells of."""
-    found: dict[str, Any] = json.loads(label)
-    known = {name: found[name] for name in _BUDGET_FIELDS if name in found}
-    try:
-        return Budget(**known)
-    except ConfigError:  # of a version that knows other words
-        return Budget(known["limit"], name=known["name"])
 
 
 def claim_of(line: Line, label: str) -> Claim:
@@ -121,10 +105,8 @@ def claim_of(line: Line, label: str) -> Claim:
 
 
 def book(key: bytes, state: State, leased: int, label: str | None, whose: tuple[bytes, float | None]) -> Book:
-    """A book as it is shown, with its scope and end; one that was only drawn upon has no label."""
-    if label:
-        found = json.loads(label)
-        return Book(unraw(key), found["name"], unraw(whose[0]), found["unit"], whose[1], state, leased)
-    named, _, rest = unraw(key).partition("|")
-    unit, _, name = named.partition(" ")
-    return Book(unraw(key), name, rest.partition("|")[0], unit, None, state, leased)
+    """A book as it is shown, with its scope and end."""
+    if not label:
+        return nameless(key, state, leased)
+    found = json.loads(label)
+    return Book(unraw(key), found["name"], unraw(whose[0]), found["unit"], whose[1], state, leased)

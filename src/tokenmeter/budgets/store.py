@@ -269,3 +269,8 @@ class Store(Protocol):
 def account_of(key: str) -> str:
     """The key of a book without its window."""
     return key.rpartition("|")[0]
+
+
+def in_use(hold_id: str) -> ValueError:
+    """What is raised where a hold of that id stands already."""
+    return ValueError(f"hold id {hold_id!r} is in use; choose a fresh one for each call")

@@ -80,17 +80,15 @@ def skew(ahead_s: float) -> Check:
 
 def _redis(store: Store) -> Iterator[Check]:
     """Where the store is a Redis: what it says of itself."""
-    room, link = getattr(store, "_room", None), getattr(getattr(store, "_room", None), "_link", None)
-    if room is None or link is None:
+    from tokenmeter.budgets.redis import RedisStore
+
+    if not isinstance(store, RedisStore):
         return
-    facts: dict[str, str] = {}
-    for section in (b"server", b"memory", b"persistence"):
-        try:
-            text: bytes = link.command(room.deadline(), b"INFO", section)
-        except Exception as error:  # noqa: BLE001 - a user who may not ask
-            yield warn("redis", f"INFO is refused: {error}", "allow it, or look yourself that it keeps its data")
-            return
-        facts |= dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
+    try:
+        facts = store.info()
+    except Exception as error:  # noqa: BLE001 - a user who may not ask
+        yield warn("redis", f"INFO is refused: {error}", "allow it, or look yourself that it keeps its data")
+        return
     yield from redis(facts)
 
 
