@@ -115,8 +115,9 @@ class Meter:
         tracer_provider, meter_provider: the OpenTelemetry providers; the global ones by default.
         metric_labels: scope fields to add to the metrics, of ``agent``, ``user``, ``team``, ``run``.
         max_label_values: how many distinct values such a label may take; the rest becomes ``(other)``.
-        user_key: when given, spans carry ``user.hash``, an HMAC of the user under this key, not ``user.id``; and the
-            fingerprints of requests are the same in all processes that have it, so that duplicate work is seen.
+        user_key: when given, spans and metrics carry ``user.hash``, an HMAC of the user under this key, not
+            ``user.id``; and the fingerprints of requests are the same in all processes that have it, so that duplicate
+            work is seen.
         propagate_baggage: let W3C baggage reach model providers. Off: their requests carry none.
         recorders: objects whose ``record(row)`` gets the `CallRecord` of each call, right after the call was settled:
             on the caller's thread or, under asyncio with a store that may wait, on a thread of the meter's.
@@ -175,7 +176,9 @@ class Meter:
         self._clock: Clock = clock or SystemClock()
         self._ledger = MemoryLedger()
         self._later = Later(instant=self._store.instant)
-        self._metrics = Metrics(meter_provider, VERSION, labels=metric_labels, max_label_values=max_label_values)
+        self._metrics = Metrics(
+            meter_provider, VERSION, labels=metric_labels, max_label_values=max_label_values, user_key=user_key
+        )
         self._metrics.before_flush = self._later.flush
         house = House(
             prices=self._prices,

@@ -14,6 +14,8 @@ from msgspec.structs import replace
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Histogram, InMemoryMetricReader, Sum
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.clients.faces import (
     ASK,
@@ -29,7 +31,7 @@ from tests.clients.faces import (
     face_id,
     on_a_loop,
 )
-from tests.telemetry.pipeline import metrics_of, points_of, typed
+from tests.telemetry.pipeline import attributes_of, metrics_of, only, points_of, typed
 from tokenmeter import Budget, BudgetExceeded, ConfigError, Meter
 from tokenmeter.telemetry import metrics as metrics_module
 from tokenmeter.telemetry.metrics import Metrics
@@ -181,6 +183,21 @@ def test_labels_by_choice(metering: MeterProvider, reader: InMemoryMetricReader)
         for labels in labels_of(metrics[name]):
             labels.pop("gen_ai.token.type", None)
             assert labels == BASE | chosen
+
+
+def test_a_user_is_hashed_as_in_spans(
+    tracing: TracerProvider, exporter: InMemorySpanExporter, metering: MeterProvider, reader: InMemoryMetricReader
+) -> None:
+    with Meter(tracer_provider=tracing, meter_provider=metering, metric_labels=["user"], user_key=b"secret") as meter:
+        with meter.agent("triage", user="alice"):
+            posted(meter)
+        metrics = metrics_of(reader)
+    hashed = attributes_of(only(exporter))["user.hash"]
+    for metric in metrics.values():
+        for labels in labels_of(metric):
+            assert "user.id" not in labels
+            assert metric.name == "tokenmeter.telemetry.dropped" or labels["user.hash"] == hashed
+            assert "alice" not in str(labels)
 
 
 def test_labels_are_bounded(metering: MeterProvider, reader: InMemoryMetricReader) -> None:

@@ -21,6 +21,7 @@ from tokenmeter.errors import ConfigError
 from tokenmeter.faults import swallow
 from tokenmeter.record import CallRecord
 from tokenmeter.telemetry import names as n
+from tokenmeter.telemetry.people import user_hash
 
 LABELS = ("agent", "user", "team", "run")
 OTHER = "(other)"
@@ -31,7 +32,10 @@ INTERVAL_S = 1.0
 
 
 class Metrics:
-    """Writes the metrics of a meter. ``labels`` are the scope fields to add, each with a bound on its values."""
+    """Writes the metrics of a meter.
+
+    ``labels`` are the scope fields to add, each with a bound on its values; under ``user_key`` a user is only hashed.
+    """
 
     def __init__(
         self,
@@ -40,6 +44,7 @@ class Metrics:
         *,
         labels: Sequence[str] = (),
         max_label_values: int = 100,
+        user_key: bytes | None = None,
     ) -> None:
         if isinstance(max_label_values, bool) or not isinstance(max_label_values, int) or max_label_values < 0:
             raise ConfigError(f"max_label_values is {max_label_values!r}; give a whole number of at least 0")
@@ -47,6 +52,9 @@ class Metrics:
             if label not in LABELS:
                 raise ConfigError(f"metric label {label!r} is unknown; choose from {', '.join(LABELS)}")
         self._labels = {label: _ATTRIBUTE[label] for label in labels}
+        self._user_key = user_key
+        if user_key is not None and "user" in labels:
+            self._labels["user"] = n.USER_HASH
         self._max_label_values = max_label_values
         self._seen: dict[str, set[str]] = {label: set() for label in labels}
         self._named: dict[str, set[str]] = {name: set() for name in _ANYBODYS}
@@ -183,6 +191,8 @@ class Metrics:
             value = getattr(row, label)
             if value is None:
                 continue
+            if label == "user" and self._user_key is not None:
+                value = user_hash(value, self._user_key)
             base[attribute] = _bounded(value, self._seen[label], self._max_label_values)
         return base
 

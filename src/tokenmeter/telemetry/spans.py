@@ -7,8 +7,6 @@ opentelemetry-util-genai, and the Anthropic SDK. Then theirs gets our attributes
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import hmac
 import sys
 from collections.abc import Callable
 from contextvars import Token
@@ -38,6 +36,7 @@ from tokenmeter.loops.carriers import KEY as LINEAGE
 from tokenmeter.notes import Call
 from tokenmeter.record import CallRecord
 from tokenmeter.telemetry import names as n
+from tokenmeter.telemetry.people import user_hash
 
 # The keys of opentelemetry-util-genai, and the names of the data that stand under them.
 UTIL_GENAI = {"embeddings": ("opentelemetry.genai.client.embedding.context", "EmbeddingData")}
@@ -188,7 +187,7 @@ def _who(out: dict[str, AttributeValue], row: CallRecord, user_key: bytes | None
         if user_key is None:
             out[n.USER_ID] = row.user
         else:
-            out[n.USER_HASH] = hmac.new(user_key, row.user.encode(), hashlib.sha256).hexdigest()[:32]
+            out[n.USER_HASH] = user_hash(row.user, user_key)
     if row.team is not None:
         out[n.TEAM] = row.team
     if row.run is not None:
