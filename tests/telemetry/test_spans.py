@@ -33,6 +33,7 @@ from tests.clients.faces import (
 )
 from tests.telemetry.pipeline import Spying, attributes_of, only, typed
 from tokenmeter import Budget, BudgetExceeded, DepthExceeded, LoopPolicy, Meter, Price, UnpricedModel
+from tokenmeter.telemetry.spans import Spans
 from tokenmeter.testing import CapturedCalls
 
 STREAMED = ASK | {"stream": True}
@@ -163,6 +164,24 @@ def test_a_user_can_be_hashed(tracing: TracerProvider, exporter: InMemorySpanExp
     assert len(hashes[0]) >= 32
     assert hashes[0] == hashes[1] != hashes[2]
     assert "alice" not in str([span.to_json() for span in spans])
+
+
+def test_a_user_that_is_no_utf_8_can_be_hashed(tracing: TracerProvider, exporter: InMemorySpanExporter) -> None:
+    with Meter(tracer_provider=tracing, user_key=b"secret") as meter, meter.agent("triage", user="al\udc80ice"):
+        posted(meter, ASK)
+    assert len(attributes_of(only(exporter))["user.hash"]) == 32
+
+
+def test_a_span_ends_whatever_its_attributes_do(
+    meter: Meter, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Spans, "_attributes", broken)
+    posted(meter, ASK)
+    assert only(exporter).name == f"chat {MODEL}"
+    assert "broken" in caplog.text
 
 
 def test_nothing_private(meter: Meter, exporter: InMemorySpanExporter) -> None:

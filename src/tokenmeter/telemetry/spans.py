@@ -112,6 +112,13 @@ class Spans:
 
     def close(self, recording: Recording, told: Record) -> None:
         """Write what became of the call, and end the span if it is ours."""
+        try:
+            self._write(recording, told)
+        finally:
+            if recording.ours:
+                recording.span.end()
+
+    def _write(self, recording: Recording, told: Record) -> None:
         span, call, row = recording.span, told.call, told.row
         if recording.inference is not None:
             _publish(recording.inference, row, self._attributes(call, row))
@@ -121,8 +128,6 @@ class Spans:
                 span.add_event(n.THRESHOLD_EVENT, _crossing(crossing))
             if row.error_type is not None and recording.ours:
                 span.set_status(Status(StatusCode.ERROR, _description(call)))
-        if recording.ours:
-            span.end()
 
     def _attributes(self, call: Call, row: CallRecord) -> dict[str, AttributeValue]:
         out: dict[str, AttributeValue] = {n.CALL_ID: row.id}
