@@ -131,7 +131,7 @@ class Spans:
 
     def _attributes(self, call: Call, row: CallRecord) -> dict[str, AttributeValue]:
         out: dict[str, AttributeValue] = {n.CALL_ID: row.id}
-        _who(out, row, self._user_key)
+        _who(out, row, call.scope.depth, self._user_key)
         if row.stream:
             out[n.REQUEST_STREAM] = True
         cap = row.output_cap if row.output_cap is not None else call.ask.max_output_tokens
@@ -185,7 +185,7 @@ def detach(token: Token[Context]) -> None:
     otel_context.detach(token)
 
 
-def _who(out: dict[str, AttributeValue], row: CallRecord, user_key: bytes | None) -> None:
+def _who(out: dict[str, AttributeValue], row: CallRecord, depth: int, user_key: bytes | None) -> None:
     if row.agent is not None:
         out[n.AGENT_NAME] = row.agent
     if row.user is not None:
@@ -197,8 +197,9 @@ def _who(out: dict[str, AttributeValue], row: CallRecord, user_key: bytes | None
         out[n.TEAM] = row.team
     if row.run is not None:
         out[n.RUN_ID] = row.run
+    if depth:
+        out[n.DEPTH] = depth
     if row.path:
-        out[n.DEPTH] = len(row.path)
         out[n.PATH] = list(row.path[-32:])
     for name, value in row.tags.items():
         out[n.TAG_PREFIX + name] = value
@@ -235,8 +236,9 @@ def _budgets(out: dict[str, AttributeValue], call: Call, row: CallRecord) -> Non
     if names and call.held is not None:
         states = call.held.states[: len(names)]  # the counters of the run stand behind the budgets
         out[n.BUDGET_REMAINING] = [_left(state.posted, state.held, state.limit) for state in states]
-        if call.worst_nanos is not None:
-            out[n.BUDGET_HELD_USD] = call.worst_nanos / 1e9
+        money = [claim.amount for claim in call.claims[: len(names)] if claim.budget.unit == "usd"]
+        if money and call.rate is not None:
+            out[n.BUDGET_HELD_USD] = max(money) / 1e9
     if row.warned:
         out[n.BUDGET_WARNED] = list(row.warned)
     if row.guards:
