@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 import threading
 import time
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -275,6 +278,45 @@ def test_closing_loses_nothing(metering: MeterProvider, reader: InMemoryMetricRe
     meter.close()
     meter.flush()
     assert not [thread for thread in threading.enumerate() if thread.name == "tokenmeter-metrics"]
+
+
+def test_a_meter_that_nobody_closes_leaves_nothing_behind(
+    metering: MeterProvider, reader: InMemoryMetricReader
+) -> None:
+    def dropped() -> tuple[threading.Thread, weakref.ref[Metrics]]:
+        meter = Meter(meter_provider=metering)
+        posted(meter, times=3)
+        meter._later.flush()
+        assert meter._metrics._thread is not None
+        return meter._metrics._thread, weakref.ref(meter._metrics)
+
+    def soon(done: Callable[[], bool]) -> bool:
+        until_s = time.monotonic() + 20
+        while not done() and time.monotonic() < until_s:
+            gc.collect()
+            time.sleep(0.05)
+        return done()
+
+    found = [dropped() for _ in range(3)]
+    assert soon(lambda: not any(thread.is_alive() for thread, _ in found))
+    assert not any(ref() for _, ref in found)
+    [duration] = points_of(metrics_of(reader)["gen_ai.client.operation.duration"]).values()
+    assert duration.count == 9  # what was queued is written
+
+
+def test_rows_are_written_after_a_rest(
+    metering: MeterProvider, reader: InMemoryMetricReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_module, "INTERVAL_S", 0.01)
+    with Meter(meter_provider=metering) as meter:
+        for _ in range(3):
+            posted(meter)
+            meter._later.flush()
+            until_s = time.monotonic() + 20
+            while (meter._metrics._queue or meter._metrics._ring_at != 1) and time.monotonic() < until_s:
+                time.sleep(0.01)
+            assert not meter._metrics._queue
+            assert meter._metrics._ring_at == 1
 
 
 def test_flush(metering: MeterProvider, monkeypatch: pytest.MonkeyPatch) -> None:
