@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -352,6 +353,25 @@ def test_recorders_get_each_row_after_it_was_settled(calls: CapturedCalls) -> No
     assert row.duration_s > 0
     with pytest.raises(AttributeError):
         row.user = "someone else"  # type: ignore[misc]
+
+
+# -- what came of it ---------------------------------------------------------------------------------------------
+
+
+def test_outcomes_that_nobody_can_read_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    with Meter() as meter:
+        meter.outcome("deployment", "one")
+        meter.outcome("deployment", "two")
+        meter.revoke("deployment", "one")
+    [told] = [record.getMessage() for record in caplog.records if "no ledger" in record.getMessage()]
+    assert "Meter(ledger='sqlite:///FILE')" in told
+
+
+def test_outcomes_that_go_to_a_ledger_are_not(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    pytest.importorskip("sqlalchemy")
+    with Meter(ledger=f"sqlite:///{tmp_path / 'ledger.db'}") as meter:
+        meter.outcome("deployment", "one")
+    assert not [record for record in caplog.records if record.name.startswith("tokenmeter")]
 
 
 # -- what an import costs ----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 import secrets
 import threading
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C")
 
+logger = logging.getLogger("tokenmeter")
 
 # The arguments that a configuration has under the same names.
 _FROM_FILE = (
@@ -105,7 +107,8 @@ class Meter:
         store: where the budgets are kept: ``memory://``, this process; ``sqlite:///FILE``, the processes of one
             machine; ``redis://HOST:PORT/0``, a fleet. Or a `Store` of one's own, which the meter then doesn't close.
         ledger: where outcomes go, and calls when they are drained: ``sqlite:///FILE`` or ``postgresql://…``. Beside a
-            store in SQLite by default, else in the memory of this process, where reports can't see them.
+            store in SQLite by default, else in the memory of this process, the newest 10,000, where reports can't see
+            them.
         prices: negotiated prices, and prices of models that genai-prices doesn't know: a mapping from
             ``"model"`` or ``"provider/model"`` to `Price`, or the path of a TOML or JSON file.
         unpriced: what to do with a model that has no known price when a money budget applies: ``"refuse"`` it,
@@ -417,6 +420,10 @@ class Meter:
                 from tokenmeter.outcomes.sink import MemorySink
 
                 self._outcomes = MemorySink()
+                logger.warning(
+                    "tokenmeter has no ledger, so no report will show the outcomes that it is told of; name one: "
+                    "Meter(ledger='sqlite:///FILE')"
+                )
             else:
                 self._outcomes = open_ledger(self._ledger_url)
         return self._outcomes
