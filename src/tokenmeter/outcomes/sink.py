@@ -46,10 +46,10 @@ class MemorySink:
                 kept.revoke(outcome.revoked_s, outcome.revoked_why or "")
             return True
 
-    def revoke(self, kind: str, key: str, at_s: float, why: str) -> bool:
-        """Take an outcome back, also before it is known. False if it was taken back before."""
+    def revoke(self, kind: str, key: str, at_s: float, why: str | None = None) -> bool:
+        """Take an outcome back, also before it is known; the earliest counts. False if it was taken back before."""
         with self._lock:
-            return self._of(kind, key).revoke(at_s, why)
+            return self._of(kind, key).revoke(at_s, why or "")
 
     def outcomes(self) -> tuple[Outcome, ...]:
         """All outcomes, with what is known of their revocation, in the order of their kinds and keys."""
