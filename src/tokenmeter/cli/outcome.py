@@ -118,11 +118,9 @@ def _put(arguments: argparse.Namespace) -> int:
 
 def _revoke(arguments: argparse.Namespace) -> int:
     from tokenmeter.cli.people import reason_of
-    from tokenmeter.outcomes import Harvest, Revocation, new_outcome
+    from tokenmeter.outcomes import Harvest, Revocation
 
-    at_s = _at_s(arguments.at)
-    checked = new_outcome(arguments.kind, arguments.key, at_s)
-    back = Revocation(checked.kind, checked.key, at_s, reason_of(arguments.reason))
+    back = Revocation(arguments.kind, arguments.key, _at_s(arguments.at), reason_of(arguments.reason))
     return _pour(Harvest(revocations=(back,)), arguments)
 
 
