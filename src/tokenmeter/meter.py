@@ -27,7 +27,7 @@ from tokenmeter.budgets.thresholds import Crossing
 from tokenmeter.clients.instruments import Instruments
 from tokenmeter.clients.later import Later
 from tokenmeter.clients.metering import Clock, Metering
-from tokenmeter.errors import ConfigError, Paused
+from tokenmeter.errors import ConfigError, Paused, StoreUnavailable
 from tokenmeter.faults import swallow
 from tokenmeter.ledger import MemoryLedger, Spend, ledger_beside, open_ledger
 from tokenmeter.ledger.memory import ANY
@@ -91,10 +91,15 @@ def _store_at(address: str) -> Store:
     return assemble(address)
 
 
+_FLAGS = tuple(Store.__annotations__)
+_VERBS = tuple(name for name, verb in vars(Store).items() if callable(verb) and not name.startswith("_"))
+
+
 def _a_store(store: object) -> Store:
-    for verb in ("hold", "queue", "settle", "release", "read"):
-        if not callable(getattr(store, verb, None)):
-            raise ConfigError(f"store {store!r} is no store: it has no {verb}(); give an address or a Store")
+    missing = [f"{verb}()" for verb in _VERBS if not callable(getattr(store, verb, None))]
+    missing += [flag for flag in _FLAGS if not hasattr(store, flag)]
+    if missing:
+        raise ConfigError(f"store {store!r} is no store: it has no {', '.join(missing)}; give an address or a Store")
     return cast("Store", store)
 
 
@@ -167,26 +172,30 @@ class Meter:
             raise ConfigError(f"unpriced is {unpriced!r}; choose 'refuse', 'allow' or a Price")
         if on_threshold is not None and not callable(on_threshold):
             raise ConfigError(f"on_threshold is {on_threshold!r}; give a function of one Crossing")
-        self._owns_store = isinstance(store, str)
-        self._store = _store_at(store) if isinstance(store, str) else _a_store(store)
+        policy = Policy(budgets)
+        self._prices = PriceBook(parse_prices(prices) if prices is not None else None)
+        self._metrics = Metrics(
+            meter_provider, VERSION, labels=metric_labels, max_label_values=max_label_values, user_key=user_key
+        )
         self._ledger_url = ledger if ledger is not None or not isinstance(store, str) else ledger_beside(store)
+        # Last of what may be refused: nobody would close it.
+        self._store = _store_at(store) if isinstance(store, str) else _a_store(store)
+        self._owns_store = isinstance(store, str)
         self._outcomes: Sink | None = None
+        self._opening = threading.Lock()  # the ledger
+        self._closed = False
         self._pauses = Pauses(self._store)
         self._pauses.refresh()
-        self._prices = PriceBook(parse_prices(prices) if prices is not None else None)
         self._bounds = InputBound()
         self._expected = ExpectedCost()
         self._clock: Clock = clock or SystemClock()
         self._ledger = MemoryLedger()
         self._later = Later(instant=self._store.instant)
-        self._metrics = Metrics(
-            meter_provider, VERSION, labels=metric_labels, max_label_values=max_label_values, user_key=user_key
-        )
         self._metrics.before_flush = self._later.flush
         house = House(
             prices=self._prices,
             bounds=self._bounds,
-            policy=Policy(budgets),
+            policy=policy,
             loops=loops or LoopPolicy(),
             unpriced=unpriced,
             memory=Memory(secrets.token_bytes(16)),
@@ -290,7 +299,7 @@ class Meter:
         outermost agent starts a run with an id of its own unless ``run`` names one.
 
         Raises:
-            ConfigError: a name or a tag that is no string, empty, or longer than 256 characters.
+            ConfigError: a name or a tag that is no string, empty, or longer than 256 characters; more than 32 tags.
         """
         return AgentScope(name, user, team, run, tags)
 
@@ -332,7 +341,11 @@ class Meter:
         provider: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> tuple[Remaining, ...]:
-        """The budgets that a call of this scope would be held to, and what is left of each."""
+        """The budgets that a call of this scope would be held to, and what is left of each.
+
+        Raises:
+            StoreUnavailable: the store can't be read.
+        """
         facts: dict[str, str | None] = {
             "agent": agent,
             "user": user,
@@ -383,19 +396,19 @@ class Meter:
 
         Raises:
             ConfigError: a name, a weight or a confidence that makes no sense.
-            StoreUnavailable: the ledger can't be reached; nothing was noted, and it may be tried again.
+            StoreUnavailable: the ledger can't be reached; nothing was noted, and it may be tried again. Or the meter
+                is closed.
         """
         from tokenmeter.outcomes.kinds import BUILT_IN, new_outcome
 
         scope = current()
-        path = tuple(dict.fromkeys(scope.path)) if agents is None else tuple(agents)
         declared = self._file.config.kinds if self._file is not None else None
         outcome = new_outcome(
             kind,
             key,
             self._clock.now_s(),
             run=run or scope.root or scope.run,
-            agents=path,
+            agents=tuple(dict.fromkeys(scope.path)) if agents is None else agents,
             team=team or scope.team,
             user=user or scope.user,
             weight=weight,
@@ -410,23 +423,33 @@ class Meter:
         """Take an outcome back: rolled back, reopened, reverted. It may come before the outcome, and counts for good.
 
         Raises:
-            StoreUnavailable: the ledger can't be reached; nothing was noted, and it may be tried again.
+            ConfigError: a name that no outcome can have, or a reason that is no text.
+            StoreUnavailable: the ledger can't be reached; nothing was noted, and it may be tried again. Or the meter
+                is closed.
         """
-        self._sink().revoke(kind, key, self._clock.now_s(), why)
+        from tokenmeter.outcomes.kinds import check_revocation
+
+        at_s = check_revocation(kind, key, self._clock.now_s(), why)
+        self._sink().revoke(kind, key, at_s, why)
 
     def _sink(self) -> Sink:
-        if self._outcomes is None:
-            if self._ledger_url is None:
-                from tokenmeter.outcomes.sink import MemorySink
+        with self._opening:
+            if self._closed:
+                raise StoreUnavailable("the meter is closed, and its ledger with it; tell it what came of calls before")
+            if self._outcomes is None:
+                self._outcomes = self._open_sink()
+            return self._outcomes
 
-                self._outcomes = MemorySink()
-                logger.warning(
-                    "tokenmeter has no ledger, so no report will show the outcomes that it is told of; name one: "
-                    "Meter(ledger='sqlite:///FILE')"
-                )
-            else:
-                self._outcomes = open_ledger(self._ledger_url)
-        return self._outcomes
+    def _open_sink(self) -> Sink:
+        if self._ledger_url is not None:
+            return open_ledger(self._ledger_url)
+        from tokenmeter.outcomes.sink import MemorySink
+
+        logger.warning(
+            "tokenmeter has no ledger, so no report will show the outcomes that it is told of; name one: "
+            "Meter(ledger='sqlite:///FILE')"
+        )
+        return MemorySink()
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -445,10 +468,11 @@ class Meter:
         self._pauses.close()
         if self._owns_store:
             self._store.close()
-        close = getattr(self._outcomes, "close", None)
-        if close is not None:
-            close()
-            self._outcomes = None
+        with self._opening:
+            self._closed = True
+            close = getattr(self._outcomes, "close", None)
+            if close is not None:
+                close()
 
     def __enter__(self) -> Meter:
         return self
