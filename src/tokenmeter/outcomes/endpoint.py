@@ -20,6 +20,8 @@ from tokenmeter.ledger.views import Outcome
 from tokenmeter.outcomes.harvest import Revocation
 from tokenmeter.outcomes.kinds import BUILT_IN, Kinds, new_outcome
 
+__all__ = ["Endpoint", "into"]
+
 MAX_BODY_BYTES: Final = 64 * 1024
 LEAST_TOKEN_CHARS: Final = 16
 
