@@ -45,6 +45,7 @@ GROUPS: list[list[str]] = [
         "tokenmeter.usage",
         "tokenmeter.errors",
         "tokenmeter.money",
+        "tokenmeter.texts",
         "tokenmeter.faults",
         "tokenmeter.version",
         "tokenmeter.ending",

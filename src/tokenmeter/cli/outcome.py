@@ -179,7 +179,7 @@ def _pour(found: Harvest, arguments: argparse.Namespace) -> int:
         told = {"ledger": address, "outcomes": len(found.outcomes), "new": new, "revoked": back, "linked": linked}
         print(json.dumps({**told, "left_out": list(found.left_out)}))
         return 0
-    from tokenmeter.cli.tables import clean
+    from tokenmeter.texts import clean
 
     known = len(found.outcomes) - new
     parts = [f"{new:,} new outcomes"] if found.outcomes or not found.revocations else []
