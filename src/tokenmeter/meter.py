@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -33,6 +33,7 @@ from tokenmeter.ledger import MemoryLedger, Spend, ledger_beside, open_ledger
 from tokenmeter.ledger.memory import ANY
 from tokenmeter.loops import LoopPolicy
 from tokenmeter.loops.guard import Memory
+from tokenmeter.meter_options import check, checked_store
 from tokenmeter.money import usd
 from tokenmeter.notes import House, UsageOption
 from tokenmeter.pricing import ExpectedCost, InputBound, Overshoot, Price, PriceBook, parse_prices
@@ -91,18 +92,6 @@ def _store_at(address: str) -> Store:
     return assemble(address)
 
 
-_FLAGS = tuple(Store.__annotations__)
-_VERBS = tuple(name for name, verb in vars(Store).items() if callable(verb) and not name.startswith("_"))
-
-
-def _a_store(store: object) -> Store:
-    missing = [f"{verb}()" for verb in _VERBS if not callable(getattr(store, verb, None))]
-    missing += [flag for flag in _FLAGS if not hasattr(store, flag)]
-    if missing:
-        raise ConfigError(f"store {store!r} is no store: it has no {', '.join(missing)}; give an address or a Store")
-    return cast("Store", store)
-
-
 class Meter:
     """Meters LLM calls: attributes them, holds them to budgets before they go out, and records what they cost.
 
@@ -158,20 +147,7 @@ class Meter:
         on_threshold: Callable[[Crossing], object] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        for budget in budgets:
-            if not isinstance(budget, Budget):
-                raise ConfigError(f"{budget!r} is no budget; write Budget('$5', per='day', scope='agent')")
-        if loops is not None and not isinstance(loops, LoopPolicy):
-            raise ConfigError(f"loops is {loops!r}; write LoopPolicy(max_depth=10)")
-        if user_key is not None and not (isinstance(user_key, bytes) and user_key):
-            raise ConfigError("user_key is no key; give bytes that are not empty")
-        for recorder in recorders:
-            if not callable(getattr(recorder, "record", None)):
-                raise ConfigError(f"recorder {recorder!r} has no method record(row)")
-        if not isinstance(unpriced, Price) and unpriced not in ("refuse", "allow"):
-            raise ConfigError(f"unpriced is {unpriced!r}; choose 'refuse', 'allow' or a Price")
-        if on_threshold is not None and not callable(on_threshold):
-            raise ConfigError(f"on_threshold is {on_threshold!r}; give a function of one Crossing")
+        check(loops=loops, unpriced=unpriced, user_key=user_key, recorders=recorders, on_threshold=on_threshold)
         policy = Policy(budgets)
         self._prices = PriceBook(parse_prices(prices) if prices is not None else None)
         self._metrics = Metrics(
@@ -179,7 +155,7 @@ class Meter:
         )
         self._ledger_url = ledger if ledger is not None or not isinstance(store, str) else ledger_beside(store)
         # Last of what may be refused: nobody would close it.
-        self._store = _store_at(store) if isinstance(store, str) else _a_store(store)
+        self._store = _store_at(store) if isinstance(store, str) else checked_store(store)
         self._owns_store = isinstance(store, str)
         self._outcomes: Sink | None = None
         self._opening = threading.Lock()  # the ledger
