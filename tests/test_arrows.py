@@ -19,6 +19,7 @@ GROUPS: list[list[str]] = [
     ["tokenmeter.outcomes"],
     ["tokenmeter"],
     ["tokenmeter.meter"],
+    ["tokenmeter.meter_options"],
     ["tokenmeter.config"],
     ["tokenmeter.clients", "tokenmeter.propagation"],
     [
@@ -45,6 +46,7 @@ GROUPS: list[list[str]] = [
         "tokenmeter.usage",
         "tokenmeter.errors",
         "tokenmeter.money",
+        "tokenmeter.texts",
         "tokenmeter.faults",
         "tokenmeter.version",
         "tokenmeter.ending",
@@ -55,6 +57,7 @@ PURE = [
     "charging",
     "effects",
     "holding",
+    "meter_options",
     "notes",
     "record",
     "wire",

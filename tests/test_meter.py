@@ -7,15 +7,31 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import tokenmeter
 from tests.clients.faces import ASK, COST_NANOS, FACES, INPUT, MODEL, OUTPUT, URL, Face, Origin, face_id
-from tokenmeter import Budget, BudgetExceeded, ConfigError, DepthExceeded, LoopDetected, LoopPolicy, Meter, Price, Spend
+from tokenmeter import (
+    Budget,
+    BudgetExceeded,
+    ConfigError,
+    DepthExceeded,
+    LoopDetected,
+    LoopPolicy,
+    Meter,
+    Price,
+    Spend,
+    StoreUnavailable,
+)
+from tokenmeter import meter as meter_module
+from tokenmeter.budgets import MemoryStore
+from tokenmeter.ledger import open_ledger
 from tokenmeter.testing import CapturedCalls, FakeClock
 
 COST = Decimal(COST_NANOS) / 10**9
@@ -352,6 +368,104 @@ def test_recorders_get_each_row_after_it_was_settled(calls: CapturedCalls) -> No
     assert row.duration_s > 0
     with pytest.raises(AttributeError):
         row.user = "someone else"  # type: ignore[misc]
+
+
+# -- what came of it ---------------------------------------------------------------------------------------------
+
+
+def test_outcomes_that_nobody_can_read_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    with Meter() as meter:
+        meter.outcome("deployment", "one")
+        meter.outcome("deployment", "two")
+        meter.revoke("deployment", "one")
+    [told] = [record.getMessage() for record in caplog.records if "no ledger" in record.getMessage()]
+    assert "Meter(ledger='sqlite:///FILE')" in told
+
+
+def test_outcomes_that_go_to_a_ledger_are_not(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    pytest.importorskip("sqlalchemy")
+    with Meter(ledger=f"sqlite:///{tmp_path / 'ledger.db'}") as meter:
+        meter.outcome("deployment", "one")
+    assert not [record for record in caplog.records if record.name.startswith("tokenmeter")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "why", "says"),
+    [
+        ("Not A Kind", "k", "", "'Not A Kind' is no name; write lower-case"),
+        (1, "k", "", "kind 1 is no name"),
+        ("task", "", "", "key is ''; give a string"),
+        ("task", 7, "", "key is 7"),
+        ("task", "k", None, "why is None; give a text"),
+    ],
+)
+def test_a_revocation_is_checked_like_an_outcome(kind: Any, key: Any, why: Any, says: str) -> None:
+    with Meter() as meter, pytest.raises(ConfigError, match=says):
+        meter.revoke(kind, key, why)
+
+
+@pytest.mark.parametrize("agents", ["coder", 3, [""], [None]])
+def test_agents_of_an_outcome_are_names(agents: Any) -> None:
+    with Meter() as meter, pytest.raises(ConfigError, match="agent"):
+        meter.outcome("task", "k", agents=agents)
+
+
+def test_a_meter_opens_its_ledger_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sqlalchemy")
+    opened = []
+
+    def slowly(url: str) -> Any:
+        opened.append(url)
+        time.sleep(0.05)
+        return open_ledger(url)
+
+    monkeypatch.setattr(meter_module, "open_ledger", slowly)
+    with Meter(ledger=f"sqlite:///{tmp_path / 'ledger.db'}") as meter:
+        threads = [threading.Thread(target=meter.outcome, args=("task", f"k{nth}")) for nth in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert len(opened) == 1
+    with pytest.raises(StoreUnavailable, match="closed"):
+        meter.outcome("task", "late")
+    with pytest.raises(StoreUnavailable, match="closed"):
+        meter.revoke("task", "k1")
+    assert len(opened) == 1
+    with open_ledger(opened[0]) as ledger:
+        assert len(list(ledger.outcomes())) == 4
+
+
+# -- what it is given --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"budgets": [Budget("$1", name="a"), Budget("$2", name="a")]},
+        {"prices": {"m": "cheap"}},
+        {"prices": "nowhere.toml"},
+        {"metric_labels": ["agents"]},
+        {"max_label_values": -1},
+    ],
+    ids=lambda bad: next(iter(bad)),
+)
+def test_a_meter_that_is_refused_opens_no_store(tmp_path: Path, bad: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Meter(store=f"sqlite:///{tmp_path / 'books.db'}", **bad)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_that_lacks_something_is_told_what() -> None:
+    class Half(MemoryStore):
+        grants: Any = None
+        time_s: Any = None
+
+    with pytest.raises(ConfigError, match=r"it has no grants\(\), time_s\(\); give"):
+        Meter(store=Half())
+    with pytest.raises(ConfigError, match=r"hold\(\), .*instant, keeps_rows"):
+        Meter(store=object())  # type: ignore[arg-type]
+    Meter(store=MemoryStore()).close()
 
 
 # -- what an import costs ----------------------------------------------------------------------------------------

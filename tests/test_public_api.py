@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -67,9 +69,47 @@ def test_each_public_method_of_the_meter_is_documented_and_nothing_else() -> Non
     assert set(re.findall(r"^### `Meter\.(\w+)`$", API, re.MULTILINE)) == methods
 
 
+def _modules() -> dict[str, list[str]]:
+    """The names that are documented of each module."""
+    parts = API[API.index("\n## Modules\n") :].split("\n### ")[1:]
+    tables = {re.match(r"`(.*)`\n", part)[1]: re.findall(r"^\| (`.*?) \|", part, re.MULTILINE) for part in parts}  # type: ignore[index]
+    return {module: re.findall(r"`(\w+)`", " ".join(rows)) for module, rows in tables.items()}
+
+
+@pytest.mark.parametrize("module", _modules())
+def test_what_is_documented_of_a_module_is_what_it_has(module: str) -> None:
+    found = importlib.import_module(module)
+    documented = _modules()[module]
+
+    assert documented
+    for name in documented:
+        assert hasattr(found, name), name
+    if hasattr(found, "__all__"):
+        assert sorted(documented) == sorted(found.__all__)
+
+
+def _imports_of(page: Path) -> set[tuple[str, str]]:
+    found = set()
+    for code in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tokenmeter"):
+                found |= {(node.module or "", alias.name) for alias in node.names}
+    return found
+
+
+def test_the_docs_import_nothing_private() -> None:
+    root = DOCS.parents[1]
+    public = {(module, name) for module, names in _modules().items() for name in names}
+    public |= {("tokenmeter", name) for name in tokenmeter.__all__}
+    imported = {each for page in [root / "README.md", *root.glob("docs/**/*.md")] for each in _imports_of(page)}
+
+    assert len(imported) > 10
+    assert imported <= public
+
+
 _CLASSES = [
-    "Budget", "BudgetExceeded", "CallRecord", "DepthExceeded", "LoopDetected", "LoopPolicy", "Meter", "Price",
-    "Refused", "Remaining", "Spend", "UnpricedModel", "Usage",
+    "Budget", "BudgetExceeded", "CallRecord", "DepthExceeded", "LoopDetected", "LoopPolicy", "Meter", "Overshoot",
+    "Price", "Refused", "Remaining", "Spend", "UnpricedModel", "Usage",
 ]  # fmt: skip
 
 

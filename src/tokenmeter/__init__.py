@@ -1,6 +1,6 @@
 """tokenmeter meters LLM calls: who spent what, held to a budget before the request goes out."""
 
-from tokenmeter.budgets import Budget
+from tokenmeter.budgets import Budget, Store
 from tokenmeter.budgets.thresholds import Crossing
 from tokenmeter.errors import (
     BudgetExceeded,
@@ -14,9 +14,9 @@ from tokenmeter.errors import (
     UnpricedModel,
 )
 from tokenmeter.ledger import Spend
-from tokenmeter.loops import LoopPolicy
+from tokenmeter.loops import Limits, LoopPolicy
 from tokenmeter.meter import Meter, Remaining
-from tokenmeter.pricing import Price
+from tokenmeter.pricing import Overshoot, Price
 from tokenmeter.propagation import AsgiMiddleware, WsgiMiddleware, extract, inject, injecting
 from tokenmeter.record import CallRecord, Recorder
 from tokenmeter.usage import Usage
@@ -30,15 +30,18 @@ __all__ = [
     "ConfigError",
     "Crossing",
     "DepthExceeded",
+    "Limits",
     "LoopDetected",
     "LoopPolicy",
     "Meter",
+    "Overshoot",
     "Paused",
     "Price",
     "Recorder",
     "Refused",
     "Remaining",
     "Spend",
+    "Store",
     "StoreUnavailable",
     "TokenmeterError",
     "UnpricedModel",

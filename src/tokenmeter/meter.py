@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 import secrets
 import threading
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -26,12 +27,13 @@ from tokenmeter.budgets.thresholds import Crossing
 from tokenmeter.clients.instruments import Instruments
 from tokenmeter.clients.later import Later
 from tokenmeter.clients.metering import Clock, Metering
-from tokenmeter.errors import ConfigError, Paused
+from tokenmeter.errors import ConfigError, Paused, StoreUnavailable
 from tokenmeter.faults import swallow
 from tokenmeter.ledger import MemoryLedger, Spend, ledger_beside, open_ledger
 from tokenmeter.ledger.memory import ANY
 from tokenmeter.loops import LoopPolicy
 from tokenmeter.loops.guard import Memory
+from tokenmeter.meter_options import check, checked_store
 from tokenmeter.money import usd
 from tokenmeter.notes import House, UsageOption
 from tokenmeter.pricing import ExpectedCost, InputBound, Overshoot, Price, PriceBook, parse_prices
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C")
 
+logger = logging.getLogger("tokenmeter")
 
 # The arguments that a configuration has under the same names.
 _FROM_FILE = (
@@ -89,13 +92,6 @@ def _store_at(address: str) -> Store:
     return assemble(address)
 
 
-def _a_store(store: object) -> Store:
-    for verb in ("hold", "queue", "settle", "release", "read"):
-        if not callable(getattr(store, verb, None)):
-            raise ConfigError(f"store {store!r} is no store: it has no {verb}(); give an address or a Store")
-    return cast("Store", store)
-
-
 class Meter:
     """Meters LLM calls: attributes them, holds them to budgets before they go out, and records what they cost.
 
@@ -105,7 +101,8 @@ class Meter:
         store: where the budgets are kept: ``memory://``, this process; ``sqlite:///FILE``, the processes of one
             machine; ``redis://HOST:PORT/0``, a fleet. Or a `Store` of one's own, which the meter then doesn't close.
         ledger: where outcomes go, and calls when they are drained: ``sqlite:///FILE`` or ``postgresql://…``. Beside a
-            store in SQLite by default, else in the memory of this process, where reports can't see them.
+            store in SQLite by default, else in the memory of this process, the newest 10,000, where reports can't see
+            them.
         prices: negotiated prices, and prices of models that genai-prices doesn't know: a mapping from
             ``"model"`` or ``"provider/model"`` to `Price`, or the path of a TOML or JSON file.
         unpriced: what to do with a model that has no known price when a money budget applies: ``"refuse"`` it,
@@ -115,8 +112,9 @@ class Meter:
         tracer_provider, meter_provider: the OpenTelemetry providers; the global ones by default.
         metric_labels: scope fields to add to the metrics, of ``agent``, ``user``, ``team``, ``run``.
         max_label_values: how many distinct values such a label may take; the rest becomes ``(other)``.
-        user_key: when given, spans carry ``user.hash``, an HMAC of the user under this key, not ``user.id``; and the
-            fingerprints of requests are the same in all processes that have it, so that duplicate work is seen.
+        user_key: when given, spans and metrics carry ``user.hash``, an HMAC of the user under this key, not
+            ``user.id``; and the fingerprints of requests are the same in all processes that have it, so that duplicate
+            work is seen.
         propagate_baggage: let W3C baggage reach model providers. Off: their requests carry none.
         recorders: objects whose ``record(row)`` gets the `CallRecord` of each call, right after the call was settled:
             on the caller's thread or, under asyncio with a store that may wait, on a thread of the meter's.
@@ -149,38 +147,31 @@ class Meter:
         on_threshold: Callable[[Crossing], object] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        for budget in budgets:
-            if not isinstance(budget, Budget):
-                raise ConfigError(f"{budget!r} is no budget; write Budget('$5', per='day', scope='agent')")
-        if loops is not None and not isinstance(loops, LoopPolicy):
-            raise ConfigError(f"loops is {loops!r}; write LoopPolicy(max_depth=10)")
-        if user_key is not None and not (isinstance(user_key, bytes) and user_key):
-            raise ConfigError("user_key is no key; give bytes that are not empty")
-        for recorder in recorders:
-            if not callable(getattr(recorder, "record", None)):
-                raise ConfigError(f"recorder {recorder!r} has no method record(row)")
-        if not isinstance(unpriced, Price) and unpriced not in ("refuse", "allow"):
-            raise ConfigError(f"unpriced is {unpriced!r}; choose 'refuse', 'allow' or a Price")
-        if on_threshold is not None and not callable(on_threshold):
-            raise ConfigError(f"on_threshold is {on_threshold!r}; give a function of one Crossing")
-        self._owns_store = isinstance(store, str)
-        self._store = _store_at(store) if isinstance(store, str) else _a_store(store)
+        check(loops=loops, unpriced=unpriced, user_key=user_key, recorders=recorders, on_threshold=on_threshold)
+        policy = Policy(budgets)
+        self._prices = PriceBook(parse_prices(prices) if prices is not None else None)
+        self._metrics = Metrics(
+            meter_provider, VERSION, labels=metric_labels, max_label_values=max_label_values, user_key=user_key
+        )
         self._ledger_url = ledger if ledger is not None or not isinstance(store, str) else ledger_beside(store)
+        # Last of what may be refused: nobody would close it.
+        self._store = _store_at(store) if isinstance(store, str) else checked_store(store)
+        self._owns_store = isinstance(store, str)
         self._outcomes: Sink | None = None
+        self._opening = threading.Lock()  # the ledger
+        self._closed = False
         self._pauses = Pauses(self._store)
         self._pauses.refresh()
-        self._prices = PriceBook(parse_prices(prices) if prices is not None else None)
         self._bounds = InputBound()
         self._expected = ExpectedCost()
         self._clock: Clock = clock or SystemClock()
         self._ledger = MemoryLedger()
         self._later = Later(instant=self._store.instant)
-        self._metrics = Metrics(meter_provider, VERSION, labels=metric_labels, max_label_values=max_label_values)
         self._metrics.before_flush = self._later.flush
         house = House(
             prices=self._prices,
             bounds=self._bounds,
-            policy=Policy(budgets),
+            policy=policy,
             loops=loops or LoopPolicy(),
             unpriced=unpriced,
             memory=Memory(secrets.token_bytes(16)),
@@ -284,7 +275,7 @@ class Meter:
         outermost agent starts a run with an id of its own unless ``run`` names one.
 
         Raises:
-            ConfigError: a name or a tag that is no string, empty, or longer than 256 characters.
+            ConfigError: a name or a tag that is no string, empty, or longer than 256 characters; more than 32 tags.
         """
         return AgentScope(name, user, team, run, tags)
 
@@ -326,7 +317,11 @@ class Meter:
         provider: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> tuple[Remaining, ...]:
-        """The budgets that a call of this scope would be held to, and what is left of each."""
+        """The budgets that a call of this scope would be held to, and what is left of each.
+
+        Raises:
+            StoreUnavailable: the store can't be read.
+        """
         facts: dict[str, str | None] = {
             "agent": agent,
             "user": user,
@@ -377,19 +372,19 @@ class Meter:
 
         Raises:
             ConfigError: a name, a weight or a confidence that makes no sense.
-            StoreUnavailable: the ledger can't be reached; nothing was noted, and it may be tried again.
+            StoreUnavailable: the ledger can't be reached; nothing was noted, and it may be tried again. Or the meter
+                is closed.
         """
         from tokenmeter.outcomes.kinds import BUILT_IN, new_outcome
 
         scope = current()
-        path = tuple(dict.fromkeys(scope.path)) if agents is None else tuple(agents)
         declared = self._file.config.kinds if self._file is not None else None
         outcome = new_outcome(
             kind,
             key,
             self._clock.now_s(),
             run=run or scope.root or scope.run,
-            agents=path,
+            agents=tuple(dict.fromkeys(scope.path)) if agents is None else agents,
             team=team or scope.team,
             user=user or scope.user,
             weight=weight,
@@ -404,19 +399,33 @@ class Meter:
         """Take an outcome back: rolled back, reopened, reverted. It may come before the outcome, and counts for good.
 
         Raises:
-            StoreUnavailable: the ledger can't be reached; nothing was noted, and it may be tried again.
+            ConfigError: a name that no outcome can have, or a reason that is no text.
+            StoreUnavailable: the ledger can't be reached; nothing was noted, and it may be tried again. Or the meter
+                is closed.
         """
-        self._sink().revoke(kind, key, self._clock.now_s(), why)
+        from tokenmeter.outcomes.kinds import check_revocation
+
+        at_s = check_revocation(kind, key, self._clock.now_s(), why)
+        self._sink().revoke(kind, key, at_s, why)
 
     def _sink(self) -> Sink:
-        if self._outcomes is None:
-            if self._ledger_url is None:
-                from tokenmeter.outcomes.sink import MemorySink
+        with self._opening:
+            if self._closed:
+                raise StoreUnavailable("the meter is closed, and its ledger with it; tell it what came of calls before")
+            if self._outcomes is None:
+                self._outcomes = self._open_sink()
+            return self._outcomes
 
-                self._outcomes = MemorySink()
-            else:
-                self._outcomes = open_ledger(self._ledger_url)
-        return self._outcomes
+    def _open_sink(self) -> Sink:
+        if self._ledger_url is not None:
+            return open_ledger(self._ledger_url)
+        from tokenmeter.outcomes.sink import MemorySink
+
+        logger.warning(
+            "tokenmeter has no ledger, so no report will show the outcomes that it is told of; name one: "
+            "Meter(ledger='sqlite:///FILE')"
+        )
+        return MemorySink()
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -435,10 +444,11 @@ class Meter:
         self._pauses.close()
         if self._owns_store:
             self._store.close()
-        close = getattr(self._outcomes, "close", None)
-        if close is not None:
-            close()
-            self._outcomes = None
+        with self._opening:
+            self._closed = True
+            close = getattr(self._outcomes, "close", None)
+            if close is not None:
+                close()
 
     def __enter__(self) -> Meter:
         return self

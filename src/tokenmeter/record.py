@@ -13,6 +13,9 @@ from tokenmeter.usage import Usage
 
 Status = Literal["ok", "error", "incomplete", "refused"]
 
+DIED = "ProcessDied"
+"""The ``error_type`` of the row that stands in for a call whose process died while the request was out."""
+
 
 class CallRecord(Struct, frozen=True, kw_only=True, gc=False):
     """What became of one call.

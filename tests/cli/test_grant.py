@@ -256,11 +256,6 @@ def test_the_real_command(shared: SharedBooks) -> None:
 # -- laws --------------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(1, times.MAX_DURATION_S))
-def test_a_duration_is_read_as_it_is_written(seconds: int) -> None:
-    assert times.parse_duration(times.format_duration(seconds)) == seconds
-
-
 @given(st.lists(st.tuples(st.integers(0, 400), st.sampled_from("wdhms")), max_size=5), st.booleans())
 def test_a_duration_is_the_sum_of_its_parts_or_refused(parts: list[tuple[int, str]], spaced: bool) -> None:
     units = [unit for _, unit in parts]

@@ -13,6 +13,7 @@ from tests.ledger.postgres_server import missing as postgres_missing
 from tests.support.redis_server import RedisServer
 from tests.support.redis_server import missing as redis_missing
 from tokenmeter.ledger import open_ledger
+from tokenmeter.outcomes import MemorySink
 
 if TYPE_CHECKING:
     from tokenmeter.ledger.ledger import Ledger
@@ -36,14 +37,28 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty ledger."""
+def _empty(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     pytest.importorskip("sqlalchemy")
-    if request.param == "sqlite":
+    if kind == "sqlite":
         return f"sqlite:///{tmp_path / 'ledger.db'}"
     server: PostgresServer = request.getfixturevalue("postgres")
     return server.database()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty ledger."""
+    return _empty(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=["sqlite", "postgres", "memory"])
+def sink(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger | MemorySink]:
+    """Each that keeps outcomes, empty."""
+    if request.param == "memory":
+        yield MemorySink()
+        return
+    with open_ledger(_empty(request.param, request, tmp_path)) as found:
+        yield found
 
 
 @pytest.fixture

@@ -108,3 +108,7 @@ def test_it_stays_bounded_when_every_call_is_of_somebody_else() -> None:
     assert len(ledger.groups()) <= 100
     assert ledger.spend().usd == Decimal(7 * 5_000).scaleb(-9)
     assert ledger.spend(agent=None).calls == 0
+    kept = sum(ledger.spend(agent=f"a{number}").calls for number in range(4_900, 5_000))
+    assert 0 < kept < 5_000
+    assert ledger.spend(agent="(other)", user="(other)", team="(other)", model=None).calls >= 4_900
+    assert ledger.spend(provider=row().provider).calls == 5_000

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.ledger.rows import NOON_S
 from tokenmeter.ledger.views import Link, Outcome
+from tokenmeter.outcomes import MemorySink
 
 pytest.importorskip("sqlalchemy")
 
@@ -39,6 +41,36 @@ def test_an_outcome_is_taken_back_once_also_before_it_is_known(ledger: Ledger, f
     assert not ledger.revoke("deployment", "web@1", NOON_S + 99, "again")
     [found] = ledger.outcomes()
     assert (found.revoked_s, found.revoked_why) == (NOON_S + 9, "reverted")
+
+
+STEPS: list[tuple[str, float, Any]] = [
+    ("put", 0.0, None),
+    ("revoke", 9.0, "late"),
+    ("revoke", 5.0, "reverted"),
+    ("revoke", 5.0, "rolled back"),
+    ("put", 0.0, 7.0),
+]
+
+
+def test_the_earliest_revocation_counts_in_whatever_order_they_come(sink: Ledger | MemorySink) -> None:
+    orders = list(itertools.permutations(STEPS))
+    for number, steps in enumerate(orders):
+        for verb, at_s, what in steps:
+            if verb == "put":
+                sink.put_outcome(Outcome("case", f"{number}", at_s, revoked_s=what, revoked_why=what and "born so"))
+            else:
+                sink.revoke("case", f"{number}", at_s, what)
+    told = [(found.revoked_s, found.revoked_why) for found in sink.outcomes()]
+    assert told == [(5.0, "reverted")] * len(orders)
+
+
+def test_who_takes_back_first_is_told_so(sink: Ledger | MemorySink) -> None:
+    assert sink.put_outcome(WHOLE)
+    assert not sink.put_outcome(WHOLE)
+    for name in ("web@1", "never-heard-of"):
+        assert sink.revoke("deployment", name, 9.0, "reverted")
+        assert not sink.revoke("deployment", name, 5.0, "reverted")
+        assert not sink.revoke("deployment", name, 9.0)
 
 
 def test_an_outcome_that_comes_taken_back(ledger: Ledger) -> None:

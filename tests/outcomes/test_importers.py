@@ -94,6 +94,9 @@ def test_csv() -> None:
         (["kind,key,at\n", "case,c,1\n", "case,d\n"], "line 3 has another number"),
         (["kind,key,at\n", "case,c,1,2\n"], "line 2 has another number"),
         (["kind,key,at\n", "case,c,soon\n"], "line 2: at is 'soon'"),
+        (["kind,key,at\n", "case,c,nan\n"], "line 2: at is 'nan'; write ISO 8601"),
+        (["kind,key,at,revoked_at\n", "case,c,1,nan\n"], "line 2: revoked_at is 'nan'; write ISO 8601"),
+        (["kind,key,at,revoked_at\n", "case,c,1,-5\n"], "line 2: at_s is -5.0; give a number from 0"),
         (["kind,key,at,weight\n", "case,c,1,much\n"], "line 2: weight is 'much'"),
         (["kind,key,at\n", "case,,1\n"], "line 2: outcome key is ''"),
         (["kind,key,at\n", 'case,"c,1\n'], "no CSV"),
@@ -154,7 +157,14 @@ def test_plain_spans() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{}, [3], [{"name": "x", "attributes": {"deployment.id": "1", "deployment.status": "ok"}}]]
+    "bad",
+    [
+        {},
+        [3],
+        [{"name": "x", "attributes": {"deployment.id": "1", "deployment.status": "ok"}}],
+        [{"name": "x", "end_time": 10**400, "attributes": {"tokenmeter.revokes": "api#1"}}],
+        [{"name": "x", "end_time": 10**18, "attributes": {"tokenmeter.revokes": "Not-A-Kind api#1"}}],
+    ],
 )
 def test_what_has_no_spans_is_refused(bad: object) -> None:
     with pytest.raises(ConfigError):

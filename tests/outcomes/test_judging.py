@@ -8,7 +8,7 @@ import pytest
 
 from tests.outcomes.parts import DAY_S, HOUR_S, hour, judged, outcome, run, verdicts
 from tokenmeter.errors import ConfigError
-from tokenmeter.outcomes import Kind, Rules, declare, link, new_outcome, normalize, own_figures
+from tokenmeter.outcomes import Kind, Revocation, Rules, declare, link, new_outcome, normalize, own_figures
 
 
 def test_the_runs_of_others_dont_count_for_who_claims_them() -> None:
@@ -288,6 +288,15 @@ def test_ones_own_figures() -> None:
         (lambda: new_outcome("deployment", "k", float("nan")), "at_s is nan"),
         (lambda: new_outcome("deployment", "k", 1.0, weight=-1), "weight is -1"),
         (lambda: new_outcome("deployment", "k", 1.0, confidence=2), "confidence is 2"),
+        (lambda: new_outcome("deployment", "k", 1.0, weight=10**400), "weight is 1000.*…; give a number from 0 to"),
+        (lambda: new_outcome("deployment", "k", 10**9_000), "at_s is a number of thousands of digits; give"),
+        (lambda: new_outcome("deployment", 10**9_000, 1.0), "key is a number of thousands"),  # type: ignore[arg-type]
+        (lambda: new_outcome("deployment", "k", 1.0, agents=3), "agents is 3; give a list"),  # type: ignore[arg-type]
+        (lambda: Kind("deployment", 10**400), "weight of kind 'deployment' is 1000"),
+        (lambda: Revocation("Deployment", "k", 1.0, "why"), "'Deployment' is no name"),
+        (lambda: Revocation("deployment", "", 1.0, "why"), "key is ''"),
+        (lambda: Revocation("deployment", "k", float("nan"), "why"), "at_s is nan"),
+        (lambda: Revocation("deployment", "k", 1.0, None), "why is None"),  # type: ignore[arg-type]
         (lambda: new_outcome("deployment", "k", 1.0, agents="coder"), r"\['coder'\]"),
         (lambda: Kind("x", weight=float("inf")), "weight of kind 'x' is inf"),
         (lambda: Rules(min_group=1), "min_group is 1"),

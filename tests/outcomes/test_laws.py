@@ -182,6 +182,16 @@ def test_order_and_repetition_of_put_and_revoke_dont_matter(
     assert played(more) == played(steps)
 
 
+def test_what_is_kept_in_memory_is_bounded() -> None:
+    sink = MemorySink(most=4)
+    for number in range(9):
+        sink.put_outcome(outcome(f"k{number}"))
+        sink.revoke("deployment", f"k{number}", 5.0, "because")
+        sink.revoke("deployment", f"never-heard-of-{number}", 5.0, "because")
+    assert [(each.key, each.revoked_s) for each in sink.outcomes()] == [("k7", 5.0), ("k8", 5.0)]
+    assert len(sink._kept) == 4
+
+
 @settings(max_examples=60)
 @given(
     pieces=st.integers(1, 12),

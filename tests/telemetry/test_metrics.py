@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 import threading
 import time
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +17,8 @@ from msgspec.structs import replace
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Histogram, InMemoryMetricReader, Sum
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.clients.faces import (
     ASK,
@@ -29,7 +34,7 @@ from tests.clients.faces import (
     face_id,
     on_a_loop,
 )
-from tests.telemetry.pipeline import metrics_of, points_of, typed
+from tests.telemetry.pipeline import attributes_of, metrics_of, only, points_of, typed
 from tokenmeter import Budget, BudgetExceeded, ConfigError, Meter
 from tokenmeter.telemetry import metrics as metrics_module
 from tokenmeter.telemetry.metrics import Metrics
@@ -183,6 +188,21 @@ def test_labels_by_choice(metering: MeterProvider, reader: InMemoryMetricReader)
             assert labels == BASE | chosen
 
 
+def test_a_user_is_hashed_as_in_spans(
+    tracing: TracerProvider, exporter: InMemorySpanExporter, metering: MeterProvider, reader: InMemoryMetricReader
+) -> None:
+    with Meter(tracer_provider=tracing, meter_provider=metering, metric_labels=["user"], user_key=b"secret") as meter:
+        with meter.agent("triage", user="alice"):
+            posted(meter)
+        metrics = metrics_of(reader)
+    hashed = attributes_of(only(exporter))["user.hash"]
+    for metric in metrics.values():
+        for labels in labels_of(metric):
+            assert "user.id" not in labels
+            assert metric.name == "tokenmeter.telemetry.dropped" or labels["user.hash"] == hashed
+            assert "alice" not in str(labels)
+
+
 def test_labels_are_bounded(metering: MeterProvider, reader: InMemoryMetricReader) -> None:
     with Meter(meter_provider=metering, metric_labels=["agent"], max_label_values=3) as meter:
         for nth in range(10):
@@ -258,6 +278,45 @@ def test_closing_loses_nothing(metering: MeterProvider, reader: InMemoryMetricRe
     meter.close()
     meter.flush()
     assert not [thread for thread in threading.enumerate() if thread.name == "tokenmeter-metrics"]
+
+
+def test_a_meter_that_nobody_closes_leaves_nothing_behind(
+    metering: MeterProvider, reader: InMemoryMetricReader
+) -> None:
+    def dropped() -> tuple[threading.Thread, weakref.ref[Metrics]]:
+        meter = Meter(meter_provider=metering)
+        posted(meter, times=3)
+        meter._later.flush()
+        assert meter._metrics._thread is not None
+        return meter._metrics._thread, weakref.ref(meter._metrics)
+
+    def soon(done: Callable[[], bool]) -> bool:
+        until_s = time.monotonic() + 20
+        while not done() and time.monotonic() < until_s:
+            gc.collect()
+            time.sleep(0.05)
+        return done()
+
+    found = [dropped() for _ in range(3)]
+    assert soon(lambda: not any(thread.is_alive() for thread, _ in found))
+    assert not any(ref() for _, ref in found)
+    [duration] = points_of(metrics_of(reader)["gen_ai.client.operation.duration"]).values()
+    assert duration.count == 9  # what was queued is written
+
+
+def test_rows_are_written_after_a_rest(
+    metering: MeterProvider, reader: InMemoryMetricReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_module, "INTERVAL_S", 0.01)
+    with Meter(meter_provider=metering) as meter:
+        for _ in range(3):
+            posted(meter)
+            meter._later.flush()
+            until_s = time.monotonic() + 20
+            while (meter._metrics._queue or meter._metrics._ring_at != 1) and time.monotonic() < until_s:
+                time.sleep(0.01)
+            assert not meter._metrics._queue
+            assert meter._metrics._ring_at == 1
 
 
 def test_flush(metering: MeterProvider, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 from typing import Any
@@ -32,7 +33,8 @@ from tests.clients.faces import (
     on_a_loop,
 )
 from tests.telemetry.pipeline import Spying, attributes_of, only, typed
-from tokenmeter import Budget, BudgetExceeded, DepthExceeded, LoopPolicy, Meter, Price, UnpricedModel
+from tokenmeter import Budget, BudgetExceeded, DepthExceeded, LoopPolicy, Meter, Price, UnpricedModel, extract, inject
+from tokenmeter.telemetry.spans import Spans
 from tokenmeter.testing import CapturedCalls
 
 STREAMED = ASK | {"stream": True}
@@ -148,6 +150,21 @@ def test_a_long_path_is_cut_and_its_depth_is_not(tracing: TracerProvider, export
     assert found["tokenmeter.loop.path"] == tuple(f"agent-{nth}" for nth in range(18, 50))
 
 
+def test_the_depth_counts_what_a_path_from_elsewhere_had_no_room_for(
+    tracing: TracerProvider, exporter: InMemorySpanExporter
+) -> None:
+    carrier: dict[str, str] = {}
+    with Meter(tracer_provider=tracing, loops=LoopPolicy(max_depth=None)) as meter:
+        with contextlib.ExitStack() as nested:
+            for nth in range(20):
+                nested.enter_context(meter.agent(f"agent-{nth}"))
+            inject(carrier)
+        with extract(carrier), meter.agent("there") as scope:
+            assert len(scope.path) < scope.depth == 21
+            posted(meter, ASK)
+    assert attributes_of(only(exporter))["tokenmeter.loop.depth"] == 21
+
+
 def test_a_user_can_be_hashed(tracing: TracerProvider, exporter: InMemorySpanExporter) -> None:
     with Meter(tracer_provider=tracing, user_key=b"secret") as meter:
         with meter.agent("triage", user="alice"):
@@ -163,6 +180,24 @@ def test_a_user_can_be_hashed(tracing: TracerProvider, exporter: InMemorySpanExp
     assert len(hashes[0]) >= 32
     assert hashes[0] == hashes[1] != hashes[2]
     assert "alice" not in str([span.to_json() for span in spans])
+
+
+def test_a_user_that_is_no_utf_8_can_be_hashed(tracing: TracerProvider, exporter: InMemorySpanExporter) -> None:
+    with Meter(tracer_provider=tracing, user_key=b"secret") as meter, meter.agent("triage", user="al\udc80ice"):
+        posted(meter, ASK)
+    assert len(attributes_of(only(exporter))["user.hash"]) == 32
+
+
+def test_a_span_ends_whatever_its_attributes_do(
+    meter: Meter, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Spans, "_attributes", broken)
+    posted(meter, ASK)
+    assert only(exporter).name == f"chat {MODEL}"
+    assert "broken" in caplog.text
 
 
 def test_nothing_private(meter: Meter, exporter: InMemorySpanExporter) -> None:
@@ -207,6 +242,29 @@ def test_the_state_of_budgets(tracing: TracerProvider, exporter: InMemorySpanExp
     assert second["tokenmeter.budget.remaining"][0] == pytest.approx(0.8)
     assert "tokenmeter.budget.warned" not in first
     assert "tokenmeter.budget.output_cap" not in first
+
+
+@pytest.mark.parametrize("smaller", [{"hold": "expected"}, {"extend_streams": True}], ids=str)
+def test_what_was_held_and_not_the_worst_case(
+    tracing: TracerProvider, exporter: InMemorySpanExporter, smaller: dict[str, Any]
+) -> None:
+    with Meter([Budget("$1", name="money", **smaller)], tracer_provider=tracing) as meter:
+        for _ in range(40):  # until it is known what calls use
+            posted(meter, STREAMED | {"max_tokens": 8_000})
+            meter.flush()
+    for nth, span in enumerate(exporter.get_finished_spans()):
+        found = attributes_of(span)
+        taken = 1 - nth * COST_NANOS / 1e9 - found["tokenmeter.budget.remaining"][0]
+        assert found["tokenmeter.budget.held_usd"] == pytest.approx(taken)
+    assert 0 < found["tokenmeter.budget.held_usd"] < 0.004
+
+
+def test_without_a_budget_of_money_none_is_held(tracing: TracerProvider, exporter: InMemorySpanExporter) -> None:
+    with Meter([Budget("100000 tokens", name="few")], tracer_provider=tracing) as meter:
+        posted(meter, ASK)
+    found = attributes_of(only(exporter))
+    assert found["tokenmeter.budget.names"] == ("few",)
+    assert "tokenmeter.budget.held_usd" not in found
 
 
 def test_a_cap_that_the_budget_gave(tracing: TracerProvider, exporter: InMemorySpanExporter) -> None:

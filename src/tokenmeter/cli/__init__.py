@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(command: str, error: Exception, status: int) -> int:
-    from tokenmeter.cli.tables import clean
+    from tokenmeter.texts import clean
 
     sys.stderr.write(f"tokenmeter {command}: {clean(' '.join(str(error).split()))}\n")
     return status

@@ -135,13 +135,14 @@ def _show(picture: Picture, arguments: argparse.Namespace) -> None:
         print(json.dumps(_for_json(picture)))
         return
     from tokenmeter.cli import tables
+    from tokenmeter.texts import clean
 
     before, table, after = _parts(picture, arguments.top)
     for line in before:
-        print(tables.clean(line))
+        print(clean(line))
     if table is not None:
         tables.show(table)
-    print(tables.clean(after))
+    print(clean(after))
 
 
 def _watch(store: Store, address: str, arguments: argparse.Namespace) -> None:

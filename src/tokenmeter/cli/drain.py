@@ -159,7 +159,7 @@ def _report(done: Drained, store: str, ledger: str, work: _Work, arguments: argp
         }
         print(json.dumps(told))
         return
-    from tokenmeter.cli.tables import clean
+    from tokenmeter.texts import clean
 
     if done.anew:
         print(clean(f"{store} is not the file that was drained before: it was read from its beginning."))

@@ -156,9 +156,9 @@ def _give(store: Store, grant: Grant) -> None:
 def _tell(store: Store, account: Account, grant: Grant, before: Sequence[Book], *, as_json: bool) -> None:
     from tokenmeter.budgets import account_of
     from tokenmeter.cli.amounts import figure, words
-    from tokenmeter.cli.tables import clean
     from tokenmeter.cli.times import moment, until
     from tokenmeter.cli.trouble import suggestion
+    from tokenmeter.texts import clean
 
     if as_json:
         print(json.dumps(_for_json(grant, account.budget, account.scope, account.unit, grant.at_s)))

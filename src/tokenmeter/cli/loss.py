@@ -25,7 +25,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Accept it."""
-    from tokenmeter.cli.tables import clean
+    from tokenmeter.texts import clean
 
     place = where.find(arguments, with_policy=False)
     with where.opened(place) as store:

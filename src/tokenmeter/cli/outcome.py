@@ -118,11 +118,9 @@ def _put(arguments: argparse.Namespace) -> int:
 
 def _revoke(arguments: argparse.Namespace) -> int:
     from tokenmeter.cli.people import reason_of
-    from tokenmeter.outcomes import Harvest, Revocation, new_outcome
+    from tokenmeter.outcomes import Harvest, Revocation
 
-    at_s = _at_s(arguments.at)
-    checked = new_outcome(arguments.kind, arguments.key, at_s)
-    back = Revocation(checked.kind, checked.key, at_s, reason_of(arguments.reason))
+    back = Revocation(arguments.kind, arguments.key, _at_s(arguments.at), reason_of(arguments.reason))
     return _pour(Harvest(revocations=(back,)), arguments)
 
 
@@ -181,7 +179,7 @@ def _pour(found: Harvest, arguments: argparse.Namespace) -> int:
         told = {"ledger": address, "outcomes": len(found.outcomes), "new": new, "revoked": back, "linked": linked}
         print(json.dumps({**told, "left_out": list(found.left_out)}))
         return 0
-    from tokenmeter.cli.tables import clean
+    from tokenmeter.texts import clean
 
     known = len(found.outcomes) - new
     parts = [f"{new:,} new outcomes"] if found.outcomes or not found.revocations else []

@@ -120,7 +120,7 @@ def _read(store: Store) -> tuple[float, list[Pause]]:
 
 
 def _say(*lines: str) -> None:
-    from tokenmeter.cli.tables import clean
+    from tokenmeter.texts import clean
 
     for line in lines:
         print(clean(line))

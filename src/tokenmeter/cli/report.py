@@ -229,14 +229,15 @@ def _raw(text: str) -> None:
 def _tables(data: ReportData, *, plain: bool) -> None:
     from tokenmeter.cli import tables
     from tokenmeter.report.terminal import sections
+    from tokenmeter.texts import clean
 
     for number, section in enumerate(sections(data)):
         if number:
             print()
         if section.title:
-            print(tables.clean(section.title))
+            print(clean(section.title))
         for line in section.lines:
-            print(tables.clean(f"  {line}" if section.title else line))
+            print(clean(f"  {line}" if section.title else line))
         if section.rows:
             table = tables.Table(section.head, section.rows, section.right, section.styles)
             if plain:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+from tokenmeter.texts import clean
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +19,6 @@ class Table:
     rows: Sequence[Sequence[str]]
     right: Sequence[str] = ()
     styles: Sequence[str] = ()
-
-
-def clean(text: str) -> str:
-    """Text of strangers (names of agents, reasons) without what would steer a terminal."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def fancy() -> bool:

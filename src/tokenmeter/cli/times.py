@@ -29,16 +29,6 @@ def parse_duration(text: str) -> int:
     return seconds
 
 
-def format_duration(seconds: int) -> str:
-    """A duration as `parse_duration` reads it back: ``1d12h``."""
-    parts = []
-    for unit, size_s in _UNITS_S.items():
-        count, seconds = divmod(seconds, size_s)
-        if count:
-            parts.append(f"{count}{unit}")
-    return "".join(parts) or "0s"
-
-
 def parse_moment(text: str) -> float:
     """Seconds since the epoch of an ISO 8601 date or time; one without an offset is UTC. `Trouble` for the rest."""
     try:

@@ -11,11 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tokenmeter.errors import ConfigError
-from tokenmeter.ledger.memory import MemoryLedger as MemoryLedger
-from tokenmeter.ledger.memory import Spend as Spend
+from tokenmeter.ledger.memory import MemoryLedger, Spend
 
 if TYPE_CHECKING:
     from tokenmeter.ledger.ledger import Ledger
+
+__all__ = ["MemoryLedger", "Spend", "ledger_beside", "open_ledger"]
 
 
 def open_ledger(url: str) -> Ledger:

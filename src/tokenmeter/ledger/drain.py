@@ -15,8 +15,7 @@ import msgspec
 
 from tokenmeter.budgets import Entry, Store
 from tokenmeter.ledger.ledger import Ledger, Mark, Moved, Step
-from tokenmeter.ledger.lines import DIED
-from tokenmeter.record import CallRecord, decode
+from tokenmeter.record import DIED, CallRecord, decode
 from tokenmeter.usage import Usage
 
 ENTRIES_A_STEP = 1_000

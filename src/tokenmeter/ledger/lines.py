@@ -11,11 +11,10 @@ from typing import Any, NamedTuple, cast
 import msgspec
 from msgspec import Struct
 
-from tokenmeter.record import CallRecord, Status, was_warned_of
+from tokenmeter.record import DIED, CallRecord, Status, was_warned_of
 from tokenmeter.usage import Usage
 
 STAND_IN, ESTIMATED, MEASURED = 0, 1, 2
-DIED = "ProcessDied"
 
 _MOST_TOKENS = 10**12
 _MOST_NANOS = 10**17

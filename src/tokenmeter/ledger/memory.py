@@ -145,8 +145,8 @@ class MemoryLedger:
     """Keeps sums, not rows, so that its size does not grow with the calls.
 
     Rows are queued on the caller's path and added up when somebody reads, or when 1,024 are queued. Above
-    50,000 groups the oldest lose their run and their tags, and then their names to ``(other)``: the total
-    stays exact.
+    50,000 groups the older half lose their run and their tags, and if that doesn't make room all but their
+    provider, to ``(other)``: the total and that of each provider stay exact.
     """
 
     def __init__(self, max_groups: int = MAX_GROUPS) -> None:
@@ -214,7 +214,7 @@ class MemoryLedger:
             part.add(row)
 
     def _fold(self) -> None:
-        """Make room: the older half loses its runs and tags, and if that is not enough, its names."""
+        """Make room: the older half loses its runs and tags, and if that is not enough, all but its providers."""
         self._fold_oldest(lambda g: Group(g.agent, g.user, g.team, None, g.model, g.provider, frozenset()))
         if len(self._sums) > self._max_groups * 3 // 4:
             self._fold_oldest(lambda g: Group(OTHER, OTHER, OTHER, None, None, g.provider, frozenset()))

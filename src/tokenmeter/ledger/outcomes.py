@@ -41,7 +41,7 @@ class Outcomes:
         return written
 
     def revoke(self, kind: str, key: str, at_s: float, why: str | None = None) -> bool:
-        """Take an outcome back, also before it is known. False if it was taken back before."""
+        """Take an outcome back, also before it is known; the earliest counts. False if it was taken back before."""
         with self._place.writing() as db:
             return _revoke(db, kind, key, at_s, why)
 
@@ -96,8 +96,14 @@ class Outcomes:
 
 
 def _revoke(db: sa.Connection, kind: str, key: str, at_s: float, why: str | None) -> bool:
-    row = {"kind": name_of(kind), "key": name_of(key), "at_s": at_s, "why": _text(why)}
-    return _is_new(db, revocations, row)
+    row = {"kind": name_of(kind), "key": name_of(key), "at_s": at_s, "why": _text(why or "")}
+    if _is_new(db, revocations, row):
+        return True
+    r = revocations.c
+    later = (r.at_s > at_s) | ((r.at_s == at_s) & (sa.func.coalesce(r.why, "") > row["why"]))
+    earlier = {"at_s": at_s, "why": row["why"]}
+    db.execute(revocations.update().where(r.kind == row["kind"], r.key == row["key"], later).values(earlier))
+    return False
 
 
 def _is_new(db: sa.Connection, table: sa.Table, row: dict[str, Any]) -> bool:

@@ -6,8 +6,6 @@ together with the one that has that name already.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +15,7 @@ import sqlalchemy as sa
 from tokenmeter.ledger.lines import MEASURED, Group, bared, name_of
 from tokenmeter.ledger.statements import in_parts, upsert
 from tokenmeter.ledger.tables import SUMS, calls, day_sums, groups, hour_sums, outcomes, prints, repeat_days, run_sums
+from tokenmeter.telemetry.people import user_hash
 
 LATE_S = 30 * 86_400
 """How long after it would have been pruned an estimate stays, because a late word may still correct it."""
@@ -31,11 +30,6 @@ class Changed:
 
     calls: int = 0
     outcomes: int = 0
-
-
-def pseudonym(user: str, key: bytes) -> str:
-    """The name in place of a user's: the same as ``user.hash`` of the spans under the same key."""
-    return hmac.new(key, user.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
 
 
 def forget(db: sa.Connection, user: str) -> Changed:
@@ -55,7 +49,7 @@ def pseudonymise(db: sa.Connection, user: str, key: bytes) -> Changed:
     """Put a keyed hash in place of a user's name, and drop the tags of his calls."""
     given, user = user, name_of(user)
     changed = _bare_calls(db, _numbers_of(user))
-    name = pseudonym(given, key)
+    name = user_hash(given, key)
     _rename(db, user, name)
     return Changed(changed, _rename_in_outcomes(db, user, name))
 

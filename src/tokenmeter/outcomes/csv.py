@@ -6,7 +6,9 @@ fields. A line whose ``revoked_at`` is filled takes its outcome back.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
@@ -70,10 +72,10 @@ def _check(names: list[str]) -> None:
 
 
 def _moment(what: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        pass
+    with contextlib.suppress(ValueError):
+        seconds = float(text)
+        if math.isfinite(seconds):
+            return seconds
     try:
         found = datetime.fromisoformat(text)
     except ValueError:

@@ -12,12 +12,15 @@ import hmac
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import replace
 from typing import Any, Final
 
 from tokenmeter.errors import ConfigError, StoreUnavailable
 from tokenmeter.ledger.views import Outcome
 from tokenmeter.outcomes.harvest import Revocation
 from tokenmeter.outcomes.kinds import BUILT_IN, Kinds, new_outcome
+
+__all__ = ["Endpoint", "into"]
 
 MAX_BODY_BYTES: Final = 64 * 1024
 LEAST_TOKEN_CHARS: Final = 16
@@ -153,12 +156,9 @@ class Endpoint:
 
     def _revocation(self, given: dict[str, Any], poster: str) -> Revocation:
         _check_names(given, _REVOCATION)
-        at_s = self._at_s(given)
-        checked = new_outcome(given.get("kind", ""), given.get("key", ""), at_s)
         why = given.get("why") or "revoked"
-        if not isinstance(why, str):
-            raise ConfigError(f"why is {str(why)[:40]!r}; give a text")
-        return Revocation(checked.kind, checked.key, at_s, f"{' '.join(why.split())[:400]} (told by {poster})")
+        found = Revocation(given.get("kind", ""), given.get("key", ""), self._at_s(given), why)
+        return replace(found, why=f"{' '.join(found.why.split())[:400]} (told by {poster})")
 
     def _at_s(self, given: Mapping[str, Any]) -> float:
         at_s = given.get("at")
@@ -166,7 +166,7 @@ class Endpoint:
             return self._clock()
         if isinstance(at_s, bool) or not isinstance(at_s, int | float):
             raise ConfigError(f"at is {str(at_s)[:40]!r}; give seconds since 1970, or leave it out for now")
-        return float(at_s)
+        return at_s
 
 
 def into(sink: Any) -> Take:

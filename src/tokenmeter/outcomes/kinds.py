@@ -7,7 +7,6 @@ brings along may lower what it counts for and never raises it above its kind's.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,13 +19,15 @@ from tokenmeter.ledger.views import Outcome
 MAX_CHARS: Final = 256
 MAX_ATTRIBUTES: Final = 64
 _NAME = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
+_NAMES = "write lower-case letters, digits, '_', '-' and '.'"
+_SHOWN_CHARS = 60
 
 
 def _number(what: str, value: object, *, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{what} is {value!r}; give a number")
-    if not 0 <= value <= most:
-        raise ConfigError(f"{what} is {value!r}; give a number from 0 to {most:g}")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{what} is {_shown(value)}; give a number")
+    if not 0 <= value <= most:  # nor is NaN
+        raise ConfigError(f"{what} is {_shown(value)}; give a number from 0 to {most:g}")
     return float(value)
 
 
@@ -50,7 +51,7 @@ class Kind:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise ConfigError(f"kind {self.name!r} is no name; write lower-case letters, digits, '_', '-' and '.'")
+            raise ConfigError(f"kind {_shown(self.name)} is no name; {_NAMES}")
         object.__setattr__(self, "weight", _number(f"weight of kind {self.name!r}", self.weight, most=1e6))
 
     def admits(self, accepter: str) -> bool:
@@ -109,13 +110,12 @@ def new_outcome(
     Raises:
         ConfigError: a name that is empty or too long, a weight, a confidence or a time that makes no sense.
     """
-    if not isinstance(kind, str) or not _NAME.fullmatch(kind):
-        raise ConfigError(f"outcome kind {kind!r} is no name; write lower-case letters, digits, '_', '-' and '.'")
-    declared = kinds.get(kind)
+    declared = kinds.get(_kind(kind))
     if weight is None:
         weight = declared.weight if declared is not None else 1.0
-    if isinstance(agents, str):
-        raise ConfigError(f"outcome agents is {agents!r}; give a list of names such as [{agents!r}]")
+    if isinstance(agents, str) or not isinstance(agents, Iterable):
+        named = _shown(agents) if isinstance(agents, str) else "'coder'"
+        raise ConfigError(f"outcome agents is {_shown(agents)}; give a list of names such as [{named}]")
     pairs = tuple((_text("attribute name", name), _text(f"attribute {name!r}", value)) for name, value in attributes)
     if len(pairs) > MAX_ATTRIBUTES:
         raise ConfigError(f"outcome has {len(pairs)} attributes; at most {MAX_ATTRIBUTES} are kept, leave some out")
@@ -136,13 +136,40 @@ def new_outcome(
     )
 
 
+def check_revocation(kind: object, key: object, at_s: object, why: object) -> float:
+    """Check what takes an outcome back; its time.
+
+    Raises:
+        ConfigError: a name that no outcome can have, or a time or a reason that makes no sense.
+    """
+    _kind(kind)
+    _text("key", key)
+    if not isinstance(why, str):
+        raise ConfigError(f"why is {_shown(why)}; give a text")
+    return _number("at_s", at_s, most=1e11)
+
+
+def _kind(kind: object) -> str:
+    if not isinstance(kind, str) or not _NAME.fullmatch(kind):
+        raise ConfigError(f"outcome kind {_shown(kind)} is no name; {_NAMES}")
+    return kind
+
+
 def _maybe(what: str, value: str | None) -> str | None:
     return None if value is None else _text(what, value)
 
 
 def _text(what: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"outcome {what} is {value!r}; give a string that is not empty")
+        raise ConfigError(f"outcome {what} is {_shown(value)}; give a string that is not empty")
     if len(value) > MAX_CHARS:
         raise ConfigError(f"outcome {what} {value[:40]!r}… has {len(value)} characters; at most {MAX_CHARS} are kept")
     return value
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"

@@ -34,7 +34,7 @@ def read_otel(
     key, whatever else it is.
 
     Raises:
-        ConfigError: a document that has no spans, or a span without an end.
+        ConfigError: a document that has no spans, a span without an end, or one that takes back what has no name.
     """
     wanted = {name.lower() for name in environments}
     outcomes: list[Outcome] = []
@@ -142,6 +142,6 @@ def _end_s(span: Mapping[str, Any]) -> float:
         try:
             if value is not None and int(value) > 0:
                 return int(value) / 1e9
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             continue
     raise ConfigError(f"span {str(span.get('name'))[:40]!r} has no endTimeUnixNano; give spans that have ended")

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from tokenmeter.ledger.views import Outcome
+
+MOST: Final = 10_000
 
 
 class Sink(Protocol):
@@ -26,38 +28,54 @@ class Sink(Protocol):
 
 
 class MemorySink:
-    """Keeps outcomes in this process. Safe for threads."""
+    """Keeps in this process what it is told of the newest ``most`` outcomes. Safe for threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
         self._lock = threading.Lock()
-        self._outcomes: dict[tuple[str, str], Outcome] = {}
-        self._revoked: dict[tuple[str, str], tuple[float, str]] = {}
+        self._kept: dict[tuple[str, str], _Kept] = {}
 
     def put_outcome(self, outcome: Outcome) -> bool:
-        """Whether it is new."""
-        name = outcome.kind, outcome.key
+        """Keep an outcome. False, and nothing is changed, if there is one of its kind and key."""
         with self._lock:
-            if name in self._outcomes:
+            kept = self._of(outcome.kind, outcome.key)
+            if kept.outcome is not None:
                 return False
-            self._outcomes[name] = replace(outcome, revoked_s=None, revoked_why=None)
+            kept.outcome = replace(outcome, revoked_s=None, revoked_why=None)
             if outcome.revoked_s is not None:
-                self._revoke(name, outcome.revoked_s, outcome.revoked_why or "")
+                kept.revoke(outcome.revoked_s, outcome.revoked_why or "")
             return True
 
-    def revoke(self, kind: str, key: str, at_s: float, why: str) -> bool:
-        """Whether an outcome of that name is known by now."""
+    def revoke(self, kind: str, key: str, at_s: float, why: str | None = None) -> bool:
+        """Take an outcome back, also before it is known; the earliest counts. False if it was taken back before."""
         with self._lock:
-            self._revoke((kind, key), at_s, why)
-            return (kind, key) in self._outcomes
+            return self._of(kind, key).revoke(at_s, why or "")
 
     def outcomes(self) -> tuple[Outcome, ...]:
         """All outcomes, with what is known of their revocation, in the order of their kinds and keys."""
         with self._lock:
-            found = dict(self._outcomes)
-            for name, (at_s, why) in self._revoked.items():
-                if name in found:
-                    found[name] = replace(found[name], revoked_s=at_s, revoked_why=why)
-            return tuple(found[name] for name in sorted(found))
+            found = []
+            for _, kept in sorted(self._kept.items()):
+                if kept.outcome is not None:
+                    at_s, why = kept.revoked or (None, None)
+                    found.append(replace(kept.outcome, revoked_s=at_s, revoked_why=why))
+            return tuple(found)
 
-    def _revoke(self, name: tuple[str, str], at_s: float, why: str) -> None:
-        self._revoked[name] = min(self._revoked.get(name, (at_s, why)), (at_s, why))
+    def _of(self, kind: str, key: str) -> _Kept:
+        kept = self._kept.setdefault((kind, key), _Kept())
+        while len(self._kept) > self._most:
+            del self._kept[next(iter(self._kept))]
+        return kept
+
+
+class _Kept:
+    """What is known under one name."""
+
+    def __init__(self) -> None:
+        self.outcome: Outcome | None = None
+        self.revoked: tuple[float, str] | None = None
+
+    def revoke(self, at_s: float, why: str) -> bool:
+        before, told = self.revoked, (at_s, why)
+        self.revoked = min(before or told, told)
+        return before is None

@@ -17,7 +17,8 @@ from tokenmeter.outcomes import Judged, Row
 from tokenmeter.report.adopted import is_whole
 from tokenmeter.report.data import SUMS, Apart, ReportData, Sums
 from tokenmeter.report.series import Series
-from tokenmeter.report.words import clean, exact, iso
+from tokenmeter.report.words import exact, iso
+from tokenmeter.texts import clean
 
 SCHEMA: Final = "tokenmeter.report/1"
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")

@@ -14,7 +14,8 @@ from typing import Final
 
 from tokenmeter.report.data import Line, ReportData
 from tokenmeter.report.exports import cell, written
-from tokenmeter.report.words import clean, exact, iso
+from tokenmeter.report.words import exact, iso
+from tokenmeter.texts import clean
 
 BILLING_ACCOUNT: Final = "tokenmeter"
 UNKNOWN: Final = "(unknown)"

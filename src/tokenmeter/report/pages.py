@@ -20,13 +20,13 @@ from tokenmeter.report.grids import NOTHING, Grid, Shelf, link
 from tokenmeter.report.html import render, to_html
 from tokenmeter.report.shown import NO_AGENT, OF_A_PERSON, UNATTRIBUTED, Shown
 from tokenmeter.report.view import finding
-from tokenmeter.report.words import clean, count, moment, money, second, short
+from tokenmeter.report.words import count, moment, money, second, short
+from tokenmeter.texts import clean
 
 if TYPE_CHECKING:
     from tokenmeter.ledger.ledger import Ledger
     from tokenmeter.record import CallRecord
 
-_NAVIGATION: Final = (("Overview", "/"), ("Findings", "/findings"), ("Runs", "/runs"))
 _THEMES: Final = ("light", "dark")
 _INTO: Final = " \N{RIGHTWARDS ARROW} "
 _MOST_RUNS: Final = 100

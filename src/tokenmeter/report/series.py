@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -126,8 +126,3 @@ def totals(lines: Iterable[Line], what: Callable[[Line], int], over: Steps) -> t
         if (number := over.number(line.start_s)) is not None:
             found[number] += what(line)
     return tuple(found)
-
-
-def peak(rows: Sequence[Series]) -> int:
-    """The largest sum of a step."""
-    return max((sum(column) for column in zip(*(row.nanos for row in rows), strict=True)), default=0)

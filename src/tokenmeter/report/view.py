@@ -12,7 +12,8 @@ from tokenmeter.report.adopted import adoption_grid, adoption_text
 from tokenmeter.report.data import ReportData
 from tokenmeter.report.grids import NOTHING, Grid, Shelf, safe
 from tokenmeter.report.shown import NO_AGENT, UNATTRIBUTED
-from tokenmeter.report.words import amount, brief, clean, count, day, moment, money, percent, short
+from tokenmeter.report.words import amount, brief, count, day, moment, money, percent, short
+from tokenmeter.texts import clean
 
 _MOST_ROWS: Final = 100
 _MOST_FINDINGS: Final = 40

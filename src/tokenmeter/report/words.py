@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 
 from tokenmeter.money import usd
+from tokenmeter.texts import clean
 
-_HARMFUL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _LONGEST = 80
-
-
-def clean(text: str) -> str:
-    """Text without what would steer a terminal or break a page."""
-    return _HARMFUL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def short(text: str, most: int = _LONGEST) -> str:

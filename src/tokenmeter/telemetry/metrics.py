@@ -6,11 +6,14 @@ that a reader never misses one. Where no metrics pipeline is set up nothing is q
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from opentelemetry import metrics
@@ -21,6 +24,7 @@ from tokenmeter.errors import ConfigError
 from tokenmeter.faults import swallow
 from tokenmeter.record import CallRecord
 from tokenmeter.telemetry import names as n
+from tokenmeter.telemetry.people import user_hash
 
 LABELS = ("agent", "user", "team", "run")
 OTHER = "(other)"
@@ -31,7 +35,10 @@ INTERVAL_S = 1.0
 
 
 class Metrics:
-    """Writes the metrics of a meter. ``labels`` are the scope fields to add, each with a bound on its values."""
+    """Writes the metrics of a meter.
+
+    ``labels`` are the scope fields to add, each with a bound on its values; under ``user_key`` a user is only hashed.
+    """
 
     def __init__(
         self,
@@ -40,6 +47,7 @@ class Metrics:
         *,
         labels: Sequence[str] = (),
         max_label_values: int = 100,
+        user_key: bytes | None = None,
     ) -> None:
         if isinstance(max_label_values, bool) or not isinstance(max_label_values, int) or max_label_values < 0:
             raise ConfigError(f"max_label_values is {max_label_values!r}; give a whole number of at least 0")
@@ -47,13 +55,17 @@ class Metrics:
             if label not in LABELS:
                 raise ConfigError(f"metric label {label!r} is unknown; choose from {', '.join(LABELS)}")
         self._labels = {label: _ATTRIBUTE[label] for label in labels}
+        self._user_key = user_key
+        if user_key is not None and "user" in labels:
+            self._labels["user"] = n.USER_HASH
         self._max_label_values = max_label_values
         self._seen: dict[str, set[str]] = {label: set() for label in labels}
         self._named: dict[str, set[str]] = {name: set() for name in _ANYBODYS}
         self._queue: deque[CallRecord | _CostOnly] = deque()
         self._dropped = 0
         self._writing = threading.Lock()
-        self._wake = threading.Event()
+        self._bell: SimpleQueue[bool] = SimpleQueue()  # its put can't be caught half-way by a finalizer
+        self._ring_at = WAKE_AT  # rows in the queue
         self._closed = False
         self._thread: threading.Thread | None = None
         self.before_flush: Callable[[], object] | None = None  # brings what is still to be queued
@@ -97,10 +109,13 @@ class Metrics:
             self._dropped += 1
             return
         self._queue.append(row if not elsewhere else _CostOnly(row))
+        if self._closed:
+            return
         if self._thread is None:
             self._start()
-        elif len(self._queue) >= WAKE_AT:
-            self._wake.set()
+        elif len(self._queue) >= self._ring_at:
+            self._ring_at = sys.maxsize
+            self._bell.put(True)
 
     def flush(self) -> None:
         """Write all that is queued."""
@@ -123,25 +138,21 @@ class Metrics:
     def close(self) -> None:
         """Write all that is queued and end the thread."""
         self._closed = True
-        self._wake.set()
+        self._bell.put(False)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=5)
         self.flush()
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="tokenmeter-metrics", daemon=True)
+        bell = self._bell
+        ref = weakref.ref(self, lambda _: bell.put(False))
+        self._thread = threading.Thread(target=_work, args=(ref, bell), name="tokenmeter-metrics", daemon=True)
         self._thread.start()
-
-    def _run(self) -> None:
-        while not self._closed:
-            self._wake.wait(INTERVAL_S)
-            self._wake.clear()
-            self.flush()
 
     def _after_fork(self) -> None:
         """The parent's thread is not here, and may have held the lock; the parent writes what it queued."""
         self._writing = threading.Lock()
-        self._wake = threading.Event()
+        self._bell = SimpleQueue()
         self._thread = None
         self._queue.clear()
 
@@ -183,6 +194,8 @@ class Metrics:
             value = getattr(row, label)
             if value is None:
                 continue
+            if label == "user" and self._user_key is not None:
+                value = user_hash(value, self._user_key)
             base[attribute] = _bounded(value, self._seen[label], self._max_label_values)
         return base
 
@@ -192,6 +205,24 @@ _ATTRIBUTE = {"agent": n.AGENT_NAME, "user": n.USER_ID, "team": n.TEAM, "run": n
 
 # What a caller or an answer names is anybody's text.
 _ANYBODYS = {"model": n.REQUEST_MODEL, "response_model": n.RESPONSE_MODEL, "host": n.SERVER_ADDRESS}
+
+
+def _work(ref: weakref.ref[Metrics], bell: SimpleQueue[bool]) -> None:
+    """The thread: it ends with its metrics, and keeps them alive as long as something is queued."""
+    while (owner := ref()) is not None:
+        owner._ring_at = WAKE_AT
+        with contextlib.suppress(Empty):
+            if not bell.get(timeout=INTERVAL_S):
+                break
+        owner.flush()
+        owner._ring_at = 1
+        if owner._queue:
+            continue
+        del owner
+        if not bell.get():
+            break
+    bell.put(False)  # for another one, should two callers have started it at once
+
 
 _LIVE: weakref.WeakSet[Metrics] = weakref.WeakSet()
 

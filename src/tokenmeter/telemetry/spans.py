@@ -7,8 +7,6 @@ opentelemetry-util-genai, and the Anthropic SDK. Then theirs gets our attributes
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import hmac
 import sys
 from collections.abc import Callable
 from contextvars import Token
@@ -38,6 +36,7 @@ from tokenmeter.loops.carriers import KEY as LINEAGE
 from tokenmeter.notes import Call
 from tokenmeter.record import CallRecord
 from tokenmeter.telemetry import names as n
+from tokenmeter.telemetry.people import user_hash
 
 # The keys of opentelemetry-util-genai, and the names of the data that stand under them.
 UTIL_GENAI = {"embeddings": ("opentelemetry.genai.client.embedding.context", "EmbeddingData")}
@@ -113,6 +112,13 @@ class Spans:
 
     def close(self, recording: Recording, told: Record) -> None:
         """Write what became of the call, and end the span if it is ours."""
+        try:
+            self._write(recording, told)
+        finally:
+            if recording.ours:
+                recording.span.end()
+
+    def _write(self, recording: Recording, told: Record) -> None:
         span, call, row = recording.span, told.call, told.row
         if recording.inference is not None:
             _publish(recording.inference, row, self._attributes(call, row))
@@ -122,12 +128,10 @@ class Spans:
                 span.add_event(n.THRESHOLD_EVENT, _crossing(crossing))
             if row.error_type is not None and recording.ours:
                 span.set_status(Status(StatusCode.ERROR, _description(call)))
-        if recording.ours:
-            span.end()
 
     def _attributes(self, call: Call, row: CallRecord) -> dict[str, AttributeValue]:
         out: dict[str, AttributeValue] = {n.CALL_ID: row.id}
-        _who(out, row, self._user_key)
+        _who(out, row, call.scope.depth, self._user_key)
         if row.stream:
             out[n.REQUEST_STREAM] = True
         cap = row.output_cap if row.output_cap is not None else call.ask.max_output_tokens
@@ -181,20 +185,21 @@ def detach(token: Token[Context]) -> None:
     otel_context.detach(token)
 
 
-def _who(out: dict[str, AttributeValue], row: CallRecord, user_key: bytes | None) -> None:
+def _who(out: dict[str, AttributeValue], row: CallRecord, depth: int, user_key: bytes | None) -> None:
     if row.agent is not None:
         out[n.AGENT_NAME] = row.agent
     if row.user is not None:
         if user_key is None:
             out[n.USER_ID] = row.user
         else:
-            out[n.USER_HASH] = hmac.new(user_key, row.user.encode(), hashlib.sha256).hexdigest()[:32]
+            out[n.USER_HASH] = user_hash(row.user, user_key)
     if row.team is not None:
         out[n.TEAM] = row.team
     if row.run is not None:
         out[n.RUN_ID] = row.run
+    if depth:
+        out[n.DEPTH] = depth
     if row.path:
-        out[n.DEPTH] = len(row.path)
         out[n.PATH] = list(row.path[-32:])
     for name, value in row.tags.items():
         out[n.TAG_PREFIX + name] = value
@@ -231,8 +236,9 @@ def _budgets(out: dict[str, AttributeValue], call: Call, row: CallRecord) -> Non
     if names and call.held is not None:
         states = call.held.states[: len(names)]  # the counters of the run stand behind the budgets
         out[n.BUDGET_REMAINING] = [_left(state.posted, state.held, state.limit) for state in states]
-        if call.worst_nanos is not None:
-            out[n.BUDGET_HELD_USD] = call.worst_nanos / 1e9
+        money = [claim.amount for claim in call.claims[: len(names)] if claim.budget.unit == "usd"]
+        if money and call.rate is not None:
+            out[n.BUDGET_HELD_USD] = max(money) / 1e9
     if row.warned:
         out[n.BUDGET_WARNED] = list(row.warned)
     if row.guards:

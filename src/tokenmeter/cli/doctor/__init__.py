@@ -65,7 +65,7 @@ def examine(arguments: argparse.Namespace) -> Iterator[Check]:
 
 
 def _show(checks: Sequence[Check]) -> None:
-    from tokenmeter.cli.tables import clean
+    from tokenmeter.texts import clean
 
     width = max(len(check.name) for check in checks)
     for check in checks:
