@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
+from pathlib import Path
 
 import httpx2
 import pytest
 
-from tokenmeter import Meter
+from tokenmeter import Budget, Meter
 from tokenmeter.clients import later as later_module
 from tokenmeter.clients.later import Later
 
@@ -117,6 +119,41 @@ def test_nothing_is_lost_at_the_end_of_a_program() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["0", "1", "2"]
+
+
+SLOW_BOOKS = """
+import sys, time
+import httpx2, tokenmeter
+from tokenmeter.budgets.sqlite import SqliteStore
+from tokenmeter.testing import ScriptedProvider
+
+real = SqliteStore.settle
+def settle(store, *args):
+    time.sleep(0.3)
+    return real(store, *args)
+SqliteStore.settle = settle
+with ScriptedProvider() as provider:
+    meter = tokenmeter.Meter([tokenmeter.Budget("1000 calls")], store=f"sqlite:///{sys.argv[1]}")
+    client = meter.wrap(httpx2.Client(base_url=provider.openai_url))
+    for _ in range(40):
+        client.post("/chat/completions", json={"model": "gpt-4o-mini", "messages": []}).raise_for_status()
+print(time.monotonic(), flush=True)
+"""
+
+
+def test_the_end_of_a_program_takes_no_longer_for_books_that_are_slow(tmp_path: Path) -> None:
+    """What there was no time for goes to the journal, and from there to the books."""
+    books = tmp_path / "books.db"
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW_BOOKS, str(books)], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert time.monotonic() - float(done.stdout) < 8  # forty of them take 12 s
+    with Meter([Budget("1000 calls")], store=f"sqlite:///{books}") as meter:
+        until_s = time.monotonic() + LONG_S
+        while meter.remaining()[0].held and time.monotonic() < until_s:
+            meter.flush()  # has it told what dead processes left
+        [left] = meter.remaining()
+        assert (left.spent, left.held) == (40, 0)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

@@ -499,7 +499,7 @@ _stores: weakref.WeakSet[GuardedStore] = weakref.WeakSet()
 def _at_end(left_s: float) -> None:
     until_s = time.monotonic() + left_s
     for store in list(_stores):
-        if not store._closed and not store.flush(max(0.0, until_s - time.monotonic())):
+        if not store._closed and not (store.flush(max(0.0, until_s - time.monotonic())) and left_s > 0):
             store.breaker.shut = True
 
 

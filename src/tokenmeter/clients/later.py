@@ -25,6 +25,7 @@ QUIET_S = 0.05
 BATCH = 16
 SLEEP_S = 60.0
 MAX_WAITING = 256
+LEAST_S = 0.5  # at the end of a process
 
 
 class Later:
@@ -88,6 +89,12 @@ class Later:
         finally:
             self._doing.release()
 
+    def leave_rest(self, until_s: float) -> None:
+        """Do what waits while there is time, also if the thread is still at something."""
+        with contextlib.suppress(IndexError):
+            while time.monotonic() < until_s:
+                self._waiting.popleft()()
+
     def close(self) -> None:
         """Do all that waits, end the thread, and do at once what still comes."""
         self._closed = True
@@ -142,8 +149,16 @@ _LIVE: weakref.WeakSet[Later] = weakref.WeakSet()
 
 
 def _at_end(left_s: float) -> None:
+    until_s = time.monotonic() + left_s
     for later in list(_LIVE):
-        later.flush()
+        later.flush(max(0.0, until_s - time.monotonic()))
+
+
+def _leave_rest(left_s: float) -> None:
+    """What there was no time for: the stores take no more by now, and what they are told goes to their journals."""
+    until_s = time.monotonic() + max(left_s, LEAST_S)
+    for later in list(_LIVE):
+        later.leave_rest(until_s)
 
 
 def _after_fork() -> None:
@@ -153,5 +168,6 @@ def _after_fork() -> None:
 
 
 at_end(0, _at_end)  # first: what waits here is still to be settled
+at_end(3, _leave_rest)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
