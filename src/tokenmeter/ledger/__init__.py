@@ -1,8 +1,8 @@
-"""The rows that last, and how they are read.
+"""The rows that are kept long-term, and how they are read.
 
 memory     sums over the calls of this process
 views      what reports are made of
-ledger     one row a call in a database, and the sums that reports read; opened by `open_ledger`
+ledger     one row per call in a database, and the sums that reports read; opened by `open_ledger`
 drain      from a store's entries into a ledger
 """
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def open_ledger(url: str) -> Ledger:
-    """The ledger at ``sqlite:///FILE`` or ``postgresql://USER@HOST/DATABASE``; it is made if it isn't there.
+    """The ledger at ``sqlite:///FILE`` or ``postgresql://USER@HOST/DATABASE``; it is created if it isn't there.
 
-    Raises `ConfigError` for an address that makes no sense, a database of something else or of a newer version, or
-    when a package is missing; `StoreUnavailable` when the database can't be reached.
+    Raises `ConfigError` for an address that makes no sense, a database that is something else or of a newer version,
+    or when a package is missing; `StoreUnavailable` when the database can't be reached.
     """
     try:
         from tokenmeter.ledger.ledger import Ledger
