@@ -1,4 +1,4 @@
-"""tokenmeter meters LLM calls: who spent what, held to a budget before the request goes out."""
+"""tokenmeter meters LLM calls: it says who spent what, and holds each call to budgets before the request goes out."""
 
 from tokenmeter.budgets import Budget, Store
 from tokenmeter.budgets.thresholds import Crossing

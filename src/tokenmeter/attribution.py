@@ -35,9 +35,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Scope(Struct, frozen=True):
     """What a call is charged to.
 
-    ``path`` names the agents from the outermost in, ``hidden`` is how many more a path that came from another process
-    had no room for; together they are the depth. ``root`` is the run at the very beginning, which may have been in
-    another process: ``run`` unless runs are nested.
+    ``path`` names the agents from the outermost in, ``hidden`` is how many more there were that a path from another
+    process had no room for; together they are the depth. ``root`` is the run at the very beginning, which may have
+    been in another process: ``run`` unless runs are nested.
     """
 
     agent: str | None = None
@@ -51,7 +51,7 @@ class Scope(Struct, frozen=True):
 
     @property
     def depth(self) -> int:
-        """How many agents are nested here; 0 outside of any."""
+        """How many agents are nested here; 0 outside any."""
         return len(self.path) + self.hidden
 
 
@@ -75,7 +75,7 @@ def is_alone(context: Context) -> bool:
 
 
 def enter(manager: object, context: Context) -> None:
-    """Put a context in force until the same context manager leaves; it may be entered any number of times."""
+    """Put a context in force until the same context manager exits; it may be entered any number of times."""
     managers, tokens = _entered.get()
     _entered.set(((*managers, manager), (*tokens, otel_context.attach(context))))
 
@@ -83,8 +83,8 @@ def enter(manager: object, context: Context) -> None:
 def leave(manager: object) -> None:
     """Take back what this context manager put in force.
 
-    Where it was entered in another context, as a framework does that runs both ends of a dependency on threads of
-    their own, nothing of it is in force here.
+    If it was entered in another context, as by a framework that runs both ends of a dependency on threads of their
+    own, nothing of it is in force here.
     """
     managers, tokens = _entered.get()
     for at, each in enumerate(managers):
@@ -97,7 +97,7 @@ def leave(manager: object) -> None:
 class AgentScope:
     """What ``meter.agent(...)`` returns: a context manager, sync and async, and a decorator.
 
-    It may be entered any number of times, also nested and by several threads or tasks at once.
+    It may be entered any number of times, even nested and by several threads or tasks at once.
     """
 
     __slots__ = ("_name", "_run", "_tags", "_team", "_user")

@@ -1,10 +1,10 @@
 """The story of one call: recognise → attribute → guard → hold → send → read → settle → record.
 
-Pure: `story` does no I/O, reads no clock and knows no ``async``. It yields what shall be done (``effects``) and is
-sent what came of it. Two short drivers in ``clients/drive.py`` do the effects, one of them with ``await``.
+Pure: `story` does no I/O, reads no clock and knows no ``async``. It yields what is to be done (``effects``) and is
+sent what came of it. Two short drivers in ``clients/drive.py`` carry the effects out, one of them with ``await``.
 
     recognise  wire        the client's seam asks `wire.recognise`; only model calls get a story
-    attribute  here        the scope in force, else the request's own fields
+    attribute  here        the scope in force, or else the request's own fields
     guard      loops       pauses and loops; refuses, slows down or goes on
     hold       holding     the worst case, on every budget that applies, all or none
     send       client      the caller's request
@@ -58,14 +58,14 @@ def story(house: House, request: Request) -> Story:
         yield from _unsent(house, call, Charge("error", error_type=type(error).__name__))
         raise
     answer: Answer = yield from _send(house, call)
-    request.headers = _NO_HEADERS  # the client's own: what is told later keeps nothing of it alive
+    request.headers = _NO_HEADERS  # the client's own: what is reported later keeps nothing of it alive
     if answer.streams:
         answer = yield Relay(call)
     yield from _settle(house, call, answer)
 
 
 def _attribute(request: Request) -> Call:
-    """Who and what: the scope in force wins, then the request's own fields."""
+    """Who and what: the scope in force wins over the request's own fields."""
     route, body = request.route, request.body
     if body is None:
         ask = Ask(model=route.model, stream=bool(route.stream), readable=False)
@@ -85,7 +85,7 @@ def _attribute(request: Request) -> Call:
 
 
 def _named(value: str | None) -> str | None:
-    """A name of the request's own; a long one is cut, and stays a name of its own."""
+    """A name from the request itself; a long one is cut, and stays distinct."""
     if value is None or len(value) <= MAX_VALUE_CHARS:
         return value
     digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()[:32]
@@ -93,7 +93,7 @@ def _named(value: str | None) -> str | None:
 
 
 def _guard(house: House, call: Call) -> float:
-    """Refuse what is paused and what goes round in circles, as the loop policy says; or how long it shall wait."""
+    """Refuse what is paused, and what loops, as the loop policy says; or return how long the call must wait."""
     paused = house.stops(call.scope)
     if paused is not None:
         raise paused
@@ -114,7 +114,7 @@ def _guard(house: House, call: Call) -> float:
 
 
 def _held(house: House, call: Call) -> Generator[Effect, Any, None]:
-    """Hold, and say in books that last that the request goes out now."""
+    """Hold, and note in persistent books that the request goes out now."""
     call.note = partial(note_of, house, call)
     while True:
         yield from hold(house, call)

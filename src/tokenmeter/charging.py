@@ -30,7 +30,7 @@ class Charge(Struct, frozen=True, gc=False):
 
 
 def charge(house: House, call: Call, answer: Answer) -> Charge:
-    """What went out is charged, by the provider's figures or by estimate; what did not is not."""
+    """What went out is charged, by the provider's figures or by estimate; what didn't go out isn't."""
     outcome, reading = _charge(house, call, answer), answer.reading
     if reading is None or not reading.beside or outcome.usage is None:
         return outcome
@@ -59,7 +59,7 @@ def _charge(house: House, call: Call, answer: Answer) -> Charge:
 
 
 def _with_beside(house: House, call: Call, outcome: Charge, beside: Sequence[Beside]) -> Charge:
-    """With work beside the call, at the price of the model that did it; of one without a price, at the call's own."""
+    """With side work added, at the price of the model that did it; if that has no price, at the call's own."""
     cost, rate = outcome.cost_nanos, outcome.rate
     if cost is not None and rate is not None:
         cost += sum([(_own_rate(house, call, each) or rate).cost_nanos(each.usage.counts) for each in beside])
@@ -78,7 +78,7 @@ def _tokens(usage: Usage) -> int:
 
 
 def _estimate(house: House, call: Call, reading: Reading | None, error_type: str | None) -> Charge:
-    """The usage that never came: what was seen of it, else what the bytes that went by are worth at the most."""
+    """The usage that never came: what was seen of it, or else the most that the bytes that passed by can amount to."""
     bound(house, call)
     model = call.model
     seen: Mapping[str, int] = reading.usage.counts if reading is not None and reading.usage is not None else {}
@@ -161,7 +161,7 @@ def row_of(call: Call, charge: Charge, answer: Answer) -> CallRecord:
 
 
 def fingerprint_of(house: House, call: Call) -> str | None:
-    """A keyed hash of the request, by which rows that last tell duplicate work."""
+    """A keyed hash of the request, by which duplicate work is recognised in persistent rows."""
     body = call.request.body
     if not house.fingerprint_key or body is None:
         return None
@@ -178,7 +178,7 @@ def note_of(house: House, call: Call) -> bytes:
 
 
 def learn(house: House, call: Call, expected: Expected, outcome: Charge) -> None:
-    """Tell what came of an expectation."""
+    """Report what came of an expectation."""
     usage = outcome.usage
     if usage is None:
         return

@@ -1,4 +1,4 @@
-"""What the story of a call asks for. The drivers do it, and send the story what came of it. Pure."""
+"""What the story of a call asks for. The drivers do it, and send the story the result. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Hold(Struct, frozen=True):
 
 
 class Queue(Struct, frozen=True):
-    """As `Hold`, waiting in line while only other calls' holds stand in the way. → ``Held | Short``"""
+    """Like `Hold`, but wait in line while only other calls' holds stand in the way. → ``Held | Short``"""
 
     hold_id: str
     claims: tuple[Claim, ...]
@@ -85,7 +85,7 @@ class Write(Struct, frozen=True):
 
 
 class Record(Struct, frozen=True):
-    """End the span, count the metrics, tell who listens."""
+    """End the span, count the metrics, call the listeners."""
 
     call: Call
     row: CallRecord

@@ -1,7 +1,7 @@
-"""What is done when a process ends in order: what waits is told, and what was taken in advance goes back.
+"""What is done when a process ends normally: what waits is reported, and what was taken in advance is given back.
 
 That is at the interpreter's exit; and in children of ``multiprocessing``, which end without it, as one of that module's
-finalizers. Nothing here imports ``multiprocessing``: who doesn't use it pays for a look into ``sys.modules``.
+finalizers. Nothing here imports ``multiprocessing``: a program without it pays only for a look into ``sys.modules``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _MODULE = "multiprocessing.util"
 
 
 def at_end(place: int, work: _Work) -> None:
-    """Have it done at the end, those with a lower ``place`` first. It is given the seconds that are left."""
+    """Have it called at the end, those with a lower ``place`` first. It is given the seconds that are left."""
     _works.append((place, work))
     _works.sort(key=_place)
 
 
 def end() -> None:
-    """Do it all; whatever ends later has it done once more."""
+    """Do it all; a later end does it again."""
     until_s = time.monotonic() + TIMEOUT_S
     for _, work in list(_works):
         try:
@@ -43,14 +43,14 @@ def _place(each: tuple[int, _Work]) -> int:
 
 
 class _Children:
-    """Sees to it that children of ``multiprocessing`` do it too."""
+    """Makes sure that children of ``multiprocessing`` do it too."""
 
     def __init__(self) -> None:
         self._inherits = False
         self.watch()
 
     def watch(self) -> None:
-        """Do it at the end of this process, should it be such a child, and of those that are forked from it."""
+        """Do it at the end of this process, if it is such a child, and of those that are forked from it."""
         util: Any = sys.modules.get(_MODULE)
         if util is None:
             return
@@ -60,7 +60,7 @@ class _Children:
             util.register_after_fork(self, _Children.finalize)
 
     def finalize(self) -> None:
-        """Let the module do it at the end of this process; a child begins with an empty list of such."""
+        """Let the module do it at the end of this process; a child begins with an empty list of finalizers."""
         util: Any = sys.modules.get(_MODULE)
         if util is not None:
             # The lowest that goes before the process waits for children of its own: finalizers of the program come

@@ -4,7 +4,7 @@ TokenmeterError
 ├── ConfigError(ValueError)      a limit, a scope, a price or a file that makes no sense; raised when it is given
 ├── StoreUnavailable             the budgets can't be read, and the policy says that no call may pass then
 └── Refused                      a policy kept a request from going out
-    ├── BudgetExceeded           a budget can't pay the call
+    ├── BudgetExceeded           a budget can't pay for the call
     ├── DepthExceeded            agents are nested deeper than allowed
     ├── LoopDetected             the same work goes round and round
     ├── Paused                   somebody stopped the agent, the user, the team or everything
@@ -51,10 +51,10 @@ class Refused(TokenmeterError):
 
 
 class BudgetExceeded(Refused):
-    """A budget can't pay the call.
+    """A budget can't pay for the call.
 
     ``limit``, ``spent``, ``held`` and ``needed`` are in the unit of the budget: ``Decimal`` US dollars for a
-    money budget, ``int`` tokens or calls else. ``resets_at`` is in seconds since the epoch, ``None`` if never.
+    money budget, otherwise ``int`` tokens or calls. ``resets_at`` is in seconds since the epoch, ``None`` if never.
     """
 
     reason: ClassVar[str] = "budget_exceeded"
@@ -86,7 +86,7 @@ class BudgetExceeded(Refused):
 
     @property
     def needed(self) -> Decimal | int:
-        """What this call may cost at the worst."""
+        """What this call may cost at worst."""
         return self.details["needed"]  # type: ignore[no-any-return]
 
     @property
@@ -102,12 +102,12 @@ class DepthExceeded(Refused):
 
     @property
     def depth(self) -> int:
-        """How deep the call stands; the outermost agent is at 1."""
+        """How deep the call is; the outermost agent is at 1."""
         return int(self.details["depth"])
 
     @property
     def max_depth(self) -> int:
-        """How deep a call may stand."""
+        """How deep a call may be."""
         return int(self.details["max_depth"])
 
     @property
@@ -120,7 +120,7 @@ class LoopDetected(Refused):
     """The same work goes round and round.
 
     ``evidence`` is plain data: what was found, the agents and tools, the path, the counts, since when, and the calls
-    and the spend of the run as far as they are known. ``remedy`` says what to set where the work is meant.
+    and the spend of the run as far as they are known. ``remedy`` says what to set where the work is intended.
     """
 
     reason: ClassVar[str] = "loop_detected"
@@ -157,7 +157,7 @@ class LoopDetected(Refused):
 
     @property
     def remedy(self) -> str:
-        """What to set where the work is meant."""
+        """What to set where the work is intended."""
         return str(self.details.get("remedy", ""))
 
     @property
@@ -169,7 +169,7 @@ class LoopDetected(Refused):
 class Paused(Refused):
     """Somebody stopped the agent, the user, the team or everything; nothing goes out until it is resumed.
 
-    ``details["reason"]`` is what that somebody wrote, which is ``why``: ``reason`` is the kind of every refusal.
+    ``details["reason"]`` is what they wrote, which is also ``why``: the attribute ``reason`` is the kind of refusal.
     """
 
     reason: ClassVar[str] = "paused"

@@ -12,7 +12,7 @@ _known: set[tuple[str, str, int]] = set()
 
 
 def swallow(error: BaseException, doing: str) -> None:
-    """Log a fault of our own the first time that it happens at its place."""
+    """Log a fault of our own the first time it happens at its place."""
     frames = traceback.extract_tb(error.__traceback__)
     key = (type(error).__name__, frames[-1].filename if frames else "", (frames[-1].lineno or 0) if frames else 0)
     if key in _known:

@@ -1,6 +1,6 @@
-"""The hold of a call: its worst case on every budget that applies, and what to do about a budget that can't pay it.
+"""The hold of a call: its worst case on every budget that applies, and what to do about a budget that can't pay for it.
 
-Pure: what the store shall do is yielded, as in the story that this is a part of.
+Pure: what the store is to do is yielded, as in the story that this is a part of.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ FIRST_TOKENS = 256
 def hold(house: House, call: Call) -> Generator[Effect, Any, None]:
     """Reserve the worst case on all budgets that apply, or on none.
 
-    Where only other calls' holds stand in the way, wait for them. Where the budget can't pay the call as it is, make
-    it smaller if that is allowed: a cheaper model, then a lower output cap. Else refuse.
+    Where only other calls' holds stand in the way, wait for them. Where the budget can't pay for the call as it is,
+    make it smaller if that is allowed: a cheaper model, then a lower output cap. Otherwise refuse.
     """
     call.rate = rate_of(house, call, call.model, call.ask.price_context)
     facts: dict[str, str | None] = {}
@@ -72,7 +72,7 @@ def hold(house: House, call: Call) -> Generator[Effect, Any, None]:
 
 
 def _run_is_over(house: House, call: Call, short: Short) -> NoReturn:
-    """Refuse a call whose run has come to its limit."""
+    """Refuse a call whose run has reached its limit."""
     facts = loop_facts(call, *counted_short(short))
     found = standing(house.loops, house.memory, facts)
     refusal = next(each for each in found if each.guard == guard_of(short.claim))
@@ -81,7 +81,7 @@ def _run_is_over(house: House, call: Call, short: Short) -> NoReturn:
 
 
 def _warned(house: House, call: Call, held: Held) -> Generator[Effect, Any, None]:
-    """Note that the run has come to a limit that doesn't refuse, and slow it down if that is what the limit does."""
+    """Note that the run has reached a limit that doesn't refuse, and slow it down if that is what the limit does."""
     over = [guard_of(claim) for claim in held.warned]
     if not any(over):
         return
@@ -96,7 +96,7 @@ def _warned(house: House, call: Call, held: Held) -> Generator[Effect, Any, None
 def loop_facts(
     call: Call, run_calls: int | None = None, run_nanos: int | None = None, run_since_s: float | None = None
 ) -> LoopFacts:
-    """What the guards are told of a call, and of its run as far as that is known."""
+    """What the guards get to know of a call, and of its run as far as that is known."""
     scope, request = call.scope, call.request
     route = call.route
     return LoopFacts(
@@ -126,7 +126,7 @@ def _must_be_priced(house: House, call: Call, facts: Facts) -> None:
 
 
 def _claim(house: House, call: Call, facts: Facts) -> None:
-    """Reckon the worst case of the call as it stands, and what it asks of each budget and of its run."""
+    """Work out the worst case of the call as it stands, and what it asks of each budget and of its run."""
     policy, scope = house.policy, call.scope
     # In one process the guards count by themselves, which is cheaper.
     call.claims = of_run = run_claims(house.loops, scope.agent, scope.root or scope.run) if house.rows_last else ()
@@ -177,7 +177,7 @@ def _downgraded(house: House, call: Call, short: Short) -> bool:
 
 
 def _lowered(call: Call, short: Short) -> bool:
-    """Whether the budgets can still pay a smaller output, to which the call is held from now on."""
+    """Whether the budgets can still pay for a smaller output, to which the call is held from now on."""
     affordable = _affordable(call, short)
     if affordable is None or affordable.output_tokens >= call.output_bound:
         return False
@@ -201,7 +201,7 @@ def bound(house: House, call: Call) -> None:
 
 
 def need_of(call: Call, input_tokens: int, output_tokens: int) -> Need:
-    """What so many tokens may cost at the most."""
+    """What that many tokens may cost at most."""
     nanos, rate = None, call.rate
     if rate is not None:
         nanos = rate.worst_nanos(input_tokens, output_tokens, media=_has_media(call.ask), tool_calls=call.tool_calls)
@@ -209,7 +209,7 @@ def need_of(call: Call, input_tokens: int, output_tokens: int) -> Need:
 
 
 def kind_of(call: Call) -> tuple[str | None, str | None, str]:
-    """What tells calls apart that are expected to cost alike."""
+    """The key of calls that are expected to cost alike."""
     return call.scope.agent, call.model, call.route.provider
 
 
@@ -223,7 +223,7 @@ def _has_media(ask: Ask) -> bool:
 
 
 def _affordable(call: Call, short: Short) -> Affordable | None:
-    """The output that the budgets can still pay, if the request may be given a cap."""
+    """The output that the budgets can still pay for, if the request may be given a cap."""
     ask, rate = call.ask, call.rate
     if not (ask.can_cap and call.request.rewritable):
         return None
@@ -271,7 +271,7 @@ def facts_of(call: Call) -> dict[str, str | None]:
 
 
 class Affordable(Struct, frozen=True):
-    """What can still be paid: ``cap`` for each choice, ``output_tokens`` over all choices."""
+    """What can still be paid for: ``cap`` for each choice, ``output_tokens`` over all choices."""
 
     cap: int
     output_tokens: int
@@ -286,11 +286,11 @@ def reduced(
     choices: int,
     callers_cap: int | None,
 ) -> Affordable | None:
-    """The largest output cap that every budget of the call can pay, or ``None`` if there is none worth giving.
+    """The largest output cap that every budget of the call can pay for, or ``None`` if none is worth giving.
 
     A cap that the caller gave is lowered only where every budget that stands in the way says ``clamp``. Where
     the budget is spent out, what other calls hold counts as available: they are waited for. ``output_for`` says
-    how many output tokens so many nanodollars pay, below 0 if not even the input.
+    how many output tokens a number of nanodollars pays for, below 0 if not even the input.
     """
     room = short.if_settled if short.spent_out else short.available
     least = 0

@@ -65,7 +65,7 @@ class SystemClock:
 
 
 class Remaining(Struct, frozen=True):
-    """The state of one budget in its present window. Money is in US dollars, else whole tokens or calls."""
+    """The state of one budget in its current window. Money is in US dollars; otherwise whole tokens or calls."""
 
     budget: str
     scope: str
@@ -78,7 +78,7 @@ class Remaining(Struct, frozen=True):
 
 
 def _fingerprint_key(user_key: bytes | None) -> bytes:
-    """With a key of the user's, fingerprints are the same in all processes that have it; else in this one alone."""
+    """With a ``user_key``, fingerprints are the same in all processes that have it; otherwise in this one alone."""
     if user_key is None:
         return secrets.token_bytes(32)
     return hmac.new(user_key, b"tokenmeter.fingerprint", hashlib.sha256).digest()
@@ -99,10 +99,10 @@ class Meter:
         budgets: what may be spent; see `Budget`.
         loops: what stops agents that run in circles; see `LoopPolicy`, whose defaults are in force unless given.
         store: where the budgets are kept: ``memory://``, this process; ``sqlite:///FILE``, the processes of one
-            machine; ``redis://HOST:PORT/0``, a fleet. Or a `Store` of one's own, which the meter then doesn't close.
+            machine; ``redis://HOST:PORT/0``, a fleet. Or a `Store` of your own, which the meter then doesn't close.
         ledger: where outcomes go, and calls when they are drained: ``sqlite:///FILE`` or ``postgresql://…``. Beside a
-            store in SQLite by default, else in the memory of this process, the newest 10,000, where reports can't see
-            them.
+            store in SQLite by default, otherwise in the memory of this process, the newest 10,000, where reports can't
+            see them.
         prices: negotiated prices, and prices of models that genai-prices doesn't know: a mapping from
             ``"model"`` or ``"provider/model"`` to `Price`, or the path of a TOML or JSON file.
         unpriced: what to do with a model that has no known price when a money budget applies: ``"refuse"`` it,
@@ -117,10 +117,10 @@ class Meter:
             work is seen.
         propagate_baggage: let W3C baggage reach model providers. Off: their requests carry none.
         recorders: objects whose ``record(row)`` gets the `CallRecord` of each call, right after the call was settled:
-            on the caller's thread or, under asyncio with a store that may wait, on a thread of the meter's.
+            on the caller's thread or, under asyncio with a store that may wait, on one of the meter's threads.
         on_threshold: called with a `Crossing` when what is spent crosses one of a budget's thresholds: by the process
-            whose call crossed it, once a window, on the thread that settles, which may be one of the meter's. With
-            leases that is when the store is told what was spent. It is logged as well.
+            whose call crossed it, once per window, on the thread that settles, which may be one of the meter's. With
+            leases that happens when the spend is reported to the store. It is logged as well.
         clock: tells the time; for tests.
 
     Raises:
@@ -202,7 +202,7 @@ class Meter:
         if hasattr(listening, "on_drawn"):  # calls on leases cross a threshold when they are drawn
             listening.on_drawn = self._metering.drawn
         self._instruments = Instruments(self._metering)
-        self._given: frozenset[str] = frozenset()  # the options that go before the file
+        self._given: frozenset[str] = frozenset()  # the options that override the file
         self._warmed = False
 
     @classmethod
@@ -210,10 +210,10 @@ class Meter:
         """The meter that a ``tokenmeter.toml`` describes, and that follows the file when it changes.
 
         Without a ``path`` it is the file that ``$TOKENMETER_CONFIG`` names, else ``tokenmeter.toml`` in the working
-        directory or above it. ``options`` are arguments of `Meter`; they go before what the file says. Budgets, loops
-        and prices that change in the file are in force within a second, within two where the file is written in place,
-        and holds that stand go on; a broken file changes nothing and is logged. The store and the telemetry are those
-        of the start.
+        directory or above it. ``options`` are arguments of `Meter`; they override the file. Budgets, loops and prices
+        that change in the file take effect within a second, within two where the file is written in place, and
+        existing holds go on; a broken file changes nothing and is logged. The store and the telemetry stay as they
+        were at the start.
 
         Raises:
             ConfigError: there is no file, or it can't be used; the text names file, line and remedy.
@@ -250,12 +250,12 @@ class Meter:
         return client
 
     def instrument(self) -> None:
-        """Meter every supported client of the process, those made before too, and carry scopes into threads."""
+        """Meter every supported client of the process, including those made before, and carry scopes into threads."""
         self._instruments.instrument()
         self._warm_up()
 
     def uninstrument(self) -> None:
-        """Undo `instrument`: the very same functions stand in their places again."""
+        """Undo `instrument`: the original functions are put back."""
         self._instruments.uninstrument()
 
     # -- attribution -------------------------------------------------------------------------------------------
@@ -275,7 +275,8 @@ class Meter:
         outermost agent starts a run with an id of its own unless ``run`` names one.
 
         Raises:
-            ConfigError: a name or a tag that is no string, empty, or longer than 256 characters; more than 32 tags.
+            ConfigError: a name or a tag that isn't a string, is empty, or is longer than 256 characters; more than 32
+                tags.
         """
         return AgentScope(name, user, team, run, tags)
 
@@ -292,12 +293,12 @@ class Meter:
         provider: str = ANY,
         tags: Mapping[str, str] | None = None,
     ) -> Spend:
-        """What the calls of this process cost that fit; a field left out fits all, ``None`` fits those without."""
+        """What this process's matching calls cost; a field left out matches all, ``None`` matches those without."""
         self._later.flush()
         return self._ledger.spend(agent=agent, user=user, team=team, run=run, model=model, provider=provider, tags=tags)
 
     def unattributed(self) -> Spend:
-        """What the calls cost that no agent, user or team can be named for."""
+        """What the calls cost that have no agent, user or team."""
         self._later.flush()
         return self._ledger.spend(agent=None, user=None, team=None)
 
@@ -366,9 +367,9 @@ class Meter:
     ) -> None:
         """Note that something came of the spend: ``outcome("deployment", "api#412", accepted_by="ci")``.
 
-        ``kind`` and ``key`` name it once: a second one of the same name changes nothing. What isn't given is taken
-        from the scope in force. ``weight`` is that of the kind unless given; ``fold`` names the change that it is a
-        part of, and all parts of one change count as one. What nobody else than the spender accepted counts less.
+        ``kind`` and ``key`` identify it: recording the same one again changes nothing. What isn't given is taken from
+        the scope in force. ``weight`` is that of the kind unless given; ``fold`` names the change that it is a part
+        of, and all parts of one change count as one. What nobody other than the spender accepted counts less.
 
         Raises:
             ConfigError: a name, a weight or a confidence that makes no sense.
@@ -396,7 +397,7 @@ class Meter:
         self._sink().put_outcome(outcome)
 
     def revoke(self, kind: str, key: str, why: str = "") -> None:
-        """Take an outcome back: rolled back, reopened, reverted. It may come before the outcome, and counts for good.
+        """Take an outcome back: rolled back, reopened, reverted. May come before the outcome, and counts for good.
 
         Raises:
             ConfigError: a name that no outcome can have, or a reason that is no text.
@@ -430,7 +431,7 @@ class Meter:
     # -- life --------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Finish what is still to be done for calls that ended, and write the metrics that are queued."""
+        """Finish what is still to be done for calls that ended, and write the queued metrics."""
         self._metrics.flush()
         flush = getattr(self._store, "flush", None)
         if flush is not None:
@@ -459,7 +460,7 @@ class Meter:
         self.close()
 
     def _follow(self) -> None:
-        """Go by the new file, if there is one."""
+        """Switch to the new file, if there is one."""
         config = self._file.changed() if self._file is not None else None
         if config is None:
             return
@@ -481,14 +482,14 @@ class Meter:
         """The pause that stops a call of this scope, as the refusal that it is."""
         stops = self._pauses.stops
         pause = stops(scope.agent, scope.user, scope.team)
-        if pause is None and scope.depth > 1:  # who is paused doesn't go on through the agents that it calls
+        if pause is None and scope.depth > 1:  # a paused agent doesn't go on through the agents that it calls
             pause = next((found for name in scope.path if (found := stops(name, None, None))), None)
         if pause is None:
             return None
         return paused(pause, agent=scope.agent, user=scope.user, team=scope.team, run=scope.run)
 
     def _warm_up(self) -> None:
-        """Load the prices beside the caller's path: they take a third of a second."""
+        """Load the prices off the caller's path: they take a third of a second."""
         if not self._warmed:
             self._warmed = True
             threading.Thread(target=self._load, name="tokenmeter-prices", daemon=True).start()

@@ -80,7 +80,7 @@ class House(Struct, frozen=True):
     thresholds: Thresholds = field(default_factory=Thresholds)
     expected: ExpectedCost = field(default_factory=ExpectedCost)
     stops: Callable[[Scope], Paused | None] = _nobody_is_paused
-    fingerprint_key: bytes = b""  # of the hashes of requests in rows that last
+    fingerprint_key: bytes = b""  # of the hashes of requests in persistent rows
     rows_last: bool = False  # the store keeps rows, and must know which requests went out
     patience_s: float = 0.0  # the least that a call waits: what other processes lease and don't use comes back
 

@@ -1,8 +1,8 @@
 """A run that goes on in another process: its root, depth and path cross by one entry of W3C baggage.
 
-The caller's side writes them with `inject`, or has `injecting` do it for a client of one's own services; the other
+The caller's side writes them with `inject`, or has `injecting` do it for a client of your own services; the other
 side puts them in force with `extract`, or has `AsgiMiddleware` or `WsgiMiddleware` do it for each request. What is
-signed can't be forged; what comes without a lineage, or with a bad one, is a run of its own.
+signed can't be forged; a request without a lineage, or with a bad one, begins a run of its own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ logger = logging.getLogger("tokenmeter")
 
 MAX_AGE_S = 86_400.0
 
-# Hosts of providers at which customers run services of their own.
+# Provider hosts at which customers run services of their own.
 _OF_CUSTOMERS = (".modal.run", ".modal.direct", ".azure-api.net")
 
 C = TypeVar("C")
@@ -47,7 +47,7 @@ AsgiApp = Callable[[Any, Receive, AsgiSend], Awaitable[None]]
 def inject(carrier: MutableMapping[str, Any], *, keys: LineageKeys = None) -> None:
     """Write the run that is in force here into a carrier: HTTP headers, the ``_meta`` of an MCP call, any mapping.
 
-    It becomes one entry of the mapping's ``baggage``, beside the baggage of others. Outside of any agent a run begins
+    It becomes one entry of the mapping's ``baggage``, beside the baggage of others. Outside any agent, a run begins
     here, so that what the other side spends has a root. ``keys`` sign it: one secret of at least 16 bytes, or several
     by name, of which the first signs.
 
@@ -58,11 +58,11 @@ def inject(carrier: MutableMapping[str, Any], *, keys: LineageKeys = None) -> No
 
 
 def extract(carrier: carriers.Carrier, *, keys: LineageKeys = None) -> Continued:
-    """Go on with the run that a carrier brings: a context manager, sync and async.
+    """Continue the run that a carrier brings: a context manager, sync and async.
 
     Takes HTTP headers as a mapping or as pairs, a WSGI environ, and the ``params`` or ``_meta`` of an MCP call. With
-    ``keys`` only what one of them signed counts. What is forged, altered, expired or garbled is reported to the log
-    and taken for no run at all, as if nothing had come: then the next agent begins a run of its own.
+    ``keys``, only a lineage signed with one of them counts. One that is forged, altered, expired or garbled is logged
+    and otherwise ignored, as if nothing had come: the next agent then begins a run of its own.
 
     Raises:
         ConfigError: keys that are too short or named badly.
@@ -75,7 +75,7 @@ def extract(carrier: carriers.Carrier, *, keys: LineageKeys = None) -> Continued
 class Continued:
     """What `extract` returns. ``lineage`` is what came, or None; ``verdict`` says why.
 
-    It may be entered any number of times, also nested and by several threads or tasks at once.
+    It may be entered any number of times, even nested and by several threads or tasks at once.
     """
 
     __slots__ = ("lineage", "verdict")
@@ -104,7 +104,7 @@ class Continued:
 
 
 class AsgiMiddleware:
-    """Goes on with the run that each request of an ASGI application brings."""
+    """Continues the run that each request to an ASGI application brings."""
 
     def __init__(self, app: AsgiApp, *, keys: LineageKeys = None) -> None:
         self._app = app
@@ -119,7 +119,7 @@ class AsgiMiddleware:
 
 
 class WsgiMiddleware:
-    """Goes on with the run that each request of a WSGI application brings, also while its answer is iterated.
+    """Continues the run that each request to a WSGI application brings, even while its answer is iterated.
 
     Each request has context variables of its own: what the application sets in them stays until its answer is closed,
     whatever the server does in between.
@@ -139,7 +139,7 @@ class WsgiMiddleware:
 
 
 class _WithinRun:
-    """The body of a WSGI answer, made within its run."""
+    """The body of a WSGI answer, produced within its run."""
 
     def __init__(self, answer: Iterable[bytes], variables: Variables) -> None:
         self._answer = answer
@@ -159,14 +159,14 @@ class _WithinRun:
 
 
 def injecting(client: C, *, keys: LineageKeys = None) -> C:
-    """Have an httpx or httpx2 client, sync or async, inject the run into each of its requests; the same client.
+    """Make an httpx or httpx2 client, sync or async, inject the run into each of its requests. Returns the same client.
 
-    For clients of one's own services. A model provider is never told: model calls, and whatever goes to a host that
+    For clients of your own services. A model provider is never told: model calls, and whatever goes to a host that
     is known to be a provider's, carry no lineage. Where the OpenTelemetry context has baggage, an instrumentation
-    further in writes that in place of ours; so the lineage is put beside it while the request is out.
+    further in writes that in place of ours; so the lineage is added to that baggage while the request is out.
 
     Raises:
-        ConfigError: this is no such client.
+        ConfigError: this isn't such a client.
     """
     hooks = getattr(client, "event_hooks", None)
     if not isinstance(hooks, Mapping) or "request" not in hooks:
@@ -190,7 +190,7 @@ def injecting(client: C, *, keys: LineageKeys = None) -> C:
     own = vars(client).get("send")
 
     def further_in(*args: Any, **kwargs: Any) -> Any:
-        # A patch of the class that comes later must find its request here too.
+        # A later patch of the class must find its request here too.
         return type(sending).send(sending, *args, **kwargs) if own is None else own(*args, **kwargs)
 
     def send(request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -214,7 +214,7 @@ def _is_for_a_provider(request: Any) -> bool:
 
 
 def _take_off(headers: MutableMapping[str, str]) -> None:
-    """Take the lineage off headers, and leave the baggage of others."""
+    """Remove the lineage from headers, and leave the baggage of others."""
     found = headers.get(carriers.BAGGAGE, "")
     if carriers.KEY in found:
         rest = carriers.without(found)
@@ -239,7 +239,7 @@ def _beside_baggage(request: Any, keys: Keys | None) -> Iterator[None]:
 
 
 def _without_lineage(context: Context) -> Context:
-    """A context whose baggage has no lineage, which OpenTelemetry read from the request: it is that of the caller."""
+    """A context whose baggage has no lineage: OpenTelemetry read that from the request, and it is the caller's."""
     if baggage.get_baggage(carriers.KEY, context) is None:
         return context
     return baggage.remove_baggage(carriers.KEY, context)

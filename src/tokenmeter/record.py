@@ -1,4 +1,4 @@
-"""One row a call."""
+"""One row per call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CallRecord(Struct, frozen=True, kw_only=True, gc=False):
     marks usage and cost that were computed here because the provider's own figures never arrived.
     ``downgraded_from`` is the model that the caller named where a budget chose a cheaper one, which ``model`` is.
     ``root`` is the run at the very beginning. ``guards`` are the loop guards that found something, and what they did:
-    ``max_repeats:warn``. ``fingerprint`` is a keyed hash of the request, where rows last: the same for the same bytes.
+    ``max_repeats:warn``. ``fingerprint`` is a keyed hash of the request, in persistent rows: equal for equal bytes.
     """
 
     id: str
@@ -64,14 +64,14 @@ class CallRecord(Struct, frozen=True, kw_only=True, gc=False):
 
 
 def was_warned_of(warned: Collection[str], guards: Collection[str]) -> bool:
-    """Whether a budget or a guard would have refused the call that a row has these of, and only warned."""
+    """Whether a budget or a guard would have refused the call whose row has these, and only warned."""
     return bool(warned) or any(guard.endswith(":warn") for guard in guards)
 
 
 class Recorder(Protocol):
     """Takes the row of each call, right after the call was settled.
 
-    That is on the caller's thread or, under asyncio with a store that may wait, on a thread of the meter's.
+    That is on the caller's thread or, under asyncio with a store that may wait, on one of the meter's threads.
     """
 
     def record(self, row: CallRecord) -> None:
@@ -80,11 +80,11 @@ class Recorder(Protocol):
 
 
 encode = msgspec.json.Encoder(enc_hook=dict).encode
-"""The bytes of a row, as a store that lasts keeps it: JSON."""
+"""The bytes of a row, as a persistent store keeps it: JSON."""
 
 
 def decode(row: bytes) -> CallRecord:
-    """The row of such bytes. Raises ``msgspec.MsgspecError``."""
+    """The row from such bytes. Raises ``msgspec.MsgspecError``."""
     return _decoder().decode(row)
 
 

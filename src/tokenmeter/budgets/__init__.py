@@ -47,7 +47,7 @@ def open_store(url: str) -> Store:
     """The store at that address: ``memory://``, ``sqlite:///FILE``, or one of the kinds of ``redis://``.
 
     Raises `ConfigError` for an address or a scheme that makes no sense, or when the driver isn't installed. The option
-    ``leases`` is a meter's and does nothing here.
+    ``leases`` is for meters and does nothing here.
     """
     url, _ = split_leases(url)
     scheme = scheme_of(url)

@@ -1,4 +1,4 @@
-"""The command ``tokenmeter``: one module for each of its commands, which says its arguments and runs it.
+"""The command ``tokenmeter``: one module for each of its commands, which declares its arguments and runs it.
 
 Exit statuses: 0 done, 1 it failed (the store can't be reached), 2 the arguments or the configuration are wrong.
 """
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(arguments.command, error, FAILURE)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read the output has left
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return status

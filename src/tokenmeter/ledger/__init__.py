@@ -1,8 +1,8 @@
-"""The rows that last, and how they are read.
+"""The rows that are kept long-term, and how they are read.
 
 memory     sums over the calls of this process
 views      what reports are made of
-ledger     one row a call in a database, and the sums that reports read; opened by `open_ledger`
+ledger     one row per call in a database, and the sums that reports read; opened by `open_ledger`
 drain      from a store's entries into a ledger
 """
 
@@ -20,10 +20,10 @@ __all__ = ["MemoryLedger", "Spend", "ledger_beside", "open_ledger"]
 
 
 def open_ledger(url: str) -> Ledger:
-    """The ledger at ``sqlite:///FILE`` or ``postgresql://USER@HOST/DATABASE``; it is made if it isn't there.
+    """The ledger at ``sqlite:///FILE`` or ``postgresql://USER@HOST/DATABASE``; it is created if it isn't there.
 
-    Raises `ConfigError` for an address that makes no sense, a database of something else or of a newer version, or
-    when a package is missing; `StoreUnavailable` when the database can't be reached.
+    Raises `ConfigError` for an address that makes no sense, a database that is something else or of a newer version,
+    or when a package is missing; `StoreUnavailable` when the database can't be reached.
     """
     try:
         from tokenmeter.ledger.ledger import Ledger
@@ -38,7 +38,7 @@ def open_ledger(url: str) -> Ledger:
 
 
 def ledger_beside(store: str) -> str | None:
-    """The ledger of a store that names none: a file beside that of SQLite, ``FILE-ledger.db``; None for others."""
+    """The ledger of a store that names none: a file beside that of SQLite, ``NAME-ledger.db``; None for others."""
     if not store.startswith("sqlite:"):
         return None
     from tokenmeter.budgets.address import split_leases

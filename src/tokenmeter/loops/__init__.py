@@ -1,4 +1,4 @@
-"""Loops: where a call stands in its run, and whether it brings anything new. Pure decisions; time is handed in.
+"""Loops: where a call is in its run, and whether it brings anything new. Pure decisions; time is passed in.
 
 policy        the limits, and what is done when one is passed
 guard         one question to all of them: `judge`; start reading here

@@ -1,8 +1,8 @@
 """What came of the spend: outcomes that somebody else accepted, what they cost, and what was wasted.
 
 `link` says which runs led to them, `judge` which of them count, `normalize` what they cost by team, agent, model and
-kind, `find_waste` what bought nothing, `adoption` who used it at all. All of these are functions of sums and outcomes:
-they read nothing and write nothing. Importers and an endpoint bring outcomes in.
+kind, `find_waste` what bought nothing, `adoption` how many used AI at all. All of these are functions of sums and
+outcomes: they read nothing and write nothing. Importers and an endpoint bring outcomes in.
 """
 
 from __future__ import annotations

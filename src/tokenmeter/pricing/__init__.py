@@ -1,4 +1,4 @@
-"""Usage times dated price, in nanodollars; and what a request can cost at the worst."""
+"""Usage times dated price, in nanodollars; and what a request can cost at worst."""
 
 from tokenmeter.pricing.book import DEFAULT_MAX_OUTPUT, PriceBook
 from tokenmeter.pricing.bounds import InputBound

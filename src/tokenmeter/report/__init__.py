@@ -1,14 +1,14 @@
 """What came of the spend, for those who answer for it: on a terminal, as a page, as files, and served on this machine.
 
-data       one frozen record of a window: all that is shown anywhere
-gathering  what is read of a ledger for it: sums, never single calls
-narrowing  the part of it that is of one team or one agent
-shown      under which names: small groups are folded, persons are not named
+data       one frozen record of a window: everything that is shown anywhere
+gathering  what is read from a ledger for it: sums, never single calls
+narrowing  the part of it that belongs to one team or one agent
+shown      under which names: small groups are folded, people are not named
 series     sums over time
-adopted    which part of each team used AI at all
+adopted    what part of each team used AI at all
 burn       budgets, and how their money went
 depth      how deep runs went, and what was stopped
-terminal   tables of text
+terminal   text tables
 html       one page; `view` has its words, `drawings` and `charts` its figures, `grids` its tables
 exports    JSON and CSV
 focus      CSV with the columns of FOCUS

@@ -1,4 +1,4 @@
-"""Parts for the tests of programs that are metered: no key, no network, no waiting.
+"""Parts for testing metered programs: no key, no network, no waiting.
 
 A provider that answers from a script, on loopback, over real HTTP, so that the real SDKs talk to it::
 
@@ -11,16 +11,16 @@ A provider that answers from a script, on loopback, over real HTTP, so that the 
         assert provider.requests[0].json["model"] == "gpt-5-mini"
         assert provider.billed.output_tokens == 2
 
-``reply`` is a text, a `Reply`, a list of them (used in order, the last one again and again), or a function
-that takes a `Request` and returns a text or a `Reply`. `Reply` also scripts what goes wrong: error statuses,
+``reply`` is a text, a `Reply`, a list of them (used in order, then the last one repeatedly), or a function
+that takes a `Request` and returns a text or a `Reply`. `Reply` also scripts failures: error statuses,
 streams that are cut, truncated or stalled, answers without usage, broken bodies. With ``provider.hold()``
-requests stand inside the server until ``provider.release()``, so fifty of them can be made to overlap without
+requests wait inside the server until ``provider.release()``, so fifty of them can be made to overlap without
 a sleep. ``provider.billed`` is the truth that a meter is compared with.
 
 A clock that the test moves, and a list of the calls that were metered::
 
     clock, calls = FakeClock(), CapturedCalls()
-    ...                         # hand them to the meter
+    ...                         # pass them to the meter
     clock.advance(3600)         # an hour later
     assert calls.where(agent="triage")[0].model == "gpt-5-mini"
 

@@ -1,4 +1,4 @@
-"""``tokenmeter demo``: a handful of agents, one of them running away, against a scripted provider."""
+"""``tokenmeter demo``: a handful of agents, one of them a runaway, against a scripted provider."""
 
 from __future__ import annotations
 

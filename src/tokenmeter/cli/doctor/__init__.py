@@ -5,7 +5,7 @@ store          the store: whether it answers, how fast, its clock, what Redis is
 prices         how old the prices are, and which models lack one
 libraries      which clients are installed, and which of them are metered
 telemetry      where spans and metrics go
-journals       what processes left that died before they could tell the store
+journals       what processes left that died before they could report it to the store
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check all of it. 1 if a check fails."""
+    """Run all checks. 1 if one fails."""
     checks = list(examine(arguments))
     failed = any(check.status == "fail" for check in checks)
     if arguments.json:
