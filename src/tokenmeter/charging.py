@@ -13,7 +13,7 @@ from tokenmeter.holding import bound, kind_of, need_of
 from tokenmeter.notes import Answer, Call, House
 from tokenmeter.pricing import Rate
 from tokenmeter.pricing.expected import Expected
-from tokenmeter.record import CallRecord, Status, encode
+from tokenmeter.record import DIED, CallRecord, Status, encode
 from tokenmeter.usage import Usage
 from tokenmeter.wire import Beside, Reading
 
@@ -174,7 +174,7 @@ def note_of(house: House, call: Call) -> bytes:
     worst_nanos = need_of(call, call.input_bound, call.output_bound).usd_nanos
     counts = {"input_tokens": call.input_bound, "output_tokens": call.output_bound}
     usage = Usage(counts, estimated=True)
-    return encode(row_of(call, Charge("incomplete", usage, worst_nanos, call.rate, "ProcessDied"), Answer()))
+    return encode(row_of(call, Charge("incomplete", usage, worst_nanos, call.rate, DIED), Answer()))
 
 
 def learn(house: House, call: Call, expected: Expected, outcome: Charge) -> None:
