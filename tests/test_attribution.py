@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
+import gc
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from opentelemetry import baggage
@@ -49,6 +52,59 @@ def test_an_end_in_another_context_than_the_beginning(
         assert current() is outer
     assert current() is NOBODY
     assert caplog.records == []
+
+
+def test_a_generator_that_its_reader_leaves(meter: tokenmeter.Meter, caplog: pytest.LogCaptureFixture) -> None:
+    """As a streaming endpoint whose client goes away: it is closed in another context."""
+
+    async def endpoint() -> AsyncIterator[int]:
+        async with meter.agent("chat"):
+            for number in range(3):
+                yield number
+
+    async def main() -> None:
+        async for _ in endpoint():
+            break
+        gc.collect()
+        await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    assert caplog.records == []
+
+
+class Tool:
+    async def __call__(self) -> str | None:
+        await asyncio.sleep(0)
+        return current().agent
+
+
+def plainly(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+@pytest.mark.parametrize(
+    "tool", [Tool(), plainly(Tool().__call__), lambda: Tool()()], ids=["object", "plain", "lambda"]
+)
+def test_what_returns_a_coroutine_without_looking_so(meter: tokenmeter.Meter, tool: Callable[[], Any]) -> None:
+    assert asyncio.run(meter.agent("tool")(tool)()) == "tool"
+
+
+class Text(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "another"
+
+
+def test_names_are_plain_text_that_can_be_written(meter: tokenmeter.Meter) -> None:
+    with meter.agent(Text("mail"), user="caf\udce9", run=Text("r"), feature=Text("x")) as scope:
+        found = (scope.agent, scope.user, scope.run, scope.tags["feature"])
+        assert found == ("mail", "caf?", "r", "x")
+        assert {type(each) for each in found} == {str}
 
 
 def test_scopes_that_end_in_another_order(meter: tokenmeter.Meter) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import inspect
 import uuid
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextvars import ContextVar, Token
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
+from contextvars import ContextVar
 from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ MAX_TAGS = 32
 _KEY = otel_context.create_key("tokenmeter-scope")
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
-_Entered = tuple[tuple[object, ...], tuple[Token[Context], ...]]
+_Entered = tuple[tuple[object, ...], tuple[Context, ...]]
 _entered: ContextVar[_Entered] = ContextVar("tokenmeter-entered", default=((), ()))
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -76,8 +76,9 @@ def is_alone(context: Context) -> bool:
 
 def enter(manager: object, context: Context) -> None:
     """Put a context in force until the same context manager exits; it may be entered any number of times."""
-    managers, tokens = _entered.get()
-    _entered.set(((*managers, manager), (*tokens, otel_context.attach(context))))
+    managers, before = _entered.get()
+    _entered.set(((*managers, manager), (*before, otel_context.get_current())))
+    otel_context.attach(context)
 
 
 def leave(manager: object) -> None:
@@ -86,11 +87,12 @@ def leave(manager: object) -> None:
     If it was entered in another context, as by a framework that runs both ends of a dependency on threads of their
     own, nothing of it is in force here.
     """
-    managers, tokens = _entered.get()
+    managers, before = _entered.get()
     for at, each in enumerate(managers):
-        if each is manager:  # one of its own: they may end in another order than they began
-            _entered.set((managers[:at] + managers[at + 1 :], tokens[:-1]))
-            otel_context.detach(tokens[-1])
+        if each is manager:  # they may end in another order than they began
+            _entered.set((managers[:at] + managers[at + 1 :], before[:-1]))
+            # Not detached by a token: that is good in one context only, and a generator may be closed in another.
+            otel_context.attach(before[-1])
             return
 
 
@@ -111,7 +113,7 @@ class AgentScope:
         self._run = None if run is None else _checked("run", run)
         if len(tags) > MAX_TAGS:
             raise ConfigError(f"{len(tags)} tags given; at most {MAX_TAGS} are kept, leave some out")
-        self._tags = {key: _checked(f"tag {key!r}", value) for key, value in tags.items()}
+        self._tags = {plain_text(key): _checked(f"tag {key!r}", value) for key, value in tags.items()}
 
     def _scope(self) -> Scope:
         outer = current()
@@ -159,8 +161,10 @@ class AgentScope:
 
     def _around_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            with _Fresh(self._scope()):
-                return function(*args, **kwargs)
+            scope = self._scope()
+            with _Fresh(scope):
+                result = function(*args, **kwargs)
+            return _within(scope, result) if inspect.iscoroutine(result) else result
 
         return wrapped
 
@@ -235,7 +239,18 @@ class _Fresh:
         otel_context.detach(self._token)
 
 
+async def _within(scope: Scope, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """A coroutine of a function that doesn't look like one, as that of a decorator or of a callable object."""
+    with _Fresh(scope):
+        return await coroutine
+
+
 in_force = _Fresh
+
+
+def plain_text(text: str) -> str:
+    """The text as a ``str`` and no subclass, with what can't be written in UTF-8 replaced."""
+    return str.__str__(text).encode("utf-8", "replace").decode()
 
 
 def _checked(what: str, value: object) -> str:
@@ -243,4 +258,4 @@ def _checked(what: str, value: object) -> str:
         raise ConfigError(f"{what} is {value!r}; give a string that is not empty")
     if len(value) > MAX_VALUE_CHARS:
         raise ConfigError(f"{what} {value[:40]!r}… has {len(value)} characters; at most {MAX_VALUE_CHARS} are kept")
-    return value
+    return value if type(value) is str and value.isascii() else plain_text(value)
