@@ -25,7 +25,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from tokenmeter import wire
-from tokenmeter.attribution import MAX_VALUE_CHARS
+from tokenmeter.attribution import MAX_VALUE_CHARS, plain_text
 from tokenmeter.budgets.thresholds import Crossing
 from tokenmeter.charging import Charge, amounts_of, charge, fingerprint_of, learn, note_of, row_of
 from tokenmeter.effects import Brake, Effect, Open, Record, Relay, Release, Send, Sent, Settle, Story, Write
@@ -50,7 +50,10 @@ def story(house: House, request: Request) -> Story:
         yield from _held(house, call) if house.rows_last else hold(house, call)
     except Refused as refusal:
         call.refusal = refusal
-        yield from _unsent(house, call, Charge("refused", error_type=type(refusal).__name__))
+        try:
+            yield from _unsent(house, call, Charge("refused", error_type=type(refusal).__name__))
+        except Exception as fault:  # whatever becomes of its row, it stays refused
+            raise refusal from fault
         raise
     except GeneratorExit:
         raise
@@ -86,9 +89,12 @@ def _attribute(request: Request) -> Call:
 
 def _named(value: str | None) -> str | None:
     """A name from the request itself; a long one is cut, and stays distinct."""
-    if value is None or len(value) <= MAX_VALUE_CHARS:
+    if value is None:
+        return None
+    value = plain_text(value)
+    if len(value) <= MAX_VALUE_CHARS:
         return value
-    digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()[:32]
+    digest = hashlib.sha256(value.encode()).hexdigest()[:32]
     return f"{value[: MAX_VALUE_CHARS - 33]}…{digest}"
 
 

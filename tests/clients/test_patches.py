@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
+import httpx2
 import pytest
 import wrapt
 
-from tests.clients.faces import ASK, FACES, URL, Face, Origin, come, on_a_loop
+from tests.clients.faces import ASK, FACES, URL, Face, Origin, chat_body, come, on_a_loop
 from tokenmeter import Budget, BudgetExceeded, ConfigError, Meter
 from tokenmeter.clients.patches import Patch
 from tokenmeter.clients.seam import Wrapper
@@ -342,3 +346,39 @@ def test_a_library_that_another_thread_imports_meanwhile(names: dict[str, Any]) 
     code = IMPORTED_MEANWHILE.format(**names)
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_client_that_sends_through_others_names_the_way_out() -> None:
+    openai = pytest.importorskip("openai")
+    auth = pytest.importorskip("openai.auth")
+    if not hasattr(auth, "x509_workload_identity"):
+        pytest.skip("this openai has no X.509 identities")
+    identity = auth.x509_workload_identity(identity_provider_id="idp", service_account_id="sa")
+    with Meter() as meter, pytest.raises(ConfigError, match=r"X.509 identity.*meter.instrument\(\)"):
+        meter.wrap(openai.OpenAI(workload_identity=identity, http_client=httpx2.Client(), max_retries=0))
+
+
+def test_two_meters_that_patch_one_client_at_once() -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(200):
+            client = FACES[0].client(lambda _: FACES[0].library.Response(200, content=chat_body()))
+            meters = [Meter() for _ in range(3)]
+            meters[2].wrap(client)
+            start = threading.Barrier(3)
+
+            def work(act: Callable[[], object], start: threading.Barrier = start) -> None:
+                start.wait(30)
+                act()
+
+            acts = [partial(meters[0].wrap, client), partial(meters[1].wrap, client), meters[2].close]
+            with ThreadPoolExecutor(3) as pool:
+                list(pool.map(work, acts))
+            client.post(URL, json=ASK)
+            assert [meter.spend().calls for meter in meters] == [1, 1, 0]
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(Meter.close, meters[:2]))
+            assert "send" not in vars(client)
+    finally:
+        sys.setswitchinterval(interval)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from datetime import timedelta
@@ -23,7 +24,7 @@ from tests.clients.faces import (
     come,
     on_a_loop,
 )
-from tokenmeter import Meter
+from tokenmeter import Budget, BudgetExceeded, Meter
 from tokenmeter.clients.metering import Metering
 from tokenmeter.testing import CapturedCalls
 
@@ -542,3 +543,56 @@ async def test_other_methods_at_a_models_address(origin: Origin, meter: Meter, c
     response = await come(client.request(verb.upper(), "https://api.openai.com/v1/models/chat/completionsx"))
     assert response.status_code == 200
     assert len(calls) == 0
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@on_a_loop
+async def test_raw_bytes_are_what_the_headers_say(face: Face, meter: Meter, status: int, packed: bool) -> None:
+    """A gateway hands on both."""
+    body = b"".join(chat_events(usage=True)) if status == 200 else b'{"error": "no such model"}'
+    raw = gzip.compress(body) if packed else body
+    headers = {"content-type": "text/event-stream" if status == 200 else "application/json", "x-more": "kept"}
+    headers |= {"content-length": str(len(raw))} | ({"content-encoding": "gzip"} if packed else {})
+    client = meter.wrap(face.client(lambda _: face.response(status, [raw[:20], raw[20:]], headers)))
+    response = await come(client.send(client.build_request("POST", URL, json=STREAMED), stream=True))
+    found = b"".join(await face.pieces(response, "iter_raw"))
+    assert response.headers["x-more"] == "kept"
+    assert int(response.headers.get("content-length", len(found))) == len(found)
+    plain = gzip.decompress(found) if response.headers.get("content-encoding") == "gzip" else found
+    assert plain == (b"".join(chat_events(usage=False)) if status == 200 else body)
+
+
+@on_a_loop
+async def test_a_redirect_that_is_followed_by_hand(face: Face, origin: Origin, meter: Meter) -> None:
+    answers = iter([face.library.Response(307, headers={"location": URL}), None])
+    client = meter.wrap(face.client(lambda request: next(answers) or origin(request)))
+    response = await come(client.post(URL, json=STREAMED))
+    assert json.loads(response.next_request.content) == STREAMED
+    response = await come(client.send(response.next_request))
+    assert response.content == b"".join(chat_events(usage=False))
+
+
+@on_a_loop
+async def test_a_form_is_read(face: Face, calls: CapturedCalls) -> None:
+    """As that of a transcription: a budget of its model holds it, and its price is known."""
+    usage = {"type": "tokens", "input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+    budget = Budget("1 calls", match={"model": "gpt-4o-transcribe"}, wait_s=0)
+    with Meter([budget], recorders=[calls]) as meter:
+        client = meter.wrap(face.client(lambda _: face.library.Response(200, json={"text": "hi", "usage": usage})))
+        form = {"data": {"model": "gpt-4o-transcribe"}, "files": {"file": ("a.wav", b"x" * 5_000)}}
+        address = "https://api.openai.com/v1/audio/transcriptions"
+        assert (await come(client.post(address, **form))).json()["text"] == "hi"
+        with pytest.raises(BudgetExceeded):
+            await come(client.post(address, **form))
+    assert [(row.model, row.status) for row in calls] == [("gpt-4o-transcribe", "ok"), ("gpt-4o-transcribe", "refused")]
+    assert calls[0].cost_nanos
+
+
+@pytest.mark.parametrize("tokens", [2**63, 10**30])
+@on_a_loop
+async def test_a_count_beyond_all_reason_is_none(face: Face, meter: Meter, calls: CapturedCalls, tokens: int) -> None:
+    usage = {"prompt_tokens": tokens, "completion_tokens": tokens, "total_tokens": 2 * tokens}
+    client = meter.wrap(face.client(lambda _: face.library.Response(200, json={"choices": [], "usage": usage})))
+    await come(client.post(URL, json=ASK))
+    assert [(row.status, row.estimated) for row in calls] == [("ok", True)]

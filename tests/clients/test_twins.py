@@ -23,6 +23,7 @@ SYNC_NAMES = {
     "sleep_async": "sleep",
     "aread": "read",
     "aclose": "close",
+    "aiter_raw": "iter_raw",
     "__aiter__": "__iter__",
 }
 
@@ -48,6 +49,11 @@ class _Sync(ast.NodeTransformer):
     def visit_AsyncFor(self, node: ast.AsyncFor) -> Any:
         self.generic_visit(node)
         return ast.For(**{name: getattr(node, name) for name in node._fields})
+
+    def visit_comprehension(self, node: ast.comprehension) -> Any:
+        self.generic_visit(node)
+        node.is_async = 0
+        return node
 
     def visit_Name(self, node: ast.Name) -> Any:
         node.id = SYNC_NAMES.get(node.id, node.id)

@@ -7,7 +7,7 @@ import importlib
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from tokenmeter.clients.library import Library
 from tokenmeter.clients.metering import Metering
 from tokenmeter.clients.patches import Patch
 from tokenmeter.errors import ConfigError
+from tokenmeter.forks import renew_in_child
 
 HTTP_LIBRARIES = {"httpx": "tokenmeter.clients.for_httpx", "httpx2": "tokenmeter.clients.for_httpx2"}
 
@@ -25,12 +26,22 @@ SDKS = ("openai", "anthropic", "groq", "together", "cerebras.cloud.sdk")
 SDK_CLASSES = {"SyncAPIClient": seam.sync_method, "AsyncAPIClient": seam.async_method}
 
 
+class _Patching:
+    """One lock for all meters: two that patch one client at once would overwrite each other."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        renew_in_child(self, "lock", threading.RLock)
+
+
+_patching = _Patching()
+
+
 class Instruments:
     """The patches of one meter."""
 
     def __init__(self, metering: Metering) -> None:
         self._metering = metering
-        self._lock = threading.RLock()
         self._process: list[Patch] = []
         self._on = False
         self._patched: set[str] = set()  # modules
@@ -41,7 +52,7 @@ class Instruments:
 
     def wrap(self, client: Any) -> None:
         """Meter one client. Raises `ConfigError` for what can't be metered this way."""
-        with self._lock:
+        with _patching.lock:
             if client in self._clients:
                 return
             library = _library_of(client)
@@ -58,6 +69,12 @@ class Instruments:
                     f"can't wrap a {kind}; give an httpx or httpx2 client or an SDK client that is built on one, "
                     "or call meter.instrument() to meter every client of the process"
                 )
+            identity = getattr(client, "workload_identity", None)
+            if isinstance(identity, Mapping) and identity.get("type") == "x509":
+                raise ConfigError(
+                    f"can't wrap a {type(client).__qualname__} that logs in with an X.509 identity: it sends through "
+                    "clients that it makes anew; call meter.instrument() to meter every client of the process"
+                )
             self.wrap(inner)
             patches = [Patch(client, "request", SDK_CLASSES[sdk.__name__])]
             patches += [Patch(client, name, self._derive) for name in ("copy", "with_options") if hasattr(client, name)]
@@ -65,7 +82,7 @@ class Instruments:
 
     def instrument(self) -> None:
         """Meter every client of the process, those made before too."""
-        with self._lock:
+        with _patching.lock:
             if self._on:
                 return
             self._on = True
@@ -82,7 +99,7 @@ class Instruments:
 
     def uninstrument(self) -> None:
         """Undo `instrument`."""
-        with self._lock:
+        with _patching.lock:
             self._on = False
             for patch in reversed(self._process):
                 patch.undo()
@@ -91,7 +108,7 @@ class Instruments:
 
     def close(self) -> None:
         """Undo everything."""
-        with self._lock:
+        with _patching.lock:
             self.uninstrument()
             for patches in self._clients.values():
                 for found in reversed(patches):
@@ -117,7 +134,7 @@ class Instruments:
 
     def _imported(self, module: Any) -> None:
         """A library is here: patch it, unless that is done."""
-        with self._lock:
+        with _patching.lock:
             name = module.__name__
             if self._on and name not in self._patched:
                 self._patched.add(name)

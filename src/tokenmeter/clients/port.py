@@ -166,14 +166,14 @@ class Port(Struct, eq=False):
         """Whether the body must be read here: it may blame the option, or the caller expects it read."""
         return status in _MAY_BLAME or not (self.stream or 200 <= status < 300)
 
-    def _rearm(self, response: Any) -> None:
-        """What was read here is still to be read by a caller that asked for a stream."""
-        if self.stream:
-            response.elapsed = response.elapsed  # it is the stream's that goes
-            response.stream = self.library.response(200, content=response._content).stream
-            response._decoder = self.library.identity_decoder()
-            response.is_stream_consumed = response.is_closed = False
-            del response._content
+    def _rearm(self, response: Any, raw: bytes) -> str:
+        """The text of a body; what was read here is still to be read by the caller, in the very bytes."""
+        copy = self.library.response(response.status_code, headers=response.headers, content=raw)
+        response.elapsed = response.elapsed  # it is the stream's that goes
+        response.stream = self.library.response(200, content=raw).stream
+        response.is_stream_consumed = response.is_closed = False
+        response._num_bytes_downloaded = 0
+        return bytes(copy.content).decode(errors="replace")
 
     def _received(self, response: Any, outgoing: Any, error_text: str | None) -> Answer:
         """What to tell the story of a response whose head is here."""
@@ -181,6 +181,10 @@ class Port(Struct, eq=False):
         if outgoing is not self.request and response.request is outgoing:
             _carry_headers(outgoing, self.request)
             response.request = self.request
+            following = response.next_request
+            if following is not None and following.stream is outgoing.stream is not self.request.stream:
+                # A caller may send it by hand.
+                response.next_request = self.library.with_body(following, self.request.content)
         status = response.status_code
         duration_s = time.perf_counter() - self._start_s
         if not 200 <= status < 300:
@@ -255,8 +259,11 @@ class Port(Struct, eq=False):
             spans.before_the_end(self._recording, passage.peek)
         kind = self.library.async_relay if self.ASYNC else self.library.relay
         response.stream = kind(response.stream, passage)
-        if hide_usage and coding:
-            response._decoder = self.library.identity_decoder()
+        if hide_usage:  # what the caller reads is plain, and shorter than it came
+            response.headers.pop("content-length", None)
+            if coding:
+                response._decoder = self.library.identity_decoder()
+                del response.headers["content-encoding"]
         self.response = None  # forgotten here, so that no cycle keeps alive a response that its caller drops
 
     def _over(self, story: Story, answer: Answer) -> None:

@@ -62,8 +62,12 @@ class SyncPort(Port):
         try:
             response = self.wrapped(outgoing, stream=self.stream or effect.hide_usage, **self.kwargs)
             if effect.hide_usage and self._reads_error(response.status_code):
-                error_text = response.read().decode(errors="replace")
-                self._rearm(response)
+                if hasattr(response, "_content"):  # a hook of the caller's has read it
+                    error_text = response.text
+                else:
+                    error_text = self._rearm(response, b"".join([piece for piece in response.iter_raw()]))  # noqa: C416 - as its twin
+                    if not self.stream:
+                        response.read()
         except BaseException as error:
             return self._failed(error)
         finally:
@@ -152,8 +156,12 @@ class AsyncPort(Port):
         try:
             response = await self.wrapped(outgoing, stream=self.stream or effect.hide_usage, **self.kwargs)
             if effect.hide_usage and self._reads_error(response.status_code):
-                error_text = (await response.aread()).decode(errors="replace")
-                self._rearm(response)
+                if hasattr(response, "_content"):  # a hook of the caller's has read it
+                    error_text = response.text
+                else:
+                    error_text = self._rearm(response, b"".join([piece async for piece in response.aiter_raw()]))
+                    if not self.stream:
+                        await response.aread()
         except BaseException as error:
             return self._failed(error)
         finally:

@@ -118,7 +118,8 @@ def async_method(active: Callable[[], bool]) -> Wrapper:
 def _asked(metering: Metering, request: Any, *, loaded: bool = False) -> Request | None:
     """What the story is told of; None for what is no model call, or is counted further out.
 
-    `_UNREAD` where the body must be loaded first: JSON that comes from a generator. Then it is asked for once more.
+    `_UNREAD` where the body must be loaded first: JSON that comes from a generator, and forms, as those of audio. Then
+    it is asked for once more.
     """
     try:
         url = request.url
@@ -136,7 +137,7 @@ def _asked(metering: Metering, request: Any, *, loaded: bool = False) -> Request
         body: bytes | None = None
         if hasattr(request, "_content"):
             body = request.content
-        elif not loaded and "json" in headers.get("content-type", ""):
+        elif not loaded and _is_loaded(headers):
             return _UNREAD
         if not wire.is_call(route, body, headers):
             return None
@@ -153,6 +154,17 @@ def _asked(metering: Metering, request: Any, *, loaded: bool = False) -> Request
     except Exception as fault:
         swallow(fault, "reading a request")
         return None
+
+
+def _is_loaded(headers: Any) -> bool:
+    kind = headers.get("content-type", "")
+    if "json" in kind:
+        return True
+    size = headers.get("content-length", "")
+    return kind.startswith("multipart/") and size.isdigit() and int(size) <= _MOST_FORM_BYTES
+
+
+_MOST_FORM_BYTES = 32 << 20  # services take up to 25 MB
 
 
 def _carried_out(library: Library, request: Any, refusal: Refused | StoreUnavailable) -> Any:

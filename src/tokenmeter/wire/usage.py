@@ -14,7 +14,16 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
-from tokenmeter.wire.words import CHAT_SPARES, MESSAGES_SPARES, Counts, bring_in_reasoning, number, tolerant, whole
+from tokenmeter.wire.words import (
+    CHAT_SPARES,
+    MESSAGES_SPARES,
+    MOST,
+    Counts,
+    bring_in_reasoning,
+    number,
+    tolerant,
+    whole,
+)
 
 _Extract: TypeAlias = Callable[[Mapping[str, Any]], Counts | None]
 
@@ -91,7 +100,7 @@ class _Step:
                 if step is None or item is None:
                     continue
                 if type(item) is int:
-                    if item >= 0:  # as `put`, without its call
+                    if 0 <= item < MOST:  # as `put`, without its call
                         for name in step.destinations:
                             out[name] = out.get(name, 0) + item
                         if step.spare is not None:

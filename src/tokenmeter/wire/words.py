@@ -24,11 +24,11 @@ def number(value: Any, *path: str) -> int | None:
 def whole(value: Any) -> int | None:
     """A counter; some services write theirs as floats."""
     if type(value) is int:
-        return value if value >= 0 else None
-    return int(value) if type(value) is float and value.is_integer() and 0 <= value < _EXACT else None
+        return value if 0 <= value < MOST else None
+    return int(value) if type(value) is float and value.is_integer() and 0 <= value < MOST else None
 
 
-_EXACT: Final = 1 << 53
+MOST: Final = 10**12  # no answer has so many tokens, and what they cost still fits the books
 
 
 def _first(value: Any, *paths: tuple[str, ...]) -> int | None:
@@ -72,13 +72,13 @@ def _chat(usage: Mapping[str, Any]) -> Counts:
     for key, value in usage.items():
         if type(value) is int:
             name = _CHAT.get(key)
-            if name is not None and value >= 0:
+            if name is not None and 0 <= value < MOST:
                 found.setdefault(name, value)
         elif type(value) is dict and (within := _CHAT_WITHIN.get(key)) is not None:
             for inner, count in value.items():
                 name = within.get(inner)
                 if name is not None:
-                    known = count if type(count) is int and count >= 0 else whole(count)
+                    known = count if type(count) is int and 0 <= count < MOST else whole(count)
                     if known is not None:
                         found[name] = known  # the details come first
         elif key in _CHAT and (known := whole(value)) is not None:
