@@ -50,6 +50,7 @@ GROUPS: list[list[str]] = [
         "tokenmeter.faults",
         "tokenmeter.version",
         "tokenmeter.ending",
+        "tokenmeter.forks",
     ],
 ]
 PURE = [

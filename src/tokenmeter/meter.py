@@ -9,6 +9,7 @@ import os
 import secrets
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from types import TracebackType
@@ -27,8 +28,10 @@ from tokenmeter.budgets.thresholds import Crossing
 from tokenmeter.clients.instruments import Instruments
 from tokenmeter.clients.later import Later
 from tokenmeter.clients.metering import Clock, Metering
+from tokenmeter.ending import at_end
 from tokenmeter.errors import ConfigError, Paused, StoreUnavailable
 from tokenmeter.faults import swallow
+from tokenmeter.forks import load_aside, renew_in_child
 from tokenmeter.ledger import MemoryLedger, Spend, ledger_beside, open_ledger
 from tokenmeter.ledger.memory import ANY
 from tokenmeter.loops import LoopPolicy
@@ -158,12 +161,14 @@ class Meter:
         self._store = _store_at(store) if isinstance(store, str) else checked_store(store)
         self._owns_store = isinstance(store, str)
         self._outcomes: Sink | None = None
-        self._opening = threading.Lock()  # the ledger
+        self._opening = threading.RLock()  # the ledger
+        renew_in_child(self, "_opening", threading.RLock)
         self._closed = False
         self._pauses = Pauses(self._store)
         self._pauses.refresh()
         self._bounds = InputBound()
         self._expected = ExpectedCost()
+        _LIVE.add(self)
         self._clock: Clock = clock or SystemClock()
         self._ledger = MemoryLedger()
         self._later = Later(instant=self._store.instant)
@@ -470,7 +475,7 @@ class Meter:
             changes["policy"] = Policy(config.budgets)
         if "prices" not in self._given:
             changes["prices"] = prices = PriceBook(config.prices)
-            threading.Thread(target=prices.preload, name="tokenmeter-prices", daemon=True).start()
+            load_aside(prices.preload)
         for name in ("loops", "unpriced"):
             if name not in self._given:
                 changes[name] = getattr(config, name)
@@ -492,7 +497,7 @@ class Meter:
         """Load the prices off the caller's path: they take a third of a second."""
         if not self._warmed:
             self._warmed = True
-            threading.Thread(target=self._load, name="tokenmeter-prices", daemon=True).start()
+            load_aside(self._load)
 
     def _load(self) -> None:
         try:
@@ -502,3 +507,16 @@ class Meter:
             self._bounds.preload()
         except Exception as fault:
             swallow(fault, "loading the prices")
+
+
+_LIVE: weakref.WeakSet[Meter] = weakref.WeakSet()
+
+
+def _end_streams(left_s: float) -> None:
+    """What is still open when the program ends is told with what was read so far."""
+    for meter in list(_LIVE):
+        for stream in list(meter._metering.streams):
+            stream.peek()
+
+
+at_end(-1, _end_streams)

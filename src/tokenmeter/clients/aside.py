@@ -25,7 +25,7 @@ def here(work: Callable[[], _T], undo: Callable[[], object] | None = None) -> _T
 
 
 async def aside(work: Callable[[], _T], undo: Callable[[], object] | None = None) -> _T:
-    """Do it on a thread, unless another event loop than asyncio's runs here.
+    """Do it on a thread, unless another event loop than asyncio's runs here or the interpreter ends.
 
     When the task is cancelled meanwhile, the work goes on to its end; then ``undo`` is done.
     """
@@ -37,7 +37,11 @@ async def aside(work: Callable[[], _T], undo: Callable[[], object] | None = None
         return work()
     errand = _Errand(work, undo)
     try:
-        return await asyncio.shield(loop.run_in_executor(_pool.get(), copy_context().run, errand.run))
+        doing = loop.run_in_executor(_pool.get(), copy_context().run, errand.run)
+    except RuntimeError:  # the main thread has ended, and no pool takes anything more
+        return work()
+    try:
+        return await asyncio.shield(doing)
     except asyncio.CancelledError:
         errand.abandon()
         raise

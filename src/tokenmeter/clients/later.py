@@ -84,16 +84,15 @@ class Later:
             while count and self._waiting and (timeout_s < 0 or time.monotonic() < until_s):
                 count -= 1
                 busy = True
-                self._waiting.popleft()()
+                self._do_next()
             return busy
         finally:
             self._doing.release()
 
     def leave_rest(self, until_s: float) -> None:
         """Do what waits while there is time, also if the thread is still at something."""
-        with contextlib.suppress(IndexError):
-            while time.monotonic() < until_s:
-                self._waiting.popleft()()
+        while time.monotonic() < until_s and self._do_next():
+            pass
 
     def close(self) -> None:
         """Do all that waits, end the thread, and do at once what still comes."""
@@ -120,8 +119,16 @@ class Later:
         return done
 
     def _do_oldest(self) -> None:
-        with self._doing, contextlib.suppress(IndexError):  # whoever flushed may have been faster
-            self._waiting.popleft()()
+        with self._doing:
+            self._do_next()
+
+    def _do_next(self) -> bool:
+        try:
+            rest = self._waiting.popleft()
+        except IndexError:  # somebody was faster, in a signal handler perhaps
+            return False
+        rest()
+        return True
 
 
 def _work(ref: weakref.ref[Later], bell: SimpleQueue[bool]) -> None:

@@ -34,6 +34,13 @@ class Clock(Protocol):
         ...
 
 
+class Stream(Protocol):
+    """A stream that is under way."""
+
+    def peek(self) -> None:
+        """Settle with what was read so far."""
+
+
 class Metering(Struct, eq=False):
     """The rooms with effects: what the drivers of a meter's stories work on. Only ``house`` is ever replaced."""
 
@@ -53,7 +60,7 @@ class Metering(Struct, eq=False):
     try_sent: Callable[[str], bool] | None = None
     # The streams that are under way. What is in here is no garbage, whatever the caller drops: a story that were
     # collected together with its response could not be told to its end.
-    streams: set[object] = field(default_factory=set)
+    streams: set[Stream] = field(default_factory=set)
 
     def current(self) -> House:
         """The rooms of the next call."""

@@ -45,7 +45,7 @@ class Passage:
 
     def __init__(
         self,
-        streams: set[object],
+        streams: set[Any],
         reader: Reader,
         decoder: Decoder | None,
         resume: Resume,

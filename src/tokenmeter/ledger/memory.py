@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
 from msgspec import Struct
 
+from tokenmeter.forks import renew_in_child
 from tokenmeter.money import usd
 from tokenmeter.record import CallRecord, was_warned_of
 
@@ -153,15 +155,17 @@ class MemoryLedger:
         self._pending: deque[CallRecord] = deque()
         self._sums: dict[Group, _Sum] = {}
         self._max_groups = max_groups
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        renew_in_child(self, "_lock", threading.RLock)
+        self._inside = 0  # the thread that is at the sums
 
     def record(self, row: CallRecord) -> None:
         """Queue one row."""
         self._pending.append(row)
         if len(self._pending) >= MAX_PENDING and self._lock.acquire(blocking=False):
-            # Never waits: a finalizer may be recording while this very thread is adding up.
             try:
-                self._add_up()
+                with self._added_up():
+                    pass
             finally:
                 self._lock.release()
 
@@ -188,8 +192,7 @@ class MemoryLedger:
         asked = {name: value for name, value in wanted.items() if value is not ANY}
         wanted_tags = frozenset((tags or {}).items())
         total = _Sum()
-        with self._lock:
-            self._add_up()
+        with self._lock, self._added_up():
             for group, part in self._sums.items():
                 if all(getattr(group, name) == value for name, value in asked.items()) and wanted_tags <= group.tags:
                     total.merge(part)
@@ -197,9 +200,20 @@ class MemoryLedger:
 
     def groups(self) -> dict[Group, Spend]:
         """Every sum that is kept, by whose calls it is of."""
-        with self._lock:
-            self._add_up()
+        with self._lock, self._added_up():
             return {group: part.spend() for group, part in self._sums.items()}
+
+    @contextmanager
+    def _added_up(self) -> Iterator[None]:
+        """With all that is queued in the sums, unless it interrupts its own thread at them, as a signal handler may."""
+        here, before = threading.get_ident(), self._inside
+        self._inside = here
+        try:
+            if before != here:
+                self._add_up()
+            yield
+        finally:
+            self._inside = before
 
     def _add_up(self) -> None:
         pending = self._pending

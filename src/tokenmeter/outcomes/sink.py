@@ -10,6 +10,7 @@ import threading
 from dataclasses import replace
 from typing import Final, Protocol
 
+from tokenmeter.forks import renew_in_child
 from tokenmeter.ledger.views import Outcome
 
 MOST: Final = 10_000
@@ -32,7 +33,8 @@ class MemorySink:
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        renew_in_child(self, "_lock", threading.RLock)
         self._kept: dict[tuple[str, str], _Kept] = {}
 
     def put_outcome(self, outcome: Outcome) -> bool:

@@ -17,6 +17,7 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from tokenmeter.forks import renew_in_child
 from tokenmeter.pricing.price import Price
 from tokenmeter.pricing.rates import PricedUnit, Rate
 
@@ -56,7 +57,8 @@ class PriceBook:
         lowered = {key.strip().lower(): price for key, price in (overrides or {}).items()}
         self._exact = {key: price for key, price in lowered.items() if "*" not in key}
         self._patterns = [(key, price) for key, price in lowered.items() if "*" in key]
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        renew_in_child(self, "_lock", threading.RLock)
         self._get_snapshot: Callable[[], DataSnapshot] | None = None
         self._source = ""
         self._state: tuple[DataSnapshot | None, _Known, dict[object, Rate | _Dated | None]] = (

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
+from tokenmeter.forks import renew_in_child
 from tokenmeter.pricing.tokenizers import TokenCounter
 from tokenmeter.wire.types import Ask, Reading, Route
 
@@ -92,7 +93,8 @@ class InputBound:
 
     def __init__(self, *, exact: bool = True) -> None:
         self._counter = TokenCounter() if exact else None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        renew_in_child(self, "_lock", threading.RLock)
         self._fell_short = False  # an allowance of some kind was too small once
         self._inputs: dict[_Key, _Input] = {}
         self._outputs: dict[tuple[str, str | None], _Output] = {}

@@ -23,6 +23,8 @@ import threading
 from array import array
 from typing import NamedTuple
 
+from tokenmeter.forks import renew_in_child
+
 COLD_CALLS = 20
 """Calls of a key that are held at their worst case before anything is expected of the next."""
 
@@ -87,6 +89,7 @@ class ExpectedCost:
         self._known: dict[Key, _Experience] = {}
         self._overshoot = Overshoot()
         self._lock = threading.RLock()  # a finalizer may settle a call while its thread is at work here
+        renew_in_child(self, "_lock", threading.RLock)
 
     def expect(self, key: Key, input_bound: int, output_bound: int) -> Expected:
         """What the next call is expected to use: as many tokens as bounded, or fewer."""

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tokenmeter.forks import renew_in_child
 from tokenmeter.wire.types import Ask, Route
 
 MOST_BYTES = 256 * 1024
@@ -46,7 +47,8 @@ class TokenCounter:
     """Counts the text of a request with the model's own tokenizer. Thread-safe once loaded."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        renew_in_child(self, "_lock", threading.RLock)
         self._counts: dict[str, _Count] | None = None
 
     def preload(self) -> None:
