@@ -252,6 +252,7 @@ def test_what_was_held_and_not_the_worst_case(
         for _ in range(40):  # until it is known what calls use
             posted(meter, STREAMED | {"max_tokens": 8_000})
             meter.flush()
+    found: dict[str, Any] = {}
     for nth, span in enumerate(exporter.get_finished_spans()):
         found = attributes_of(span)
         taken = 1 - nth * COST_NANOS / 1e9 - found["tokenmeter.budget.remaining"][0]

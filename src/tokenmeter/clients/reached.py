@@ -8,7 +8,7 @@ as sent.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from tokenmeter.clients.library import Library
 
@@ -34,9 +34,9 @@ def reached(library: Library, error: BaseException) -> Reached:
         frame = step.tb_frame
         module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_name
         if module == client and name in _BEFORE_TRANSPORT:
-            response = frame.f_locals.get("response")
-            status = response.status_code if isinstance(response, library.response) else None
-            found = Reached(unsent=status is None and found.status is None, status=status or found.status)
+            response: Any = frame.f_locals.get("response")
+            status = response.status_code if isinstance(response, library.response) else found.status
+            found = Reached(unsent=status is None, status=status)
         elif module == client and name == _TRANSPORT:
             found = Reached()
         elif module.startswith(core) and name in _CONNECTING:
