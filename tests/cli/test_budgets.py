@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 
 from tests.cli.shared_books import SharedBooks, command
+from tests.clients.faces import ASK, FACES, URL, Origin
+from tokenmeter import Budget, Meter
 from tokenmeter.budgets import Grant, Need, Pause
 from tokenmeter.cli import main, tables
 from tokenmeter.cli import where as where_module
@@ -352,3 +356,16 @@ def test_the_real_command(shared: SharedBooks) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "agent=triage" in ran.stdout
     assert json.loads(command("budgets", "--json").stdout)["budgets"]
+
+
+def test_a_terminal_that_can_write_little(tmp_path: Path) -> None:
+    """As in a container without a locale."""
+    address = f"sqlite:///{tmp_path / 'books.db'}"
+    with Meter([Budget("$5", name="müll", scope="agent")], store=address) as meter, meter.agent("mäx"):
+        meter.wrap(Origin(FACES[2]).client()).post(URL, json=ASK)
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    env.pop("PYTHONIOENCODING", None)
+    budgets = [sys.executable, "-m", "tokenmeter.cli", "budgets", "--store", address]
+    done = subprocess.run(budgets, capture_output=True, text=True, env=env, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "m\\xfcll" in done.stdout

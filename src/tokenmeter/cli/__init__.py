@@ -16,11 +16,13 @@ from tokenmeter.cli.trouble import FAILURE, USAGE, Trouble
 from tokenmeter.errors import ConfigError, StoreUnavailable
 from tokenmeter.version import VERSION
 
+_RAISING = frozenset({"strict", "surrogateescape"})  # the latter in the C locale
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     arguments = _parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in _RAISING:
         sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
     try:
         status: int = arguments.run(arguments)
