@@ -374,7 +374,7 @@ def test_recorders_get_each_row_after_it_was_settled(calls: CapturedCalls) -> No
 
 
 def test_outcomes_that_nobody_can_read_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    with Meter() as meter:
+    with caplog.at_level(logging.WARNING, logger="tokenmeter"), Meter() as meter:
         meter.outcome("deployment", "one")
         meter.outcome("deployment", "two")
         meter.revoke("deployment", "one")
