@@ -57,6 +57,14 @@ def test_a_lock_that_was_held_is_free_in_the_child(make: Callable[[], Any], name
         holder.join()
 
 
+@pytest.mark.parametrize(("make", "name"), OWNERS, ids=lambda each: getattr(each, "__name__", ""))
+def test_a_signal_handler_finds_no_lock_that_its_own_thread_holds(make: Callable[[], Any], name: str) -> None:
+    lock = getattr(make(), name)
+    with lock:
+        assert lock.acquire(timeout=1)
+        lock.release()
+
+
 RIGHT_AFTER_WRAP = """
 import os, signal, sys, time
 import httpx2, tokenmeter
@@ -159,7 +167,8 @@ meter = tokenmeter.Meter(recorders=[Told()])
 client = meter.wrap(httpx2.Client(base_url=provider.openai_url))
 body = {"model": "gpt-4o-mini", "messages": [], "stream": True}
 streamed = client.send(client.build_request("POST", "/chat/completions", json=body), stream=True)
-next(streamed.iter_lines())
+lines = streamed.iter_lines()
+next(lines)
 """
 
 

@@ -104,9 +104,8 @@ def _guard(house: House, call: Call) -> float:
     if paused is not None:
         raise paused
     run = None if house.rows_last else call.scope.root or call.scope.run  # else the store counts it
-    facts = (
-        loop_facts(call, *house.memory.seen.count_call(run, call.request.at_s)) if run is not None else loop_facts(call)
-    )
+    known = () if run is None else house.memory.seen.count_call(run, call.request.at_s)
+    facts = loop_facts(call, *known)
     judged = judge(house.loops, house.memory, facts)
     if not judged.findings:
         call.ticket = judged.ticket

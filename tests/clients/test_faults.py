@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.clients.faces import ASK, URL, Face, Origin, chat_body, chat_events, come, on_a_loop
-from tokenmeter import Meter, faults, wire
+from tokenmeter import BudgetExceeded, Meter, call, faults, wire
 from tokenmeter.budgets import Budget
 from tokenmeter.faults import swallow
 from tokenmeter.ledger import MemoryLedger
@@ -122,3 +122,19 @@ async def test_a_recorder_that_fails(face: Face, origin: Origin, caplog: pytest.
             assert response.content == chat_body()
         assert meter.spend().calls == 3
     assert caplog.text.count("calling a recorder") == 1
+
+
+@on_a_loop
+async def test_a_refused_call_stays_refused_whatever_becomes_of_its_row(
+    face: Face, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def row_of(*_: Any) -> CallRecord:
+        raise RuntimeError("a fault of our own")
+
+    with Meter([Budget("1 calls", wait_s=0)]) as meter:
+        client = meter.wrap(origin.client())
+        await come(client.post(URL, json=ASK))
+        monkeypatch.setattr(call, "row_of", row_of)
+        with pytest.raises(BudgetExceeded):
+            await come(client.post(URL, json=ASK))
+    assert len(origin.requests) == 1
