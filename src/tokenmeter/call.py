@@ -104,8 +104,8 @@ def _guard(house: House, call: Call) -> float:
     if paused is not None:
         raise paused
     run = None if house.rows_last else call.scope.root or call.scope.run  # else the store counts it
-    known = () if run is None else house.memory.seen.count_call(run, call.request.at_s)
-    facts = loop_facts(call, *known)
+    count_call = house.memory.seen.count_call
+    facts = loop_facts(call) if run is None else loop_facts(call, *count_call(run, call.request.at_s))
     judged = judge(house.loops, house.memory, facts)
     if not judged.findings:
         call.ticket = judged.ticket
