@@ -31,7 +31,8 @@ from tokenmeter.charging import Charge, amounts_of, charge, fingerprint_of, lear
 from tokenmeter.effects import Brake, Effect, Open, Record, Relay, Release, Send, Sent, Settle, Story, Write
 from tokenmeter.errors import Refused
 from tokenmeter.holding import hold, loop_facts
-from tokenmeter.loops.guard import judge, refused
+from tokenmeter.loops.findings import refused
+from tokenmeter.loops.guard import judge
 from tokenmeter.notes import Answer, Call, House, Request
 from tokenmeter.record import encode
 from tokenmeter.wire import Ask

@@ -24,8 +24,9 @@ from tokenmeter.budgets.runs import counted, counted_short, guard_of, run_claims
 from tokenmeter.budgets.store import Held, Short
 from tokenmeter.effects import Brake, Effect, Hold, Queue
 from tokenmeter.errors import BudgetExceeded, UnpricedModel
-from tokenmeter.loops.guard import Facts as LoopFacts
-from tokenmeter.loops.guard import refused, standing
+from tokenmeter.loops.findings import Facts as LoopFacts
+from tokenmeter.loops.findings import refused
+from tokenmeter.loops.guard import standing
 from tokenmeter.money import usd
 from tokenmeter.notes import Call, House
 from tokenmeter.pricing import Price, Rate

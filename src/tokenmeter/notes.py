@@ -14,7 +14,8 @@ from tokenmeter.budgets.store import Held, Note
 from tokenmeter.budgets.thresholds import Thresholds
 from tokenmeter.errors import Paused, Refused
 from tokenmeter.loops import LoopPolicy
-from tokenmeter.loops.guard import Finding, Memory
+from tokenmeter.loops.findings import Finding
+from tokenmeter.loops.guard import Memory
 from tokenmeter.pricing import ExpectedCost, InputBound, Price, PriceBook, Rate
 from tokenmeter.pricing.expected import Expected
 from tokenmeter.wire import Ask, Reading, Route

@@ -15,7 +15,8 @@ import msgspec
 import pytest
 
 from tokenmeter import LoopPolicy
-from tokenmeter.loops.guard import Facts, Memory, judge
+from tokenmeter.loops.findings import Facts
+from tokenmeter.loops.guard import Memory, judge
 from tokenmeter.loops.lineage import Keys, Lineage, decode, encode
 
 pytestmark = pytest.mark.bench

@@ -20,7 +20,8 @@ from typing import Any
 
 from tests.loops.meant import KINDS, meant
 from tests.support.shared import SHARED
-from tokenmeter.loops.guard import Facts, Finding, Memory, judge
+from tokenmeter.loops.findings import Facts, Finding
+from tokenmeter.loops.guard import Memory, judge
 from tokenmeter.loops.policy import LoopPolicy
 
 TRACES = SHARED / "traces" / "tau_airline.jsonl.gz"

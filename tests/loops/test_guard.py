@@ -11,7 +11,8 @@ import pytest
 
 from tests.loops.dialects import DIALECTS, Say, Step, Told, body
 from tokenmeter import DepthExceeded, LoopDetected, LoopPolicy
-from tokenmeter.loops.guard import Facts, Judged, Memory, judge, refused
+from tokenmeter.loops.findings import Facts, refused
+from tokenmeter.loops.guard import Judged, Memory, judge
 from tokenmeter.loops.policy import GUARDS
 
 ASK = Say("user", "Please find me a flight.")

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenmeter import ConfigError, DepthExceeded, LoopPolicy
-from tokenmeter.loops.guard import Facts, Memory, judge, refused
+from tokenmeter.loops.findings import Facts, refused
+from tokenmeter.loops.guard import Memory, judge
 
 
 def refusal_of(policy: LoopPolicy, depth: int) -> DepthExceeded | None:

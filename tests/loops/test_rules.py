@@ -10,7 +10,8 @@ import pytest
 from tests.loops.dialects import DIALECTS, Say, Step, Told, body
 from tokenmeter import LoopPolicy
 from tokenmeter.loops.asked import open_request
-from tokenmeter.loops.guard import Facts, Memory, judge
+from tokenmeter.loops.findings import Facts
+from tokenmeter.loops.guard import Memory, judge
 from tokenmeter.loops.history import look
 from tokenmeter.loops.steps import read_items
 from tokenmeter.loops.wording import in_order, is_filled_in, is_prose, words

@@ -14,7 +14,7 @@ from tokenmeter.clients.later import Later
 from tokenmeter.effects import Record
 from tokenmeter.faults import swallow
 from tokenmeter.ledger import MemoryLedger
-from tokenmeter.loops.guard import Finding
+from tokenmeter.loops.findings import Finding
 from tokenmeter.notes import Call, House
 from tokenmeter.record import Recorder
 from tokenmeter.telemetry import Metrics, Spans

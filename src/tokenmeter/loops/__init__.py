@@ -2,6 +2,7 @@
 
 policy        the limits, and what is done when one is passed
 guard         one question to all of them: `judge`; start reading here
+findings      what they get to know, and what they found, in words
 history       what a conversation repeats, read from the request itself
 memory        what this process remembers of requests: fingerprints, counts and rates, bounded
 fingerprints  the same request, and nearly the same one, as keyed hashes

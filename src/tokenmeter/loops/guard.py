@@ -9,12 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Raw, Struct
 
-from tokenmeter.errors import DepthExceeded, LoopDetected, Refused
 from tokenmeter.loops.asked import Asked, open_request
+from tokenmeter.loops.findings import Facts, Finding, Passed, listed, told
 from tokenmeter.loops.fingerprints import Fingerprints, has_answers
 from tokenmeter.loops.history import FEWEST_TURNS, look
 from tokenmeter.loops.memory import Asker, Known, Seen, Tally
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tokenmeter.loops.repeats import Repeats
 
 _NONE: Final = sys.maxsize
-_OF_A_RUN: Final = frozenset({"max_repeats", "max_rounds_without_news", "max_polls"})
 _MOST_LONE_TURNS: Final = 2  # what the system says, and the question
 _SHORT_BYTES: Final = 4_096
 _MILESTONES: Final = frozenset({10, 100, 1_000, 10_000, 100_000})
@@ -39,42 +38,6 @@ _NEAR_TIMES: Final = 4  # requests that differ only in numbers may be the items 
 _WINDOW_ITEMS: Final = 30  # as many as the turns that are read hold at least
 _PACED_TIMES: Final = 6  # what waits hears the same until it is there, and what moves on hears only that it did
 _STEERING: Final = frozenset({"chat", "text_completion", "generate_content"})
-
-
-class Facts(Struct, frozen=True, gc=False):
-    """What is known of one request before it goes out. A counter that is None is not known."""
-
-    at_s: float
-    agent: str | None = None
-    run: str | None = None
-    path: tuple[str, ...] = ()
-    depth: int = 0  # at least the length of the path; more where a path was shortened
-    operation: str = "chat"
-    protocol: str = ""
-    body: bytes | None = None
-    run_calls: int | None = None  # calls of the run so far, over all processes
-    run_nanos: int | None = None  # nanodollars that the run spent so far, over all processes
-    run_since_s: float | None = None
-
-    @property
-    def run_usd(self) -> str | None:
-        """What the run spent so far, in US dollars."""
-        return None if self.run_nanos is None else f"{usd(self.run_nanos).normalize():f}"
-
-
-class Finding(Struct, frozen=True):
-    """A limit that a request passes."""
-
-    guard: Guard
-    action: Action
-    message: str
-    agents: tuple[str, ...]
-    count: int | Decimal
-    limit: int | Decimal
-    since_s: float | None
-    remedy: str
-    evidence: dict[str, Any]
-    pause_s: float = 0.0  # how long to wait before the request goes out, where the action is to brake
 
 
 class Judged(Struct, frozen=True, gc=False):
@@ -128,7 +91,7 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
     elif asked is not None:
         key = memory.prints.key(asked)
     known = memory.seen.begin(asker, key, own.window_s)
-    found: list[_Passed] = []
+    found: list[Passed] = []
     if (
         len(facts.path) > 1
         or facts.depth > 1
@@ -160,7 +123,7 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
     ticket = known.ticket
     if not found:
         return _NOTHING if ticket is None else Judged((), ticket)
-    findings = tuple(_finding(own, memory, facts, each) for each in found)
+    findings = tuple(told(own, memory.seen, facts, each) for each in found)
     judged = Judged(findings, ticket)
     if judged.refusal is not None:
         memory.answered(ticket, failed=True)
@@ -170,45 +133,7 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
 def standing(policy: LoopPolicy, memory: Memory, facts: Facts) -> tuple[Finding, ...]:
     """What is wrong with where a request stands: its path, and the counters of its run where they are given."""
     own = policy.of(facts.agent)
-    return tuple(_finding(own, memory, facts, each) for each in _standing(own, facts))
-
-
-def refused(finding: Finding, facts: Facts) -> Refused:
-    """The error of a finding that refuses."""
-    if finding.guard == "max_depth":
-        return DepthExceeded(
-            finding.message,
-            agent=facts.agent,
-            depth=finding.count,
-            max_depth=finding.limit,
-            path=facts.path,
-            run=facts.run,
-        )
-    return LoopDetected(
-        finding.message,
-        agent=facts.agent,
-        run=facts.run,
-        guard=finding.guard,
-        agents=finding.agents,
-        count=finding.count,
-        limit=finding.limit,
-        since_s=finding.since_s,
-        remedy=finding.remedy,
-        evidence=finding.evidence,
-    )
-
-
-class _Passed(Struct, frozen=True):
-    """A limit that was passed, before it is told."""
-
-    guard: Guard
-    count: int | Decimal
-    limit: int | Decimal
-    what: str
-    who: tuple[str, ...] = ()
-    since_s: float | None = None
-    tools: tuple[str, ...] = ()
-    softly: Action | None = None  # what is done about it, unless the policy itself says what the guard does
+    return tuple(told(own, memory.seen, facts, each) for each in _standing(own, facts))
 
 
 def _asked(own: LoopPolicy, facts: Facts) -> Asked | None:
@@ -231,35 +156,35 @@ def _all(facts: Facts) -> Callable[[], Sequence[Raw]]:
     return turns
 
 
-def _standing(own: LoopPolicy, facts: Facts) -> Iterable[_Passed]:
+def _standing(own: LoopPolicy, facts: Facts) -> Iterable[Passed]:
     """Where the request stands in its run."""
     path = facts.path
     depth = max(facts.depth, len(path))
     if own.max_depth is not None and depth > own.max_depth:
-        yield _Passed("max_depth", depth, own.max_depth, f"it stands {depth} agents deep: {shown_path(path)}", path)
+        yield Passed("max_depth", depth, own.max_depth, f"it stands {depth} agents deep: {shown_path(path)}", path)
     if own.max_visits is not None and len(path) > own.max_visits and facts.agent is not None:
         visits = path.count(facts.agent)
         if visits > own.max_visits:
             agents = tuple(dict.fromkeys(path))
             what = f"it stands {visits} times on its own path: {shown_path(path)}"
-            yield _Passed("max_visits", visits, own.max_visits, what, agents)
+            yield Passed("max_visits", visits, own.max_visits, what, agents)
     calls, nanos, since_s = facts.run_calls, facts.run_nanos, facts.run_since_s
     if own.max_calls_per_run is not None and calls is not None and calls >= own.max_calls_per_run:
-        yield _Passed("max_calls_per_run", calls, own.max_calls_per_run, f"its run made {calls} calls", (), since_s)
+        yield Passed("max_calls_per_run", calls, own.max_calls_per_run, f"its run made {calls} calls", (), since_s)
     most = own.max_usd_per_run
     if nanos is not None and isinstance(most, Decimal) and nanos >= (own.max_nanos_per_run or 0):
-        yield _Passed("max_usd_per_run", usd(nanos), most, f"its run spent ${facts.run_usd}", (), since_s)
+        yield Passed("max_usd_per_run", usd(nanos), most, f"its run spent ${facts.run_usd}", (), since_s)
 
 
-def _rates(own: LoopPolicy, known: Known) -> Iterable[_Passed]:
+def _rates(own: LoopPolicy, known: Known) -> Iterable[Passed]:
     most = own.max_calls_per_minute
     if most is not None and known.calls_in_minute >= most:
         what = f"it made {known.calls_in_minute} calls within a minute"
-        yield _Passed("max_calls_per_minute", known.calls_in_minute, most, what)
+        yield Passed("max_calls_per_minute", known.calls_in_minute, most, what)
     most = own.max_runs_per_minute
     if most is not None and known.runs_in_minute >= most:
         what = f"it began {known.runs_in_minute} runs within a minute"
-        yield _Passed("max_runs_per_minute", known.runs_in_minute, most, what)
+        yield Passed("max_runs_per_minute", known.runs_in_minute, most, what)
 
 
 def _is_lone(own: LoopPolicy, facts: Facts) -> bool | None:
@@ -287,7 +212,7 @@ def _lone_key(own: LoopPolicy, memory: Memory, facts: Facts) -> int | None:
     return None if own.allows(facts.agent) else memory.prints.whole(facts.body)
 
 
-def _asked_again(own: LoopPolicy, memory: Memory, asker: Asker, exact: Tally) -> Iterable[_Passed]:
+def _asked_again(own: LoopPolicy, memory: Memory, asker: Asker, exact: Tally) -> Iterable[Passed]:
     """Agents that ask each other the same in turn; and, told now and then, a question that is asked again."""
     if not exact.times:
         memory.seen.news(asker)
@@ -295,12 +220,12 @@ def _asked_again(own: LoopPolicy, memory: Memory, asker: Asker, exact: Tally) ->
     yield from _turns(own, exact, *memory.seen.turn(asker))
     if exact.times in _MILESTONES and own.max_repeats is not None:
         what = f"the same request went out {exact.times} times before"
-        yield _Passed("max_repeats", exact.times, own.max_repeats, what, exact.agents, exact.since_s, softly="warn")
+        yield Passed("max_repeats", exact.times, own.max_repeats, what, exact.agents, exact.since_s, softly="warn")
 
 
 def _again(
     own: LoopPolicy, memory: Memory, asker: Asker, noted: tuple[Tally, Tally, Tally], *, softly: Action | None
-) -> Iterable[_Passed]:
+) -> Iterable[Passed]:
     """The same request again, or nearly the same. With other numbers it may be the next one of a batch."""
     exact, loose, ticked = noted
     rounds, agents = memory.seen.turn(asker) if exact.times or ticked.times else memory.seen.news(asker)
@@ -308,103 +233,56 @@ def _again(
     if most is not None:
         if exact.times >= most:
             what = f"the same request went out {exact.times} times before"
-            yield _Passed("max_repeats", exact.times, most, what, exact.agents, exact.since_s, softly=softly)
+            yield Passed("max_repeats", exact.times, most, what, exact.agents, exact.since_s, softly=softly)
         elif ticked.times >= most:
             what = f"a request that differs only in a time, an id or a counter went out {ticked.times} times before"
-            yield _Passed("max_repeats", ticked.times, most, what, ticked.agents, ticked.since_s, softly=softly)
+            yield Passed("max_repeats", ticked.times, most, what, ticked.agents, ticked.since_s, softly=softly)
         elif loose.times >= _NEAR_TIMES * most:
             what = f"a request that differs only in its numbers went out {loose.times} times before"
             limit = _NEAR_TIMES * most
-            yield _Passed("max_repeats", loose.times, limit, what, loose.agents, loose.since_s, softly="warn")
+            yield Passed("max_repeats", loose.times, limit, what, loose.agents, loose.since_s, softly="warn")
     yield from _turns(own, ticked, rounds, agents)
 
 
-def _turns(own: LoopPolicy, tally: Tally, rounds: int, agents: tuple[str, ...]) -> Iterable[_Passed]:
+def _turns(own: LoopPolicy, tally: Tally, rounds: int, agents: tuple[str, ...]) -> Iterable[Passed]:
     """Agents that take turns with nothing new."""
     most = own.max_rounds_without_news
     if most is not None and len(agents) > 1 and rounds >= most * len(agents):
         count = rounds // len(agents)
-        what = f"{_listed(agents)} took turns for {count} rounds with nothing new"
-        yield _Passed("max_rounds_without_news", count, most, what, agents, tally.since_s)
+        what = f"{listed(agents)} took turns for {count} rounds with nothing new"
+        yield Passed("max_rounds_without_news", count, most, what, agents, tally.since_s)
 
 
-def _history(own: LoopPolicy, repeats: tuple[Repeats, ...]) -> Iterable[_Passed]:
+def _history(own: LoopPolicy, repeats: tuple[Repeats, ...]) -> Iterable[Passed]:
     """What the conversation itself shows."""
-    told: set[Guard] = set()
+    named: set[Guard] = set()
     for each in repeats:
         passed = _line(own, each)
-        if passed is not None and passed.guard not in told:
-            told.add(passed.guard)
+        if passed is not None and passed.guard not in named:
+            named.add(passed.guard)
             yield passed
 
 
-def _line(own: LoopPolicy, each: Repeats) -> _Passed | None:
-    who, count = _listed(each.who), each.times
+def _line(own: LoopPolicy, each: Repeats) -> Passed | None:
+    who, count = listed(each.who), each.times
     tools = tuple(name for name in each.who if name not in {"user", "assistant"})
     if each.kind == "same" and own.max_repeats is not None and count >= own.max_repeats:
         done = f"called {who} with the same arguments and the same result" if tools else f"heard the same from {who}"
         what = f"its conversation {done} {count} times, with nothing new in between"
-        return _Passed("max_repeats", count, own.max_repeats, what, tools=tools)
+        return Passed("max_repeats", count, own.max_repeats, what, tools=tools)
     if each.kind in ("waits", "moves") and own.max_repeats is not None:
         limit, waits = _PACED_TIMES * own.max_repeats, each.kind == "waits"
         fills_all = waits and each.turns >= _WINDOW_ITEMS and count >= 2 * own.max_repeats
         if count >= limit or fills_all:
             what = f"its conversation {each.kind} with {who}, and heard the same {count} times with nothing new"
-            return _Passed("max_repeats", count, limit, what, tools=tools, softly="brake" if waits else None)
+            return Passed("max_repeats", count, limit, what, tools=tools, softly="brake" if waits else None)
     if each.kind == "restated" and own.max_repeats is not None and count >= _NEAR_TIMES * own.max_repeats:
         what = f"its conversation called {who} {count} times in a row for the same result, with a number that goes on"
-        return _Passed("max_repeats", count, _NEAR_TIMES * own.max_repeats, what, tools=tools)
+        return Passed("max_repeats", count, _NEAR_TIMES * own.max_repeats, what, tools=tools)
     if each.kind == "silent" and own.max_rounds_without_news is not None and count >= own.max_rounds_without_news:
         what = f"{who} took turns for {count} rounds in its conversation with nothing new"
-        return _Passed("max_rounds_without_news", count, own.max_rounds_without_news, what)
+        return Passed("max_rounds_without_news", count, own.max_rounds_without_news, what)
     if each.kind == "poll" and own.max_polls is not None and count >= own.max_polls:
         what = f"its conversation called {who} with the same arguments {count} times in a row"
-        return _Passed("max_polls", count, own.max_polls, what, tools=tools)
+        return Passed("max_polls", count, own.max_polls, what, tools=tools)
     return None
-
-
-def _finding(own: LoopPolicy, memory: Memory, facts: Facts, passed: _Passed) -> Finding:
-    guard, agent = passed.guard, facts.agent
-    action = own.action(guard) if passed.softly is None or guard in own.actions else passed.softly
-    agents = tuple(filter(None, passed.who)) or ((agent,) if agent else ())
-    remedy = _remedy(passed, agent)
-    since = "" if passed.since_s is None else f" in {_lasting(facts.at_s - passed.since_s)}"
-    spent = "" if facts.run_usd is None else f"; its run has spent ${facts.run_usd}"
-    name = f"agent {agent!r}" if agent else "a call of no agent"
-    message = f"{name} goes round: {passed.what}{since}, and {guard} is {passed.limit}{spent}. {remedy}"
-    evidence = {
-        "what": passed.what,
-        "agents": list(agents),
-        "tools": list(passed.tools),
-        "path": list(facts.path[-12:]),
-        "count": str(passed.count) if isinstance(passed.count, Decimal) else passed.count,
-        "limit": str(passed.limit) if isinstance(passed.limit, Decimal) else passed.limit,
-        "since_s": passed.since_s,
-        "run": facts.run,
-        "run_calls": facts.run_calls,
-        "run_usd": facts.run_usd,
-    }
-    whose = f"{guard} {agent or ''} {facts.run if guard in _OF_A_RUN else ''}"
-    pause_s = memory.seen.brake(whose, facts.at_s) if action == "brake" else 0.0
-    return Finding(
-        guard, action, message, agents, passed.count, passed.limit, passed.since_s, remedy, evidence, pause_s
-    )
-
-
-def _remedy(passed: _Passed, agent: str | None) -> str:
-    more = f'"{passed.limit * 2}"' if isinstance(passed.limit, Decimal) else str(passed.limit * 2)
-    if agent is None:
-        raised = f"LoopPolicy({passed.guard}={more})"
-    else:
-        raised = f"LoopPolicy(agents={{{agent!r}: {{{passed.guard!r}: {more}}}}})"
-    if passed.tools:
-        return f"If it is meant, set LoopPolicy(allow={list(passed.tools)!r}), or {raised}."
-    return f"If it is meant, set {raised}."
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return " and ".join(name or "a call of no agent" for name in names[:4]) or "it"
-
-
-def _lasting(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
