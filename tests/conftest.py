@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for `tests.support`
 
 from tests.support.llama import Llama, missing
 from tokenmeter.testing import CapturedCalls, FakeClock, ScriptedProvider
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So it is below a shell's background job, and the commands that tests start would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test goes by the clock: a loaded machine is no fault.
 settings.register_profile("tokenmeter", deadline=None, suppress_health_check=[HealthCheck.too_slow])

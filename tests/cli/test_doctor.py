@@ -258,7 +258,13 @@ def libraries_of(**versions: str) -> dict[str, Check]:
 def test_what_is_metered_is_what_is_instrumented() -> None:
     known = {known.name for known in libraries.METERED}
     assert set(HTTP_LIBRARIES) <= known
-    assert {name.replace(".", "-") for name in SDKS} <= known
+    distributions = {
+        "fireworks": "fireworks-ai",
+        "perplexity": "perplexityai",
+        "writerai": "writer-sdk",
+        "portkey_ai._vendor.openai": "portkey-ai",
+    }
+    assert {distributions.get(name, name.replace(".", "-").replace("_", "-")) for name in SDKS} <= known
     assert {"google-genai", "mistralai", "cohere", "ollama", "litellm"} <= known
     assert "boto3" in libraries.UNSEEN
 

@@ -181,6 +181,9 @@ async def test_left_after_all_was_told(face: Face, origin: Origin, meter: Meter,
     lines = response.aiter_lines() if face.is_async else response.iter_lines()
     while (await come(anext(lines) if face.is_async else next(lines))) != "data: [DONE]":
         pass
+    assert len(calls) == 1, "not every SDK closes it, and what is over holds no money"
+    [left] = meter.remaining()
+    assert left.held == 0
     await face.close(response)
     [row] = calls
     assert row.usage is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import sys
 import threading
 import weakref
@@ -16,13 +17,29 @@ from tokenmeter.clients.library import Library
 from tokenmeter.clients.metering import Metering
 from tokenmeter.clients.patches import Patch
 from tokenmeter.errors import ConfigError
+from tokenmeter.faults import logger
 from tokenmeter.forks import renew_in_child
 
 HTTP_LIBRARIES = {"httpx": "tokenmeter.clients.for_httpx", "httpx2": "tokenmeter.clients.for_httpx2"}
 
 # SDKs of one make: each has a `_base_client` with these two classes, whose `request` retries and masks what is
 # raised below it.
-SDKS = ("openai", "anthropic", "groq", "together", "cerebras.cloud.sdk")
+SDKS = (
+    "openai",
+    "anthropic",
+    "groq",
+    "together",
+    "cerebras.cloud.sdk",
+    "fireworks",
+    "perplexity",
+    "sambanova",
+    "writerai",
+    "gradient",
+    "llama_api_client",
+    "llama_stack_client",
+    "portkey_ai._vendor.openai",
+)
+_GOOGLE = "google.genai"
 SDK_CLASSES = {"SyncAPIClient": seam.sync_method, "AsyncAPIClient": seam.async_method}
 
 
@@ -87,7 +104,7 @@ class Instruments:
                 return
             self._on = True
             self._process += threads.patches()
-            for name in (*HTTP_LIBRARIES, *(f"{sdk}._base_client" for sdk in SDKS)):
+            for name in (*HTTP_LIBRARIES, *(f"{sdk}._base_client" for sdk in SDKS), _GOOGLE):
                 if name not in sys.modules:
                     self._hook_import(name)
                 elif _is_being_imported(name):
@@ -138,7 +155,10 @@ class Instruments:
             name = module.__name__
             if self._on and name not in self._patched:
                 self._patched.add(name)
-                (self._on_http if name in HTTP_LIBRARIES else self._on_sdk)(module)
+                if name == _GOOGLE:
+                    _say_what_is_not_seen()
+                else:
+                    (self._on_http if name in HTTP_LIBRARIES else self._on_sdk)(module)
 
     def _on_http(self, module: Any) -> None:
         library: Library = importlib.import_module(HTTP_LIBRARIES[module.__name__]).LIBRARY
@@ -164,6 +184,15 @@ class Instruments:
             return client
 
         return derive
+
+
+def _say_what_is_not_seen() -> None:
+    """Google's SDK takes aiohttp for its async calls wherever that is installed."""
+    if importlib.util.find_spec("aiohttp") is not None:
+        logger.warning(
+            "google-genai sends its async calls through aiohttp, which tokenmeter doesn't see: they are NOT METERED. "
+            "Have it use httpx: genai.Client(http_options=HttpOptions(httpx_async_client=httpx.AsyncClient()))"
+        )
 
 
 def _is_being_imported(name: str) -> bool:

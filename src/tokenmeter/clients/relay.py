@@ -23,6 +23,7 @@ from tokenmeter.wire import Reader, Reading
 
 Resume = Callable[[Answer], None]
 
+END_MARKS = (b"[DONE]\n\n", b"[DONE]\r\n\r\n", b"[DONE]\n")
 SLICE_BYTES = 1_024  # of a compressed body at once, because each byte may unpack to a thousand
 
 
@@ -124,16 +125,26 @@ class Passage:
             self._tell(reading, failure)
         return tail if self._rewrites else b""
 
+    def marked(self) -> None:
+        """The end mark is here, behind which nothing is said. Not every caller closes what it read up to there."""
+        reading = self._peek()
+        if reading is not None and reading.complete:
+            self._tell(reading, None)
+
     def peek(self) -> None:
         """Settle with what was read so far, while more may come."""
+        reading = self._peek()
+        if reading is not None:
+            self._tell(reading, None)
+
+    def _peek(self) -> Reading | None:
         if self._resume is None:
-            return
+            return None
         try:
-            reading = self._reader.peek()
+            return self._reader.peek()
         except Exception as fault:
             swallow(fault, "reading a body")
-        else:
-            self._tell(reading, None)
+            return None
 
     def _tell(self, reading: Reading, failure: BaseException | None) -> None:
         resume, self._resume = self._resume, None
@@ -202,6 +213,8 @@ class SyncRelay:
                     out = feed(chunk)
                 if growing is not None and (grow := growing()) is not None:
                     here(grow)
+                if chunk.endswith(END_MARKS):
+                    passage.marked()
                 if out:
                     yield out
             if out := self._passage.end():
@@ -252,6 +265,8 @@ class AsyncRelay:
                     out = feed(chunk)
                 if growing is not None and (grow := growing()) is not None:
                     await aside(grow)
+                if chunk.endswith(END_MARKS):
+                    passage.marked()
                 if out:
                     yield out
             if out := self._passage.end():

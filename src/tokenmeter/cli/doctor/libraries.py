@@ -34,6 +34,14 @@ METERED = (
     Known("groq", _EITHER),
     Known("together", _EITHER),
     Known("cerebras-cloud-sdk", _EITHER),
+    Known("fireworks-ai", _EITHER),
+    Known("perplexityai", _EITHER),
+    Known("sambanova", _EITHER),
+    Known("writer-sdk", _EITHER),
+    Known("gradient", _EITHER),
+    Known("llama-api-client", _EITHER),
+    Known("llama-stack-client", _EITHER),
+    Known("portkey-ai", _BY_HTTPX),
     Known("google-genai", _BY_HTTPX),
     Known("mistralai", _BY_HTTPX),
     Known("cohere", _BY_HTTPX),
@@ -64,7 +72,7 @@ def checks(installed: Installed | None = None) -> Iterator[Check]:
         yield warn(
             "aiohttp",
             f"{number}: the async side of google-genai takes it where it is installed, and is then NOT METERED",
-            "uninstall aiohttp, or use google-genai's sync client",
+            "give its client an async client of httpx: HttpOptions(httpx_async_client=httpx.AsyncClient())",
         )
     for name, remedy in UNSEEN.items():
         users = _SAY_ONLY_IF_USED.get(name)
