@@ -124,6 +124,64 @@ def test_what_is_billed_beside_a_message_is_told_apart(where: tuple[str, str]) -
         assert read(where, {"type": "message", "usage": {**usage, "iterations": other}}).beside == ()
 
 
+PICTURES = {
+    "input_tokens": 171,
+    "input_tokens_details": {"image_tokens": 0, "text_tokens": 171},
+    "output_tokens": 1756,
+    "output_tokens_details": {"image_tokens": 1756, "text_tokens": 0},
+    "total_tokens": 1927,
+}
+NO_PICTURES = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+SEARCHES: list[Any] = [
+    {"type": "web_search_call", "action": {"type": "search", "query": "q"}},
+    {"type": "web_search_call", "action": {"type": "open_page", "url": "u"}},
+    {"type": "web_search_call"},
+    {"type": "file_search_call", "queries": ["q"]},
+]
+
+
+@pytest.mark.parametrize("padding", ["", "A" * 300_000])
+@pytest.mark.parametrize(
+    ("tool_usage", "searches", "beside"),
+    [
+        (
+            {"image_gen": PICTURES, "web_search": {"num_requests": 3}},
+            {"web_searches": 3, "storage_searches": 1},
+            [("gpt-image-1", 171, 1756)],
+        ),
+        ({"image_gen": NO_PICTURES, "web_search": {"num_requests": 0}}, {"storage_searches": 1}, []),
+        (None, {"web_searches": 2, "storage_searches": 1}, []),  # the calls are all there is to count
+        ("?", {"web_searches": 2, "storage_searches": 1}, []),
+    ],
+)
+def test_what_tools_of_a_response_cost_stands_beside_its_usage(
+    tool_usage: Any, searches: dict[str, int], beside: list[tuple[str, int, int]], padding: str
+) -> None:
+    response = {
+        "id": "r1",
+        "status": "completed",
+        "output": [{"type": "image_generation_call", "result": padding}, *SEARCHES],
+        "tools": [{"type": "web_search"}, {"type": "image_generation", "model": "gpt-image-1"}],
+        "tool_usage": tool_usage,
+        "usage": {"input_tokens": 9, "output_tokens": 2, "output_tokens_details": {"reasoning_tokens": 1}},
+    }
+    begun = {**response, "status": "in_progress", "output": [], "usage": None, "tool_usage": None}
+    stream = events(
+        {"type": "response.created", "response": begun}, {"type": "response.completed", "response": response}
+    )
+    for found in (read(RESPONSES, response), read(RESPONSES, stream, "text/event-stream")):
+        assert counted(found) == {"input_tokens": 9, "output_tokens": 2, "output_reasoning_tokens": 1, **searches}
+        assert [(each.model, each.usage.input_tokens, each.usage.output_tokens) for each in found.beside] == beside
+
+
+@pytest.mark.parametrize("broken", [{"output": 7}, {"output": [7]}, {"tools": "t"}, {"tools": [{"type": []}]}])
+def test_broken_tools_of_a_response_lose_no_usage(broken: dict[str, Any]) -> None:
+    usage = {"input_tokens": 9, "output_tokens": 2}
+    found = read(RESPONSES, {"status": "completed", "tool_usage": {"image_gen": PICTURES}, "usage": usage, **broken})
+    assert counted(found) == usage
+    assert [each.model for each in found.beside] == [None]
+
+
 def test_gemini_counts_what_the_last_total_says() -> None:
     def event(**usage: Any) -> str:
         return "data: " + json.dumps({"usageMetadata": usage}) + "\r\n\r\n"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import msgspec
 
+from tokenmeter.usage import Usage
 from tokenmeter.wire.fields import Fields, metadata, tier
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.openai import runs_tools
-from tokenmeter.wire.tally import PENDING, Tally, weigh
+from tokenmeter.wire.tally import PENDING, UNREADABLE, Tally, weigh
+from tokenmeter.wire.types import Beside, Reading, Route
+from tokenmeter.wire.usage import counts
+from tokenmeter.wire.words import number
 
 
 class _Response(msgspec.Struct, gc=False):
@@ -21,6 +26,15 @@ class _Response(msgspec.Struct, gc=False):
     error: Any = None
     incomplete_details: Any = None
     background: Any = None
+    output: msgspec.Raw = msgspec.Raw()
+    tools: msgspec.Raw = msgspec.Raw()
+    tool_usage: Any = None
+
+
+class _Item(msgspec.Struct, gc=False):
+    type: Any = None
+    model: Any = None  # of a tool
+    action: Any = None  # of a call
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -31,14 +45,11 @@ class _Event(msgspec.Struct, gc=False):
     code: Any = None
 
 
-class _Body(_Response, gc=False):
-    output: Any = None
-    object: Any = None
-
-
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_many = msgspec.json.Decoder(list[_Event]).decode
-_decode_body = msgspec.json.Decoder(_Body).decode
+_decode_body = msgspec.json.Decoder(_Response).decode
+_as_items = msgspec.json.Decoder(list[_Item]).decode
+_as_anything = msgspec.json.Decoder().decode
 
 _RESPONSE: Tree = {
     "id": TAKE,
@@ -49,24 +60,32 @@ _RESPONSE: Tree = {
     "error": TAKE,
     "incomplete_details": TAKE,
     "background": TAKE,
+    "tools": {EACH: {"type": TAKE, "model": TAKE}},
+    "tool_usage": TAKE,
 }
+_CALL: Tree = {"type": TAKE, "action": {"type": TAKE}}
 _ENDS = frozenset({"response.completed", "response.failed", "response.incomplete", "response.done"})
 _FINAL = frozenset({"completed", "failed", "incomplete", "cancelled"})
 
 
 class ResponsesTally(Tally):
-    """One response object, whole or in events."""
+    """One response object, whole or in events. What tools of the provider cost is not in its usage."""
 
     wanted: ClassVar[Tree] = {
         **_RESPONSE,
         "type": TAKE,
         "delta": WEIGH,
         "code": TAKE,
-        "response": _RESPONSE,
-        "output": {EACH: {"content": {EACH: {"text": WEIGH}}, "arguments": WEIGH}},
+        "response": {**_RESPONSE, "output": {EACH: _CALL}},
+        "output": {EACH: {**_CALL, "content": {EACH: {"text": WEIGH}}, "arguments": WEIGH}},
     }
     needs_names = False
-    __slots__ = ()
+    __slots__ = ("_beside", "_searches")
+
+    def __init__(self, route: Route) -> None:
+        super().__init__(route)
+        self._searches: dict[str, int] = {}
+        self._beside: tuple[Beside, ...] = ()
 
     def read(self, payload: bytes, name: str) -> None:
         event = _decode_event(payload)
@@ -101,8 +120,9 @@ class ResponsesTally(Tally):
         body = _decode_body(payload)
         self._take(body)
         self.pending = body.status in PENDING
-        if type(body.output) is list:
-            for item in body.output:
+        output = _as_anything(body.output) if len(body.output) else None
+        if type(output) is list:
+            for item in output:
                 if type(item) is dict:
                     self.text_bytes += weigh(item.get("content")) + weigh(item.get("summary"))
                     self.text_bytes += weigh(item.get("name")) + weigh(item.get("arguments"))
@@ -112,6 +132,7 @@ class ResponsesTally(Tally):
         if type(response.usage) is dict and response.usage:
             self.usage["usage"] = response.usage
         self.take_tier(response.service_tier)
+        self._take_tools(response)
         if response.error is not None:
             self.fail(response.error)
         status = response.status
@@ -123,6 +144,46 @@ class ResponsesTally(Tally):
             self.finish_with(0, reason or status)
             if status == "failed" and self.failed is None:
                 self.fail("failed")
+
+    def _take_tools(self, response: _Response) -> None:
+        usage = response.tool_usage
+        searches = number(usage, "web_search", "num_requests")
+        if len(response.output) > _EMPTY_LIST:
+            calls = _items(response.output)
+            if searches is None:  # not every server sums them up; only a search is billed, not what it opens
+                searches = sum(each.type == "web_search_call" and _is_search(each.action) for each in calls)
+            self._searches["storage_searches"] = sum(each.type == "file_search_call" for each in calls)
+        if searches is not None:
+            self._searches["web_searches"] = searches
+        pictures = usage.get("image_gen") if type(usage) is dict else None
+        if type(pictures) is dict:
+            found = counts(self.route.price_provider, "openai.images", {"usage": pictures})
+            if found and any(found.values()):
+                tools = _items(response.tools) if len(response.tools) else []
+                models = [each.model for each in tools if each.type == "image_generation"]
+                model = models[0] if models and type(models[0]) is str else None
+                self._beside = (Beside(model, Usage(found)),)
+
+    def reading(self, *, body_bytes: int, complete: bool) -> Reading:
+        reading = super().reading(body_bytes=body_bytes, complete=complete)
+        searches = {name: count for name, count in self._searches.items() if count}
+        if reading.usage is not None and searches:
+            reading = msgspec.structs.replace(reading, usage=Usage({**searches, **reading.usage.counts}))
+        return msgspec.structs.replace(reading, beside=self._beside) if self._beside else reading
+
+
+_EMPTY_LIST = len("[]")
+
+
+def _items(raw: msgspec.Raw) -> list[_Item]:
+    try:
+        return _as_items(raw)
+    except UNREADABLE:
+        return []
+
+
+def _is_search(action: Any) -> bool:
+    return not isinstance(action, Mapping) or action.get("type") in (None, "search")
 
 
 def ask_responses(fields: Fields) -> dict[str, Any]:
