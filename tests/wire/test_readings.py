@@ -419,6 +419,33 @@ def test_an_interaction() -> None:
     assert read(INTERACTIONS, {"id": "v1_1", "status": "failed"}).failed == "failed"
 
 
+@pytest.mark.parametrize(
+    ("model", "searches"),
+    [("gemini-3.1-pro-preview", 2), ("gemini-2.5-flash", 1), ("gemini-2.0-flash", 1)],
+)
+def test_what_gemini_asked_google_is_counted(model: str, searches: int) -> None:
+    queries = {"groundingMetadata": {"webSearchQueries": ["a", "", "b", "a", 7]}}
+    said = {"content": {"parts": [{"text": "x"}]}}
+    usage = {"promptTokenCount": 5, "candidatesTokenCount": 2, "totalTokenCount": 7}
+    end = {"candidates": [{**queries, "finishReason": "STOP"}], "usageMetadata": usage, "modelVersion": model}
+    for body in (
+        json.dumps(end).encode(),
+        events({"candidates": [{**queries, **said}], "type": ""}, {"type": "", **end}),
+    ):
+        found = read(GEMINI, body, "application/json" if body[:1] == b"{" else "text/event-stream")
+        assert counted(found) == {"input_tokens": 5, "output_tokens": 2, "web_searches": searches}
+    for none in (None, 7, [], {}, {"webSearchQueries": None}, {"webSearchQueries": 7}, {"webSearchQueries": [""]}):
+        other = {**end, "candidates": [{"groundingMetadata": none, "finishReason": "STOP"}]}
+        assert counted(read(GEMINI, other)) == {"input_tokens": 5, "output_tokens": 2}
+
+
+def test_what_an_interaction_asked_google_is_counted() -> None:
+    grounding = [{"type": "google_search", "count": 17}, {"type": "google_maps", "count": 2}, 7]
+    usage = {"total_input_tokens": 9, "total_output_tokens": 5, "grounding_tool_count": grounding}
+    found = read(INTERACTIONS, {"id": "v1_1", "status": "completed", "usage": usage})
+    assert counted(found) == {"input_tokens": 9, "output_tokens": 5, "web_searches": 17}
+
+
 def test_a_cut_interaction_has_what_was_counted_on_the_way() -> None:
     event = {"event_type": "step.stop", "metadata": {"usage": THOUGHT}}
     found = read(INTERACTIONS, f"event: step.stop\ndata: {json.dumps(event)}\n\n".encode(), "text/event-stream")
@@ -549,6 +576,14 @@ def test_vertex_embeddings_and_audio() -> None:
     }
     spoken = read(("api.openai.com", "/v1/audio/speech"), b"ID3\x04" + b"\xff" * 999, "audio/mpeg")
     assert (spoken.usage, spoken.complete, spoken.body_bytes) == (None, True, 1_003)
+
+
+@pytest.mark.parametrize("name", ["promptTokenDetails", "promptTokensDetails"])
+def test_what_is_embedded_has_a_price_by_its_kind(name: str) -> None:
+    details = [{"modality": "TEXT", "tokenCount": 42}, {"modality": "IMAGE", "tokenCount": 258}]
+    where = ("generativelanguage.googleapis.com", "/v1beta/models/gemini-embedding-2:batchEmbedContents")
+    found = read(where, {"embeddings": [{"values": [0.1]}], "usageMetadata": {"promptTokenCount": 300, name: details}})
+    assert counted(found) == {"input_tokens": 300, "input_text_tokens": 42, "input_image_tokens": 258}
 
 
 def test_peeking_shows_what_came_so_far_and_disturbs_nothing() -> None:

@@ -152,6 +152,18 @@ def test_extractors_take_counters_that_are_written_as_floats() -> None:
             TEXT,
         ),
         ("mistral", "openai.chat", {**CHAT, "num_cached_tokens": 4}, TEXT),  # billed in full
+        (
+            "openrouter",
+            "openai.chat",
+            {**CHAT, "server_tool_use_details": {"web_search_requests": 2}},
+            {**TEXT, "web_searches": 2},
+        ),
+        (
+            "openrouter",
+            "openai.chat",
+            {**CHAT, "server_tool_use": {"web_search_requests": 1}},
+            {**TEXT, "web_searches": 1},
+        ),
         ("mistral", "openai.chat", {**CHAT, "prompt_audio_seconds": 7}, {**TEXT, "audio_seconds": 7}),
     ],
 )

@@ -11,7 +11,7 @@ from tokenmeter.usage import Usage
 from tokenmeter.wire.fields import Fields, metadata, tier
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.openai import runs_tools
-from tokenmeter.wire.tally import PENDING, UNREADABLE, Tally, weigh
+from tokenmeter.wire.tally import PENDING, UNREADABLE, Tally, weigh, with_counts
 from tokenmeter.wire.types import Beside, Reading, Route
 from tokenmeter.wire.usage import counts
 from tokenmeter.wire.words import number
@@ -165,10 +165,7 @@ class ResponsesTally(Tally):
                 self._beside = (Beside(model, Usage(found)),)
 
     def reading(self, *, body_bytes: int, complete: bool) -> Reading:
-        reading = super().reading(body_bytes=body_bytes, complete=complete)
-        searches = {name: count for name, count in self._searches.items() if count}
-        if reading.usage is not None and searches:
-            reading = msgspec.structs.replace(reading, usage=Usage({**searches, **reading.usage.counts}))
+        reading = with_counts(super().reading(body_bytes=body_bytes, complete=complete), self._searches)
         return msgspec.structs.replace(reading, beside=self._beside) if self._beside else reading
 
 

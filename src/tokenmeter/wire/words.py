@@ -118,12 +118,16 @@ _CHAT_WITHIN: Final[Mapping[str, Mapping[str, str]]] = {
         "reasoning_tokens": "output_reasoning_tokens",
         "audio_tokens": "output_audio_tokens",
     },
+    "server_tool_use": {"web_search_requests": "web_searches"},
+    "server_tool_use_details": {"web_search_requests": "web_searches"},
 }
 
 # What an extractor may pass over, the surest first. Input and output are its own; and num_cached_tokens, which Mistral
 # sends, are read from a cache and billed in full.
 _Spares: TypeAlias = tuple[tuple[tuple[str, ...], str], ...]
-_BESIDE: Final = frozenset({"cache_read_tokens", "cache_write_tokens", "output_reasoning_tokens", "audio_seconds"})
+_BESIDE: Final = frozenset(
+    {"cache_read_tokens", "cache_write_tokens", "output_reasoning_tokens", "audio_seconds", "web_searches"}
+)
 CHAT_SPARES: Final[_Spares] = (
     *(((key, inner), name) for key, names in _CHAT_WITHIN.items() for inner, name in names.items() if name in _BESIDE),
     *(((key,), name) for key, name in _CHAT.items() if name in _BESIDE and key != "num_cached_tokens"),
@@ -197,9 +201,20 @@ def _interactions(usage: Mapping[str, Any]) -> Counts:
         cache_read_tokens=number(usage, "total_cached_tokens"),
         output_reasoning_tokens=thoughts,
         input_tool_tokens=tool,
+        web_searches=_searches(usage.get("grounding_tool_count")),
         **_by_modality(usage.get("input_tokens_by_modality"), "input"),
         **_by_modality(usage.get("output_tokens_by_modality"), "output"),
     )
+
+
+def _searches(listed: Any) -> int | None:
+    """How often Google was asked; what else it grounds an answer in is listed there, too."""
+    counts = [
+        number(each, "count")
+        for each in (listed if isinstance(listed, list) else ())
+        if isinstance(each, dict) and each.get("type") == "google_search"
+    ]
+    return _sum(*counts)
 
 
 def _by_modality(listed: Any, direction: str) -> Counts:
