@@ -181,6 +181,42 @@ def test_reasoning_beside_the_completion_is_output(price_provider: str | None) -
     assert counts("x-ai", "openai.chat", {"usage": usage}) == expected  # whose extractor says so, and adds it once
 
 
+@pytest.mark.parametrize(
+    ("usage", "output", "reasoning"),
+    [
+        ({"completion_tokens": 3, "prompt_tokens": 9, "total_tokens": 105}, 96, None),
+        ({"prompt_tokens": 9, "total_tokens": 105}, 96, None),  # it thought, and said nothing
+        (
+            {
+                "completion_tokens": 3,
+                "prompt_tokens": 9,
+                "total_tokens": 105,
+                "completion_tokens_details": {"reasoning_tokens": 93},
+            },
+            96,
+            93,
+        ),
+        ({"completion_tokens": 3, "prompt_tokens": 9, "total_tokens": 12}, 3, None),
+        ({"completion_tokens": 3, "prompt_tokens": 9, "total_tokens": 0}, 3, None),
+        ({"completion_tokens": 3, "prompt_tokens": 9}, 3, None),
+    ],
+)
+def test_gemini_thinks_beside_the_completion_of_a_chat(
+    usage: dict[str, Any], output: int, reasoning: int | None
+) -> None:
+    found = counts("google", "openai.chat", {"usage": usage})
+    assert found is not None
+    assert (found["input_tokens"], found["output_tokens"], found.get("output_reasoning_tokens")) == (
+        9,
+        output,
+        reasoning,
+    )
+    if reasoning is None:  # elsewhere a total may have what isn't output
+        others = counts("mistral", "openai.chat", {"usage": usage})
+        assert others is not None
+        assert others.get("output_tokens") == usage.get("completion_tokens")
+
+
 @pytest.mark.parametrize("price_provider", ["openrouter", "typesafe", "anthropic", "x-ai", None])
 def test_cached_input_stands_apart_in_messages_wherever_they_are_served(price_provider: str | None) -> None:
     usage = {**TEXT, "cache_read_input_tokens": 20, "cache_creation_input_tokens": 7}

@@ -97,6 +97,13 @@ def bring_in_reasoning(found: Counts, usage: Mapping[str, Any]) -> None:
             found["output_tokens"] = completion + reasoning
 
 
+def bring_in_thoughts(found: Counts, usage: Any) -> None:
+    """Gemini leaves its thoughts out of the completion in a chat; often only the total has them."""
+    total = number(usage, "total_tokens")
+    if total is not None and "input_tokens" in found:
+        found["output_tokens"] = max(found.get("output_tokens", 0), total - found["input_tokens"])
+
+
 _CHAT: Final[Mapping[str, str]] = {
     "prompt_tokens": "input_tokens",
     "completion_tokens": "output_tokens",
