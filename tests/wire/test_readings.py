@@ -434,7 +434,16 @@ def test_what_gemini_asked_google_is_counted(model: str, searches: int) -> None:
     ):
         found = read(GEMINI, body, "application/json" if body[:1] == b"{" else "text/event-stream")
         assert counted(found) == {"input_tokens": 5, "output_tokens": 2, "web_searches": searches}
-    for none in (None, 7, [], {}, {"webSearchQueries": None}, {"webSearchQueries": 7}, {"webSearchQueries": [""]}):
+    nothing: tuple[Any, ...] = (
+        None,
+        7,
+        [],
+        {},
+        {"webSearchQueries": None},
+        {"webSearchQueries": 7},
+        {"webSearchQueries": [""]},
+    )
+    for none in nothing:
         other = {**end, "candidates": [{"groundingMetadata": none, "finishReason": "STOP"}]}
         assert counted(read(GEMINI, other)) == {"input_tokens": 5, "output_tokens": 2}
 
@@ -584,6 +593,36 @@ def test_what_is_embedded_has_a_price_by_its_kind(name: str) -> None:
     where = ("generativelanguage.googleapis.com", "/v1beta/models/gemini-embedding-2:batchEmbedContents")
     found = read(where, {"embeddings": [{"values": [0.1]}], "usageMetadata": {"promptTokenCount": 300, name: details}})
     assert counted(found) == {"input_tokens": 300, "input_text_tokens": 42, "input_image_tokens": 258}
+
+
+@pytest.mark.parametrize(
+    ("where", "usage", "expected"),
+    [
+        (
+            ("api.openai.com", "/v1/decisions"),
+            {
+                "input_tokens": 300,
+                "input_tokens_details": {"cached_tokens": 10, "cache_write_tokens": 4},
+                "output_tokens": 2,
+            },
+            {"input_tokens": 300, "output_tokens": 2, "cache_read_tokens": 10, "cache_write_tokens": 4},
+        ),
+        (
+            ("openrouter.ai", "/api/v1/systemone"),
+            {"input_tokens": 300, "output_tokens": 2, "cost": 0.1},
+            {"input_tokens": 300, "output_tokens": 2},
+        ),
+        (
+            ("generativelanguage.googleapis.com", "/v1beta/decisions"),
+            {"total_input_tokens": 300, "total_output_tokens": 0, "total_tokens": 300},
+            {"input_tokens": 300, "output_tokens": 0},
+        ),
+    ],
+)
+def test_decisions(where: tuple[str, str], usage: dict[str, Any], expected: dict[str, int]) -> None:
+    answers = [{"type": "choice", "choice": True, "confidence": 0.9, "probabilities": []}]
+    found = read(where, {"answers": answers, "model": "m-1", "usage": usage})
+    assert (counted(found), found.model, found.complete, found.failed) == (expected, "m-1", True, None)
 
 
 def test_peeking_shows_what_came_so_far_and_disturbs_nothing() -> None:

@@ -35,6 +35,7 @@ _FLAVORS: Final[Mapping[str, tuple[str, ...]]] = {
     "openai.chat": ("chat", "default"),
     "openai.completions": ("chat", "default"),
     "openai.responses": ("responses", "default"),
+    "openai.decisions": ("decisions", "default"),
     "openai.embeddings": ("embeddings", "chat", "default"),
     "openai.images": ("images",),
     "anthropic.messages": ("anthropic", "default"),
