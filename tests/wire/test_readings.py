@@ -182,6 +182,26 @@ def test_broken_tools_of_a_response_lose_no_usage(broken: dict[str, Any]) -> Non
     assert [each.model for each in found.beside] == [None]
 
 
+@pytest.mark.parametrize(("said", "beside"), [(30, [("claude-fable-5", 408, 30)]), (0, [])])
+def test_what_a_declined_model_had_said_is_billed_beside_the_answer(said: int, beside: list[Any]) -> None:
+    passes = [
+        {"type": "message", "model": "claude-fable-5", "input_tokens": 408, "output_tokens": said},
+        {"type": "message", "model": "claude-opus-4-8", "input_tokens": 200, "output_tokens": 64},
+        {"type": "message", "input_tokens": 1, "output_tokens": 1},
+        {"type": "fallback_message", "model": "claude-opus-4-8", "input_tokens": 212, "output_tokens": 200},
+    ]
+    usage = {"input_tokens": 412, "output_tokens": 264, "iterations": passes}
+    stream = events(
+        {"type": "message_start", "message": {"model": "claude-fable-5", "usage": {"input_tokens": 408}}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage},
+        {"type": "message_stop"},
+    )
+    whole = read(MESSAGES, {"type": "message", "model": "claude-opus-4-8", "stop_reason": "end_turn", "usage": usage})
+    for found in (whole, read(MESSAGES, stream, "text/event-stream")):
+        assert (found.model, counted(found)) == ("claude-opus-4-8", {"input_tokens": 412, "output_tokens": 264})
+        assert [(each.model, each.usage.input_tokens, each.usage.output_tokens) for each in found.beside] == beside
+
+
 def test_gemini_counts_what_the_last_total_says() -> None:
     def event(**usage: Any) -> str:
         return "data: " + json.dumps({"usageMetadata": usage}) + "\r\n\r\n"

@@ -63,20 +63,26 @@ _decode_body = msgspec.json.Decoder(_Body).decode
 def with_beside(reading: Reading, tally: Tally) -> Reading:
     """``reading`` with the work of other passes, which the usage lists and doesn't add up.
 
-    Those that it adds up are listed as messages.
+    Those that it adds up are listed as messages. Where another model stepped in, they are that model's: what the
+    declined one had said by then stands beside them, and what it declined at once costs nothing.
     """
     usage = tally.usage.get("usage")
     iterations = usage.get("iterations") if type(usage) is dict else None
     if type(iterations) is not list:
         return reading
     route, beside = tally.route, []
-    for each in iterations:
-        if type(each) is dict and each.get("type") in _BESIDE:
+    passes = [each for each in iterations if type(each) is dict]
+    served = next((text(each.get("model")) for each in passes if each.get("type") == "fallback_message"), None)
+    for each in passes:
+        kind, model = each.get("type"), text(each.get("model"))
+        declined = kind == "message" and None not in (served, model) and model != served
+        if kind in _BESIDE or (declined and number(each, "output_tokens")):
             found = counts(route.price_provider, route.protocol, {"usage": each})
-            model = each.get("model")
             if found:
-                beside.append(Beside(model if type(model) is str and model else None, Usage(found)))
-    return msgspec.structs.replace(reading, beside=tuple(beside)) if beside else reading
+                beside.append(Beside(model, Usage(found)))
+    if not beside and served is None:
+        return reading
+    return msgspec.structs.replace(reading, model=served or reading.model, beside=tuple(beside))
 
 
 _BESIDE = ("compaction", "advisor_message")
