@@ -360,6 +360,15 @@ def test_decisions_answer_no_more_than_is_asked() -> None:
     assert ask(DECISIONS, {"model": "gpt-6-luna"}).max_output_tokens == 0
 
 
+@pytest.mark.parametrize(
+    ("fallbacks", "passes"),
+    [(None, 1), ([], 1), ("default", 2), ([{"model": "claude-opus-4-8"}, {"model": "claude-sonnet-5"}], 3)],
+)
+def test_a_model_that_may_step_in_is_one_more_pass(fallbacks: Any, passes: int) -> None:
+    body = {"model": "claude-fable-5", "max_tokens": 9, "messages": [], "fallbacks": fallbacks}
+    assert ask(MESSAGES, body).passes == passes
+
+
 def test_what_changes_the_price() -> None:
     assert ask(OPENAI, {**CHAT, "service_tier": "flex"}).price_context == {"service_tier": "flex"}
     assert ask(OPENAI, {**CHAT, "service_tier": "auto"}).price_context == {}

@@ -216,7 +216,7 @@ def ask_messages(fields: Fields) -> dict[str, Any]:
         "media": (("messages", "system"), (b'"source"',)),
         "cap": fields.get("max_tokens"),
         "tools": fields.given("tools", "output_format") or bool(fields.within("output_config", "format")),
-        "passes": 2 if _may_compact(fields) else 1,
+        "passes": 1 + _may_compact(fields) + _may_step_in(fields),
         "server_tools": remote or fields.given("mcp_servers"),
         "server_state": fields.given("container"),
         "user": text(fields.within("metadata", "user_id")),
@@ -227,6 +227,14 @@ def ask_messages(fields: Fields) -> dict[str, Any]:
 def _may_compact(fields: Fields) -> bool:
     raw = fields.raw.get("context_management")
     return raw is not None and len(fields.body) >= _LEAST_COMPACTED and b'"compact_' in bytes(raw)
+
+
+def _may_step_in(fields: Fields) -> int:
+    """How many other models may answer where one declines; what each had said by then is billed."""
+    if not fields.given("fallbacks"):
+        return 0
+    models = fields.get("fallbacks")
+    return len(models) if type(models) is list else 1
 
 
 _LEAST_COMPACTED: Final = 50_000  # tokens, of which none is less than a byte: the smallest trigger that Anthropic takes
