@@ -607,6 +607,14 @@ def test_vertex_embeddings_and_audio() -> None:
     assert (spoken.usage, spoken.complete, spoken.body_bytes) == (None, True, 1_003)
 
 
+@pytest.mark.parametrize(("text", "whole"), [(0, 300), (12, 312), (None, 300)])
+def test_pictures_that_cohere_embeds_are_input(text: int | None, whole: int) -> None:
+    for host, more in (("api.cohere.com", {}), ("localhost", {"input_image_tokens": 300})):
+        billed = {"image_tokens": 300, "input_tokens": text}
+        found = read((host, "/v2/embed"), {"id": "e", "embeddings": {}, "meta": {"billed_units": billed}})
+        assert counted(found) == {"input_tokens": whole, **more}
+
+
 @pytest.mark.parametrize("name", ["promptTokenDetails", "promptTokensDetails"])
 def test_what_is_embedded_has_a_price_by_its_kind(name: str) -> None:
     details = [{"modality": "TEXT", "tokenCount": 42}, {"modality": "IMAGE", "tokenCount": 258}]

@@ -173,6 +173,14 @@ def test_what_an_extractor_passes_over_is_read(
     assert counts(price_provider, protocol, {"usage": usage}) == expected
 
 
+@pytest.mark.parametrize("price_provider", ["openai", "deepseek", None])
+@pytest.mark.parametrize("name", ["cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens"])
+def test_what_a_chat_wrote_into_the_cache_has_many_names(name: str, price_provider: str | None) -> None:
+    usage = {**CHAT, "prompt_tokens_details": {"cached_tokens": 2, name: 3}}
+    found = counts(price_provider, "openai.chat", {"usage": usage})
+    assert found == {**TEXT, "cache_read_tokens": 2, "cache_write_tokens": 3}
+
+
 @pytest.mark.parametrize("price_provider", ["openai", "azure", "aws", None])
 def test_reasoning_beside_the_completion_is_output(price_provider: str | None) -> None:
     usage = {**CHAT, "total_tokens": 20, "completion_tokens_details": {"reasoning_tokens": 6}}

@@ -119,6 +119,8 @@ _CHAT_WITHIN: Final[Mapping[str, Mapping[str, str]]] = {
     "prompt_tokens_details": {
         "cached_tokens": "cache_read_tokens",
         "cache_write_tokens": "cache_write_tokens",
+        "cache_creation_tokens": "cache_write_tokens",  # LiteLLM's
+        "cache_creation_input_tokens": "cache_write_tokens",  # Alibaba's
         "audio_tokens": "input_audio_tokens",
     },
     "completion_tokens_details": {
