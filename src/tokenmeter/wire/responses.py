@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import msgspec
 
 from tokenmeter.usage import Usage
-from tokenmeter.wire.fields import Fields, metadata, tier
+from tokenmeter.wire.fields import Fields, metadata, text, tier
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.openai import runs_tools
 from tokenmeter.wire.tally import PENDING, UNREADABLE, Tally, weigh, with_counts
@@ -26,15 +25,14 @@ class _Response(msgspec.Struct, gc=False):
     error: Any = None
     incomplete_details: Any = None
     background: Any = None
-    output: msgspec.Raw = msgspec.Raw()
+    output: Any = None
     tools: msgspec.Raw = msgspec.Raw()
     tool_usage: Any = None
 
 
-class _Item(msgspec.Struct, gc=False):
+class _Tool(msgspec.Struct, gc=False):
     type: Any = None
-    model: Any = None  # of a tool
-    action: Any = None  # of a call
+    model: Any = None
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -48,8 +46,7 @@ class _Event(msgspec.Struct, gc=False):
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_many = msgspec.json.Decoder(list[_Event]).decode
 _decode_body = msgspec.json.Decoder(_Response).decode
-_as_items = msgspec.json.Decoder(list[_Item]).decode
-_as_anything = msgspec.json.Decoder().decode
+_as_tools = msgspec.json.Decoder(list[_Tool]).decode
 
 _RESPONSE: Tree = {
     "id": TAKE,
@@ -120,9 +117,8 @@ class ResponsesTally(Tally):
         body = _decode_body(payload)
         self._take(body)
         self.pending = body.status in PENDING
-        output = _as_anything(body.output) if len(body.output) else None
-        if type(output) is list:
-            for item in output:
+        if type(body.output) is list:
+            for item in body.output:
                 if type(item) is dict:
                     self.text_bytes += weigh(item.get("content")) + weigh(item.get("summary"))
                     self.text_bytes += weigh(item.get("name")) + weigh(item.get("arguments"))
@@ -148,39 +144,39 @@ class ResponsesTally(Tally):
     def _take_tools(self, response: _Response) -> None:
         usage = response.tool_usage
         searches = number(usage, "web_search", "num_requests")
-        if len(response.output) > _EMPTY_LIST:
-            calls = _items(response.output)
-            if searches is None:  # not every server sums them up; only a search is billed, not what it opens
-                searches = sum(each.type == "web_search_call" and _is_search(each.action) for each in calls)
-            self._searches["storage_searches"] = sum(each.type == "file_search_call" for each in calls)
+        if type(response.output) is list and response.output:
+            made = [_search(item) for item in response.output]
+            if searches is None:  # not every server sums them up
+                searches = made.count("web_searches")
+            self._searches["storage_searches"] = made.count("storage_searches")
         if searches is not None:
             self._searches["web_searches"] = searches
-        pictures = usage.get("image_gen") if type(usage) is dict else None
-        if type(pictures) is dict:
-            found = counts(self.route.price_provider, "openai.images", {"usage": pictures})
-            if found and any(found.values()):
-                tools = _items(response.tools) if len(response.tools) else []
-                models = [each.model for each in tools if each.type == "image_generation"]
-                model = models[0] if models and type(models[0]) is str else None
-                self._beside = (Beside(model, Usage(found)),)
+        if number(usage, "image_gen", "input_tokens") or number(usage, "image_gen", "output_tokens"):
+            found = counts(self.route.price_provider, "openai.images", {"usage": usage["image_gen"]})
+            self._beside = (Beside(_image_model(response.tools), Usage(found)),) if found else ()
 
     def reading(self, *, body_bytes: int, complete: bool) -> Reading:
         reading = with_counts(super().reading(body_bytes=body_bytes, complete=complete), self._searches)
         return msgspec.structs.replace(reading, beside=self._beside) if self._beside else reading
 
 
-_EMPTY_LIST = len("[]")
+def _search(item: Any) -> str | None:
+    """Which counter a call among the output adds to. Only a search of the web is billed, not what it opens."""
+    if type(item) is not dict:
+        return None
+    if item.get("type") == "file_search_call":
+        return "storage_searches"
+    action = item.get("action")
+    billed = type(action) is not dict or action.get("type") in (None, "search")
+    return "web_searches" if item.get("type") == "web_search_call" and billed else None
 
 
-def _items(raw: msgspec.Raw) -> list[_Item]:
+def _image_model(tools: msgspec.Raw) -> str | None:
+    """Which model draws, as the response tells its tools again."""
     try:
-        return _as_items(raw)
+        return next((text(each.model) for each in _as_tools(tools) if each.type == "image_generation"), None)
     except UNREADABLE:
-        return []
-
-
-def _is_search(action: Any) -> bool:
-    return not isinstance(action, Mapping) or action.get("type") in (None, "search")
+        return None
 
 
 def ask_responses(fields: Fields) -> dict[str, Any]:
