@@ -81,6 +81,7 @@ def test_names_of_known_providers(book: PriceBook) -> None:
         "us.meta.llama3-1-8b-instruct-v1:0",
         "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.anthropic.claude-sonnet-4-20250514-v1:0",
         "arn:aws:bedrock:us-east-1::foundation-model/amazon.nova-lite-v1:0",
+        "openai.gpt-oss-120b",  # as the OpenAI-compatible endpoint calls it
     ],
 )
 def test_bedrock_ids_are_priced(book: PriceBook, model: str) -> None:

@@ -18,6 +18,7 @@ OPENAI = ("api.openai.com", "/v1/chat/completions")
 RESPONSES = ("api.openai.com", "/v1/responses")
 MESSAGES = ("api.anthropic.com", "/v1/messages")
 GEMINI = ("generativelanguage.googleapis.com", "/v1beta/models/gemini-2.5-pro:generateContent")
+DECISIONS = ("api.openai.com", "/v1/decisions")
 INTERACTIONS = ("generativelanguage.googleapis.com", "/v1beta/interactions")
 CONVERSATIONS = ("api.mistral.ai", "/v1/conversations")
 WATSONX = "us-south.ml.cloud.ibm.com"
@@ -30,6 +31,7 @@ EVERY += (
     (WATSONX, "/ml/v1/text/embeddings"),
     ("api.anthropic.com", "/v1/complete"),
 )
+EVERY += (DECISIONS,)
 EVERY += tuple(("localhost", path) for path in ("/api/chat", "/completion", "/generate"))
 PIXEL = base64.b64encode(b"\x89PNG" * 30).decode()
 
@@ -346,6 +348,25 @@ def test_who_asks() -> None:
     kept = ask(OPENAI, {**CHAT, "metadata": many}).metadata
     assert len(kept) == 16
     assert set(map(len, kept.values())) == {512}
+
+
+def test_decisions_answer_no_more_than_is_asked() -> None:
+    questions = [{"type": "predicate", "instructions": "Is it?"}]
+    picture = {"type": "input_image", "image_url": f"data:image/png;base64,{PIXEL}"}
+    body = {"model": "gpt-6-luna", "input": [{"role": "user", "content": [picture]}], "questions": questions}
+    found = ask(DECISIONS, {**body, "safety_identifier": "alice"})
+    assert (found.model, found.user, found.images, found.can_cap) == ("gpt-6-luna", "alice", 1, False)
+    assert found.max_output_tokens == len(json.dumps(questions))
+    assert ask(DECISIONS, {"model": "gpt-6-luna"}).max_output_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("fallbacks", "passes"),
+    [(None, 1), ([], 1), ("default", 2), ([{"model": "claude-opus-4-8"}, {"model": "claude-sonnet-5"}], 3)],
+)
+def test_a_model_that_may_step_in_is_one_more_pass(fallbacks: Any, passes: int) -> None:
+    body = {"model": "claude-fable-5", "max_tokens": 9, "messages": [], "fallbacks": fallbacks}
+    assert ask(MESSAGES, body).passes == passes
 
 
 def test_what_changes_the_price() -> None:

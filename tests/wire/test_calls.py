@@ -35,6 +35,7 @@ OTHERS: list[tuple[str, str, dict[str, Any]]] = [
     ("localhost", "/generate", {"report": 7}),
     ("localhost", "/completion", {"task": 7}),
     ("crm.example.org", "/v1beta/interactions", {"lead": 7}),
+    ("loans.example.org", "/api/v1/decisions", {"application": 7}),
 ]
 
 

@@ -26,6 +26,7 @@ def test_every_place_is_there(protocol: str) -> None:
 
 def test_what_reports_no_more_than_a_result() -> None:
     assert {protocol for protocol in _KEYS if tally_of(protocol) is ResultTally} == {
+        "openai.decisions",
         "openai.embeddings",
         "openai.images",
         "openai.speech",

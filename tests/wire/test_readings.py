@@ -124,6 +124,84 @@ def test_what_is_billed_beside_a_message_is_told_apart(where: tuple[str, str]) -
         assert read(where, {"type": "message", "usage": {**usage, "iterations": other}}).beside == ()
 
 
+PICTURES = {
+    "input_tokens": 171,
+    "input_tokens_details": {"image_tokens": 0, "text_tokens": 171},
+    "output_tokens": 1756,
+    "output_tokens_details": {"image_tokens": 1756, "text_tokens": 0},
+    "total_tokens": 1927,
+}
+NO_PICTURES = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+SEARCHES: list[Any] = [
+    {"type": "web_search_call", "action": {"type": "search", "query": "q"}},
+    {"type": "web_search_call", "action": {"type": "open_page", "url": "u"}},
+    {"type": "web_search_call"},
+    {"type": "file_search_call", "queries": ["q"]},
+]
+
+
+@pytest.mark.parametrize("padding", ["", "A" * 300_000])
+@pytest.mark.parametrize(
+    ("tool_usage", "searches", "beside"),
+    [
+        (
+            {"image_gen": PICTURES, "web_search": {"num_requests": 3}},
+            {"web_searches": 3, "storage_searches": 1},
+            [("gpt-image-1", 171, 1756)],
+        ),
+        ({"image_gen": NO_PICTURES, "web_search": {"num_requests": 0}}, {"storage_searches": 1}, []),
+        (None, {"web_searches": 2, "storage_searches": 1}, []),  # the calls are all there is to count
+        ("?", {"web_searches": 2, "storage_searches": 1}, []),
+    ],
+)
+def test_what_tools_of_a_response_cost_stands_beside_its_usage(
+    tool_usage: Any, searches: dict[str, int], beside: list[tuple[str, int, int]], padding: str
+) -> None:
+    response = {
+        "id": "r1",
+        "status": "completed",
+        "output": [{"type": "image_generation_call", "result": padding}, *SEARCHES],
+        "tools": [{"type": "web_search"}, {"type": "image_generation", "model": "gpt-image-1"}],
+        "tool_usage": tool_usage,
+        "usage": {"input_tokens": 9, "output_tokens": 2, "output_tokens_details": {"reasoning_tokens": 1}},
+    }
+    begun = {**response, "status": "in_progress", "output": [], "usage": None, "tool_usage": None}
+    stream = events(
+        {"type": "response.created", "response": begun}, {"type": "response.completed", "response": response}
+    )
+    for found in (read(RESPONSES, response), read(RESPONSES, stream, "text/event-stream")):
+        assert counted(found) == {"input_tokens": 9, "output_tokens": 2, "output_reasoning_tokens": 1, **searches}
+        assert [(each.model, each.usage.input_tokens, each.usage.output_tokens) for each in found.beside] == beside
+
+
+@pytest.mark.parametrize("broken", [{"output": 7}, {"output": [7]}, {"tools": "t"}, {"tools": [{"type": []}]}])
+def test_broken_tools_of_a_response_lose_no_usage(broken: dict[str, Any]) -> None:
+    usage = {"input_tokens": 9, "output_tokens": 2}
+    found = read(RESPONSES, {"status": "completed", "tool_usage": {"image_gen": PICTURES}, "usage": usage, **broken})
+    assert counted(found) == usage
+    assert [each.model for each in found.beside] == [None]
+
+
+@pytest.mark.parametrize(("said", "beside"), [(30, [("claude-fable-5", 408, 30)]), (0, [])])
+def test_what_a_declined_model_had_said_is_billed_beside_the_answer(said: int, beside: list[Any]) -> None:
+    passes = [
+        {"type": "message", "model": "claude-fable-5", "input_tokens": 408, "output_tokens": said},
+        {"type": "message", "model": "claude-opus-4-8", "input_tokens": 200, "output_tokens": 64},
+        {"type": "message", "input_tokens": 1, "output_tokens": 1},
+        {"type": "fallback_message", "model": "claude-opus-4-8", "input_tokens": 212, "output_tokens": 200},
+    ]
+    usage = {"input_tokens": 412, "output_tokens": 264, "iterations": passes}
+    stream = events(
+        {"type": "message_start", "message": {"model": "claude-fable-5", "usage": {"input_tokens": 408}}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage},
+        {"type": "message_stop"},
+    )
+    whole = read(MESSAGES, {"type": "message", "model": "claude-opus-4-8", "stop_reason": "end_turn", "usage": usage})
+    for found in (whole, read(MESSAGES, stream, "text/event-stream")):
+        assert (found.model, counted(found)) == ("claude-opus-4-8", {"input_tokens": 412, "output_tokens": 264})
+        assert [(each.model, each.usage.input_tokens, each.usage.output_tokens) for each in found.beside] == beside
+
+
 def test_gemini_counts_what_the_last_total_says() -> None:
     def event(**usage: Any) -> str:
         return "data: " + json.dumps({"usageMetadata": usage}) + "\r\n\r\n"
@@ -361,6 +439,42 @@ def test_an_interaction() -> None:
     assert read(INTERACTIONS, {"id": "v1_1", "status": "failed"}).failed == "failed"
 
 
+@pytest.mark.parametrize(
+    ("model", "searches"),
+    [("gemini-3.1-pro-preview", 2), ("gemini-2.5-flash", 1), ("gemini-2.0-flash", 1)],
+)
+def test_what_gemini_asked_google_is_counted(model: str, searches: int) -> None:
+    queries = {"groundingMetadata": {"webSearchQueries": ["a", "", "b", "a", 7]}}
+    said = {"content": {"parts": [{"text": "x"}]}}
+    usage = {"promptTokenCount": 5, "candidatesTokenCount": 2, "totalTokenCount": 7}
+    end = {"candidates": [{**queries, "finishReason": "STOP"}], "usageMetadata": usage, "modelVersion": model}
+    for body in (
+        json.dumps(end).encode(),
+        events({"candidates": [{**queries, **said}], "type": ""}, {"type": "", **end}),
+    ):
+        found = read(GEMINI, body, "application/json" if body[:1] == b"{" else "text/event-stream")
+        assert counted(found) == {"input_tokens": 5, "output_tokens": 2, "web_searches": searches}
+    nothing: tuple[Any, ...] = (
+        None,
+        7,
+        [],
+        {},
+        {"webSearchQueries": None},
+        {"webSearchQueries": 7},
+        {"webSearchQueries": [""]},
+    )
+    for none in nothing:
+        other = {**end, "candidates": [{"groundingMetadata": none, "finishReason": "STOP"}]}
+        assert counted(read(GEMINI, other)) == {"input_tokens": 5, "output_tokens": 2}
+
+
+def test_what_an_interaction_asked_google_is_counted() -> None:
+    grounding = [{"type": "google_search", "count": 17}, {"type": "google_maps", "count": 2}, 7]
+    usage = {"total_input_tokens": 9, "total_output_tokens": 5, "grounding_tool_count": grounding}
+    found = read(INTERACTIONS, {"id": "v1_1", "status": "completed", "usage": usage})
+    assert counted(found) == {"input_tokens": 9, "output_tokens": 5, "web_searches": 17}
+
+
 def test_a_cut_interaction_has_what_was_counted_on_the_way() -> None:
     event = {"event_type": "step.stop", "metadata": {"usage": THOUGHT}}
     found = read(INTERACTIONS, f"event: step.stop\ndata: {json.dumps(event)}\n\n".encode(), "text/event-stream")
@@ -491,6 +605,52 @@ def test_vertex_embeddings_and_audio() -> None:
     }
     spoken = read(("api.openai.com", "/v1/audio/speech"), b"ID3\x04" + b"\xff" * 999, "audio/mpeg")
     assert (spoken.usage, spoken.complete, spoken.body_bytes) == (None, True, 1_003)
+
+
+@pytest.mark.parametrize(("text", "whole"), [(0, 300), (12, 312), (None, 300)])
+def test_pictures_that_cohere_embeds_are_input(text: int | None, whole: int) -> None:
+    for host, more in (("api.cohere.com", {}), ("localhost", {"input_image_tokens": 300})):
+        billed = {"image_tokens": 300, "input_tokens": text}
+        found = read((host, "/v2/embed"), {"id": "e", "embeddings": {}, "meta": {"billed_units": billed}})
+        assert counted(found) == {"input_tokens": whole, **more}
+
+
+@pytest.mark.parametrize("name", ["promptTokenDetails", "promptTokensDetails"])
+def test_what_is_embedded_has_a_price_by_its_kind(name: str) -> None:
+    details = [{"modality": "TEXT", "tokenCount": 42}, {"modality": "IMAGE", "tokenCount": 258}]
+    where = ("generativelanguage.googleapis.com", "/v1beta/models/gemini-embedding-2:batchEmbedContents")
+    found = read(where, {"embeddings": [{"values": [0.1]}], "usageMetadata": {"promptTokenCount": 300, name: details}})
+    assert counted(found) == {"input_tokens": 300, "input_text_tokens": 42, "input_image_tokens": 258}
+
+
+@pytest.mark.parametrize(
+    ("where", "usage", "expected"),
+    [
+        (
+            ("api.openai.com", "/v1/decisions"),
+            {
+                "input_tokens": 300,
+                "input_tokens_details": {"cached_tokens": 10, "cache_write_tokens": 4},
+                "output_tokens": 2,
+            },
+            {"input_tokens": 300, "output_tokens": 2, "cache_read_tokens": 10, "cache_write_tokens": 4},
+        ),
+        (
+            ("openrouter.ai", "/api/v1/systemone"),
+            {"input_tokens": 300, "output_tokens": 2, "cost": 0.1},
+            {"input_tokens": 300, "output_tokens": 2},
+        ),
+        (
+            ("generativelanguage.googleapis.com", "/v1beta/decisions"),
+            {"total_input_tokens": 300, "total_output_tokens": 0, "total_tokens": 300},
+            {"input_tokens": 300, "output_tokens": 0},
+        ),
+    ],
+)
+def test_decisions(where: tuple[str, str], usage: dict[str, Any], expected: dict[str, int]) -> None:
+    answers = [{"type": "choice", "choice": True, "confidence": 0.9, "probabilities": []}]
+    found = read(where, {"answers": answers, "model": "m-1", "usage": usage})
+    assert (counted(found), found.model, found.complete, found.failed) == (expected, "m-1", True, None)
 
 
 def test_peeking_shows_what_came_so_far_and_disturbs_nothing() -> None:

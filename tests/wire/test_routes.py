@@ -27,6 +27,14 @@ CALLS = [
     ("api.openai.com", "/v1/responses", "openai.responses", "openai", "openai"),
     ("api.openai.com", "/v1/responses/compact", "openai.responses", "openai", "openai"),
     ("api.openai.com", "/v1/embeddings", "openai.embeddings", "openai", "openai"),
+    ("api.openai.com", "/v1/decisions", "openai.decisions", "openai", "openai-decisions"),
+    ("x.services.ai.azure.com", "/openai/v1/decisions", "openai.decisions", "azure.ai.openai", "azure"),
+    ("api.typesafe.ai", "/v1/systemone", "openai.decisions", "typesafe", "typesafe"),
+    ("api.perplexity.ai", "/v1/decisions", "openai.decisions", "perplexity", "perplexity"),
+    ("api.perplexity.ai", "/v1/agent", "openai.responses", "perplexity", "perplexity"),
+    ("openrouter.ai", "/api/v1/systemone", "openai.decisions", "openrouter", "openrouter"),
+    (GEMINI, "/v1beta/decisions", "openai.decisions", "gcp.gemini", "google"),
+    ("localhost:11434", "/v1/systemone", "openai.decisions", "ollama", None),
     ("api.openai.com", "/v1/images/generations", "openai.images", "openai", "openai"),
     ("api.openai.com", "/v1/images/edits", "openai.images", "openai", "openai"),
     ("api.openai.com", "/v1/images/variations", "openai.images", "openai", "openai"),
@@ -266,7 +274,7 @@ def test_no_host_that_genai_prices_would_price_goes_without() -> None:
     from genai_prices.data_snapshot import get_snapshot
 
     priced = {price_provider for _, price_provider in HOSTS.values() if price_provider}
-    priced |= {"aws", "google"} | {f"huggingface_{part}" for part in HUGGINGFACE_PARTS}
-    # no model calls of the protocols here: speech, an editor's log, decisions beside OpenAI's own
-    left_out = {"elevenlabs", "cursor", "openai-decisions"}
+    priced |= {"aws", "google", "openai-decisions"} | {f"huggingface_{part}" for part in HUGGINGFACE_PARTS}
+    # no model calls of the protocols here: speech, an editor's log
+    left_out = {"elevenlabs", "cursor"}
     assert {provider.id for provider in get_snapshot().providers} - priced == left_out

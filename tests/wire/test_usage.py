@@ -152,6 +152,18 @@ def test_extractors_take_counters_that_are_written_as_floats() -> None:
             TEXT,
         ),
         ("mistral", "openai.chat", {**CHAT, "num_cached_tokens": 4}, TEXT),  # billed in full
+        (
+            "openrouter",
+            "openai.chat",
+            {**CHAT, "server_tool_use_details": {"web_search_requests": 2}},
+            {**TEXT, "web_searches": 2},
+        ),
+        (
+            "openrouter",
+            "openai.chat",
+            {**CHAT, "server_tool_use": {"web_search_requests": 1}},
+            {**TEXT, "web_searches": 1},
+        ),
         ("mistral", "openai.chat", {**CHAT, "prompt_audio_seconds": 7}, {**TEXT, "audio_seconds": 7}),
     ],
 )
@@ -161,12 +173,56 @@ def test_what_an_extractor_passes_over_is_read(
     assert counts(price_provider, protocol, {"usage": usage}) == expected
 
 
+@pytest.mark.parametrize("price_provider", ["openai", "deepseek", None])
+@pytest.mark.parametrize("name", ["cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens"])
+def test_what_a_chat_wrote_into_the_cache_has_many_names(name: str, price_provider: str | None) -> None:
+    usage = {**CHAT, "prompt_tokens_details": {"cached_tokens": 2, name: 3}}
+    found = counts(price_provider, "openai.chat", {"usage": usage})
+    assert found == {**TEXT, "cache_read_tokens": 2, "cache_write_tokens": 3}
+
+
 @pytest.mark.parametrize("price_provider", ["openai", "azure", "aws", None])
 def test_reasoning_beside_the_completion_is_output(price_provider: str | None) -> None:
     usage = {**CHAT, "total_tokens": 20, "completion_tokens_details": {"reasoning_tokens": 6}}
     expected = {"input_tokens": 9, "output_tokens": 11, "output_reasoning_tokens": 6}
     assert counts(price_provider, "openai.chat", {"usage": usage}) == expected
     assert counts("x-ai", "openai.chat", {"usage": usage}) == expected  # whose extractor says so, and adds it once
+
+
+@pytest.mark.parametrize(
+    ("usage", "output", "reasoning"),
+    [
+        ({"completion_tokens": 3, "prompt_tokens": 9, "total_tokens": 105}, 96, None),
+        ({"prompt_tokens": 9, "total_tokens": 105}, 96, None),  # it thought, and said nothing
+        (
+            {
+                "completion_tokens": 3,
+                "prompt_tokens": 9,
+                "total_tokens": 105,
+                "completion_tokens_details": {"reasoning_tokens": 93},
+            },
+            96,
+            93,
+        ),
+        ({"completion_tokens": 3, "prompt_tokens": 9, "total_tokens": 12}, 3, None),
+        ({"completion_tokens": 3, "prompt_tokens": 9, "total_tokens": 0}, 3, None),
+        ({"completion_tokens": 3, "prompt_tokens": 9}, 3, None),
+    ],
+)
+def test_gemini_thinks_beside_the_completion_of_a_chat(
+    usage: dict[str, Any], output: int, reasoning: int | None
+) -> None:
+    found = counts("google", "openai.chat", {"usage": usage})
+    assert found is not None
+    assert (found["input_tokens"], found["output_tokens"], found.get("output_reasoning_tokens")) == (
+        9,
+        output,
+        reasoning,
+    )
+    if reasoning is None:  # elsewhere a total may have what isn't output
+        others = counts("mistral", "openai.chat", {"usage": usage})
+        assert others is not None
+        assert others.get("output_tokens") == usage.get("completion_tokens")
 
 
 @pytest.mark.parametrize("price_provider", ["openrouter", "typesafe", "anthropic", "x-ai", None])

@@ -273,7 +273,7 @@ def _find(snapshot: DataSnapshot, provider_id: str | None, model: str) -> tuple[
     provider = find_provider_by_id(snapshot.providers, provider_id)
     if provider is None:
         return None
-    for name in _spellings(model):
+    for name in _spellings(model, provider.id):
         if found := provider.find_model(name, all_providers=snapshot.providers):
             return provider, found
     if provider.id in _PASS_THROUGH:
@@ -281,13 +281,18 @@ def _find(snapshot: DataSnapshot, provider_id: str | None, model: str) -> tuple[
     return None
 
 
-def _spellings(model: str) -> Iterator[str]:
-    """``model`` as it stands, without the region of a Bedrock id, without what stands before a slash."""
+def _spellings(model: str, provider_id: str) -> Iterator[str]:
+    """``model`` as it stands, without the region of a Bedrock id, without what stands before a slash.
+
+    And with the version that Bedrock's OpenAI-compatible endpoint leaves out of its names.
+    """
     yield model
     if match := _REGION.match(model):
         yield model[match.end() :]
     if "/" in model:
         yield model.rpartition("/")[2]
+    if provider_id == "aws" and ":" not in model:
+        yield f"{model}-1:0"
 
 
 def _find_prefixed(snapshot: DataSnapshot, model: str) -> tuple[Provider, ModelInfo] | None:

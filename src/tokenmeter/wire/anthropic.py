@@ -63,20 +63,26 @@ _decode_body = msgspec.json.Decoder(_Body).decode
 def with_beside(reading: Reading, tally: Tally) -> Reading:
     """``reading`` with the work of other passes, which the usage lists and doesn't add up.
 
-    Those that it adds up are listed as messages.
+    Those that it adds up are listed as messages. Where another model stepped in, they are that model's: what the
+    declined one had said by then stands beside them, and what it declined at once costs nothing.
     """
     usage = tally.usage.get("usage")
     iterations = usage.get("iterations") if type(usage) is dict else None
     if type(iterations) is not list:
         return reading
     route, beside = tally.route, []
-    for each in iterations:
-        if type(each) is dict and each.get("type") in _BESIDE:
+    passes = [each for each in iterations if type(each) is dict]
+    served = next((text(each.get("model")) for each in passes if each.get("type") == "fallback_message"), None)
+    for each in passes:
+        kind, model = each.get("type"), text(each.get("model"))
+        declined = kind == "message" and None not in (served, model) and model != served
+        if kind in _BESIDE or (declined and number(each, "output_tokens")):
             found = counts(route.price_provider, route.protocol, {"usage": each})
-            model = each.get("model")
             if found:
-                beside.append(Beside(model if type(model) is str and model else None, Usage(found)))
-    return msgspec.structs.replace(reading, beside=tuple(beside)) if beside else reading
+                beside.append(Beside(model, Usage(found)))
+    if not beside and served is None:
+        return reading
+    return msgspec.structs.replace(reading, model=served or reading.model, beside=tuple(beside))
 
 
 _BESIDE = ("compaction", "advisor_message")
@@ -210,7 +216,7 @@ def ask_messages(fields: Fields) -> dict[str, Any]:
         "media": (("messages", "system"), (b'"source"',)),
         "cap": fields.get("max_tokens"),
         "tools": fields.given("tools", "output_format") or bool(fields.within("output_config", "format")),
-        "passes": 2 if _may_compact(fields) else 1,
+        "passes": 1 + _may_compact(fields) + _may_step_in(fields),
         "server_tools": remote or fields.given("mcp_servers"),
         "server_state": fields.given("container"),
         "user": text(fields.within("metadata", "user_id")),
@@ -221,6 +227,14 @@ def ask_messages(fields: Fields) -> dict[str, Any]:
 def _may_compact(fields: Fields) -> bool:
     raw = fields.raw.get("context_management")
     return raw is not None and len(fields.body) >= _LEAST_COMPACTED and b'"compact_' in bytes(raw)
+
+
+def _may_step_in(fields: Fields) -> int:
+    """How many other models may answer where one declines; what each had said by then is billed."""
+    if not fields.given("fallbacks"):
+        return 0
+    models = fields.get("fallbacks")
+    return len(models) if type(models) is list else 1
 
 
 _LEAST_COMPACTED: Final = 50_000  # tokens, of which none is less than a byte: the smallest trigger that Anthropic takes

@@ -17,6 +17,7 @@ _KEYS: Final[Mapping[str, tuple[bytes, ...]]] = {
     "openai.chat": (b'"messages"', b'"prompt"'),
     "openai.completions": (b'"prompt"', b'"prompt_embeds"', b'"messages"'),
     "openai.responses": (b'"input"', b'"prompt"', b'"conversation"', b'"previous_response_id"'),
+    "openai.decisions": (b'"questions"',),
     "openai.embeddings": (b'"input"', b'"inputs"', b'"content"', b'"messages"'),
     "openai.images": (b'"prompt"', b'"image"', b'"images"'),
     "openai.speech": (b'"input"',),

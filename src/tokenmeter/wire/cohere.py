@@ -9,6 +9,7 @@ import msgspec
 from tokenmeter.wire.fields import Fields, count
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.tally import Tally, weigh
+from tokenmeter.wire.words import number
 
 
 class _Answer(msgspec.Struct, gc=False):
@@ -94,8 +95,18 @@ class CohereTally(Tally):
         if type(answer.usage) is dict and answer.usage:
             self.usage["usage"] = answer.usage
         if type(answer.meta) is dict and answer.meta:
-            self.usage["meta"] = answer.meta
+            self.usage["meta"] = _with_pictures(answer.meta)
         self.text_bytes += weigh(answer.text)
+
+
+def _with_pictures(meta: dict[str, Any]) -> dict[str, Any]:
+    """Tokens of pictures that are embedded stand beside those of text; the input is both."""
+    billed = meta.get("billed_units")
+    pictures = number(billed, "image_tokens")
+    if not pictures:
+        return meta
+    whole = pictures + (number(billed, "input_tokens") or 0)
+    return {**meta, "billed_units": {**meta["billed_units"], "input_tokens": whole}}
 
 
 def _said(message: Any) -> int:

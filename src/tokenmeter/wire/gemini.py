@@ -9,15 +9,20 @@ import msgspec
 
 from tokenmeter.wire.fields import Fields, count, largest, metadata, tier
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
-from tokenmeter.wire.tally import UNREADABLE, Tally, weigh
-from tokenmeter.wire.types import Route
+from tokenmeter.wire.tally import UNREADABLE, Tally, weigh, with_counts
+from tokenmeter.wire.types import Reading, Route
 from tokenmeter.wire.words import whole
+
+
+class _Grounding(msgspec.Struct, gc=False, rename="camel"):
+    web_search_queries: Any = None
 
 
 class _Candidate(msgspec.Struct, gc=False, rename="camel"):
     index: Any = 0
     content: Any = None
     finish_reason: Any = None
+    grounding_metadata: _Grounding | None = None
 
 
 class _Chunk(msgspec.Struct, gc=False, rename="camel"):
@@ -44,6 +49,9 @@ class _Prediction(msgspec.Struct, gc=False):
 
 _decode = msgspec.json.Decoder(_Chunk).decode
 _decode_predictions = msgspec.json.Decoder(list[_Prediction]).decode
+_MOST_QUERIES: Final = 256
+_QUERY_CHARS: Final = 512
+_SEARCHES_ONCE: Final = ("gemini-1", "gemini-2")  # billed once for a prompt, later ones for each of their queries
 _SERVED = {"ON_DEMAND_FLEX": "flex", "ON_DEMAND_PRIORITY": "priority"}
 
 
@@ -59,6 +67,7 @@ class GenerateTally(Tally):
             EACH: {
                 "index": TAKE,
                 "finishReason": TAKE,
+                "groundingMetadata": {"webSearchQueries": TAKE},
                 "content": {"parts": {EACH: {"text": WEIGH, "functionCall": WEIGH, "executableCode": WEIGH}}},
             }
         },
@@ -70,11 +79,12 @@ class GenerateTally(Tally):
         "predictions": {EACH: {"embeddings": {"statistics": TAKE}}},
     }
     wanted_loosely = ("usageMetadata", "modelVersion", "responseId", "error")
-    __slots__ = ("_seen",)
+    __slots__ = ("_queries", "_seen")
 
     def __init__(self, route: Route) -> None:
         super().__init__(route)
         self._seen: dict[str, Any] = {}  # every field's last value
+        self._queries: set[str] = set()
 
     def read(self, payload: bytes, name: str) -> None:
         chunk = _decode(payload)
@@ -83,6 +93,8 @@ class GenerateTally(Tally):
                 self.text_bytes += _said(candidate.content)
             if candidate.finish_reason is not None:
                 self.finish_with(candidate.index, candidate.finish_reason)
+            if candidate.grounding_metadata is not None:
+                self._take_queries(candidate.grounding_metadata.web_search_queries)
         if type(chunk.prompt_feedback) is dict and "blockReason" in chunk.prompt_feedback:
             self.finish_with(0, chunk.prompt_feedback["blockReason"])
         self._take(chunk.response_id, chunk.model_version, chunk.usage_metadata)
@@ -99,6 +111,8 @@ class GenerateTally(Tally):
     def _take(self, response_id: Any, model: Any, usage: Any) -> None:
         self.take_identity(response_id, model)
         if type(usage) is dict and usage:
+            if "promptTokenDetails" in usage:  # what embeddings call it
+                usage = {"promptTokensDetails": usage["promptTokenDetails"], **usage}
             self._seen |= usage
             before = {} if "totalTokenCount" in usage else self.usage.get("usageMetadata", {})
             self.usage["usageMetadata"] = {**before, **usage}
@@ -113,6 +127,18 @@ class GenerateTally(Tally):
                 tokens += whole(prediction.embeddings.statistics.token_count) or 0
         if tokens:
             self.usage["predictions"] = {"token_count": tokens}
+
+    def _take_queries(self, queries: Any) -> None:
+        for query in queries if type(queries) is list else ():
+            if type(query) is str and query and len(self._queries) < _MOST_QUERIES:
+                self._queries.add(query[:_QUERY_CHARS])
+
+    def reading(self, *, body_bytes: int, complete: bool) -> Reading:
+        reading = super().reading(body_bytes=body_bytes, complete=complete)
+        searches = len(self._queries)
+        if (reading.model or self.route.model or "").startswith(_SEARCHES_ONCE):
+            searches = min(searches, 1)
+        return with_counts(reading, {"web_searches": searches})
 
     def document(self) -> Mapping[str, Any]:
         if self._seen and not self.finishes:

@@ -187,7 +187,7 @@ _decode_result = msgspec.json.Decoder(_Result).decode
 
 
 class ResultTally(Tally):
-    """Embeddings, images, transcriptions, reranking: one result, sometimes with events on the way."""
+    """Embeddings, images, transcriptions, decisions: one result, sometimes with events on the way."""
 
     wanted: ClassVar[Tree] = {
         "id": TAKE,
@@ -313,6 +313,15 @@ def ask_completions(fields: Fields) -> dict[str, Any]:
     if type(prompt) is list and prompt and type(prompt[0]) is not int:
         choices *= len(prompt)
     return {**found, "media": (), "choices": choices}
+
+
+def ask_decisions(fields: Fields) -> dict[str, Any]:
+    """The answers are probabilities; counted at the most by the bytes of what is asked."""
+    return {
+        "media": (("input", "state"), (b'_url"', b'"input_image"', b'"data"', b'"uri"')),
+        "cap": len(fields.raw["questions"]) if "questions" in fields.raw else 0,
+        "user": fields.string("user", "safety_identifier"),
+    }
 
 
 def _may_have_media(fields: Fields) -> bool:

@@ -25,6 +25,7 @@ PLACES: Final[Mapping[str, Place]] = {
     "openai.chat": Place("openai", "ChatTally", "ask_chat"),
     "openai.completions": Place("openai", "ChatTally", "ask_completions"),
     "openai.embeddings": Place("openai", "ResultTally", no_answer),
+    "openai.decisions": Place("openai", "ResultTally", "ask_decisions"),
     "openai.responses": Place("responses", "ResponsesTally", "ask_responses"),
     "anthropic.messages": Place("anthropic", "MessagesTally", "ask_messages"),
     "anthropic.complete": Place("anthropic", "CompleteTally", "ask_complete"),

@@ -6,10 +6,14 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from tokenmeter.wire.fields import Fields, metadata, tier
+from tokenmeter.usage import Usage
+from tokenmeter.wire.fields import Fields, metadata, text, tier
 from tokenmeter.wire.jsonpick import EACH, TAKE, WEIGH, Tree
 from tokenmeter.wire.openai import runs_tools
-from tokenmeter.wire.tally import PENDING, Tally, weigh
+from tokenmeter.wire.tally import PENDING, UNREADABLE, Tally, weigh, with_counts
+from tokenmeter.wire.types import Beside, Reading, Route
+from tokenmeter.wire.usage import counts
+from tokenmeter.wire.words import number
 
 
 class _Response(msgspec.Struct, gc=False):
@@ -21,6 +25,14 @@ class _Response(msgspec.Struct, gc=False):
     error: Any = None
     incomplete_details: Any = None
     background: Any = None
+    output: Any = None
+    tools: msgspec.Raw = msgspec.Raw()
+    tool_usage: Any = None
+
+
+class _Tool(msgspec.Struct, gc=False):
+    type: Any = None
+    model: Any = None
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -31,14 +43,10 @@ class _Event(msgspec.Struct, gc=False):
     code: Any = None
 
 
-class _Body(_Response, gc=False):
-    output: Any = None
-    object: Any = None
-
-
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_many = msgspec.json.Decoder(list[_Event]).decode
-_decode_body = msgspec.json.Decoder(_Body).decode
+_decode_body = msgspec.json.Decoder(_Response).decode
+_as_tools = msgspec.json.Decoder(list[_Tool]).decode
 
 _RESPONSE: Tree = {
     "id": TAKE,
@@ -49,24 +57,32 @@ _RESPONSE: Tree = {
     "error": TAKE,
     "incomplete_details": TAKE,
     "background": TAKE,
+    "tools": {EACH: {"type": TAKE, "model": TAKE}},
+    "tool_usage": TAKE,
 }
+_CALL: Tree = {"type": TAKE, "action": {"type": TAKE}}
 _ENDS = frozenset({"response.completed", "response.failed", "response.incomplete", "response.done"})
 _FINAL = frozenset({"completed", "failed", "incomplete", "cancelled"})
 
 
 class ResponsesTally(Tally):
-    """One response object, whole or in events."""
+    """One response object, whole or in events. What tools of the provider cost is not in its usage."""
 
     wanted: ClassVar[Tree] = {
         **_RESPONSE,
         "type": TAKE,
         "delta": WEIGH,
         "code": TAKE,
-        "response": _RESPONSE,
-        "output": {EACH: {"content": {EACH: {"text": WEIGH}}, "arguments": WEIGH}},
+        "response": {**_RESPONSE, "output": {EACH: _CALL}},
+        "output": {EACH: {**_CALL, "content": {EACH: {"text": WEIGH}}, "arguments": WEIGH}},
     }
     needs_names = False
-    __slots__ = ()
+    __slots__ = ("_beside", "_searches")
+
+    def __init__(self, route: Route) -> None:
+        super().__init__(route)
+        self._searches: dict[str, int] = {}
+        self._beside: tuple[Beside, ...] = ()
 
     def read(self, payload: bytes, name: str) -> None:
         event = _decode_event(payload)
@@ -112,6 +128,7 @@ class ResponsesTally(Tally):
         if type(response.usage) is dict and response.usage:
             self.usage["usage"] = response.usage
         self.take_tier(response.service_tier)
+        self._take_tools(response)
         if response.error is not None:
             self.fail(response.error)
         status = response.status
@@ -123,6 +140,43 @@ class ResponsesTally(Tally):
             self.finish_with(0, reason or status)
             if status == "failed" and self.failed is None:
                 self.fail("failed")
+
+    def _take_tools(self, response: _Response) -> None:
+        usage = response.tool_usage
+        searches = number(usage, "web_search", "num_requests")
+        if type(response.output) is list and response.output:
+            made = [_search(item) for item in response.output]
+            if searches is None:  # not every server sums them up
+                searches = made.count("web_searches")
+            self._searches["storage_searches"] = made.count("storage_searches")
+        if searches is not None:
+            self._searches["web_searches"] = searches
+        if number(usage, "image_gen", "input_tokens") or number(usage, "image_gen", "output_tokens"):
+            found = counts(self.route.price_provider, "openai.images", {"usage": usage["image_gen"]})
+            self._beside = (Beside(_image_model(response.tools), Usage(found)),) if found else ()
+
+    def reading(self, *, body_bytes: int, complete: bool) -> Reading:
+        reading = with_counts(super().reading(body_bytes=body_bytes, complete=complete), self._searches)
+        return msgspec.structs.replace(reading, beside=self._beside) if self._beside else reading
+
+
+def _search(item: Any) -> str | None:
+    """Which counter a call among the output adds to. Only a search of the web is billed, not what it opens."""
+    if type(item) is not dict:
+        return None
+    if item.get("type") == "file_search_call":
+        return "storage_searches"
+    action = item.get("action")
+    billed = type(action) is not dict or action.get("type") in (None, "search")
+    return "web_searches" if item.get("type") == "web_search_call" and billed else None
+
+
+def _image_model(tools: msgspec.Raw) -> str | None:
+    """Which model draws, as the response tells its tools again."""
+    try:
+        return next((text(each.model) for each in _as_tools(tools) if each.type == "image_generation"), None)
+    except UNREADABLE:
+        return None
 
 
 def ask_responses(fields: Fields) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote
 
+from msgspec.structs import replace
+
 from tokenmeter.wire.hosts import HUGGINGFACE_PARTS, may_serve_ollama, provider_of
 from tokenmeter.wire.protocols import tally_of
 from tokenmeter.wire.types import Route
@@ -239,6 +241,20 @@ def _conversations(host: str, last: str, before: list[str]) -> Route | None:
     return None
 
 
+def _decisions(host: str, _last: str, before: list[str]) -> Route | None:
+    """Typed answers to questions, at prices of their own: genai-prices lists OpenAI's under another provider."""
+    if not _behind_base(host, before):
+        return None
+    route = _route(host, before, "openai.decisions", "decisions")
+    return replace(route, price_provider="openai-decisions") if route.price_provider == "openai" else route
+
+
+def _agent(host: str, _last: str, before: list[str]) -> Route | None:
+    """Perplexity's own name for its responses."""
+    known = provider_of(host)
+    return _responses(host, "responses", before) if known is not None and known[0] == "perplexity" else None
+
+
 def _ocr(host: str, _last: str, before: list[str]) -> Route | None:
     known, parent = provider_of(host), before[-1] if before else ""
     if known is None or known[0] != "mistral_ai" or not _VERSION.fullmatch(parent):
@@ -363,6 +379,9 @@ FINDERS: Final[dict[str, _Finder]] = {
     "conversations": _conversations,
     "restart": _conversations,
     "ocr": _ocr,
+    "decisions": _decisions,
+    "systemone": _decisions,
+    "agent": _agent,
     "chat_stream": _watsonx("openai.chat", "chat", stream=True),
     "generation": _watsonx("watsonx.generation", "text_completion", stream=False),
     "generation_stream": _watsonx("watsonx.generation", "text_completion", stream=True),

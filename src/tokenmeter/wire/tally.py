@@ -165,6 +165,14 @@ class Tally:
         )
 
 
+def with_counts(reading: Reading, more: Mapping[str, int]) -> Reading:
+    """``reading`` with counters of what is billed and not in its usage; those that are in there stay."""
+    more = {name: count for name, count in more.items() if count}
+    if reading.usage is None or not more:
+        return reading
+    return msgspec.structs.replace(reading, usage=Usage({**more, **reading.usage.counts}))
+
+
 def weigh(value: Any) -> int:
     """UTF-8 bytes of all strings in a decoded value; keys don't count."""
     if type(value) is str:

@@ -34,7 +34,7 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     stream: bool = False
     max_output_tokens: int | None = None  # the cap that the caller gave, for one choice
     choices: int = 1  # how many answers are paid for
-    passes: int = 1  # how often the provider may work through it: twice where it may sum the conversation up first
+    passes: int = 1  # how often the provider may work through it: summing it up first, or by a model that steps in
     text_bytes: int = 0  # UTF-8 bytes that can become input tokens; payloads of media are not in it
     text_only: bool = False  # known to hold nothing but text: no tools, no media, nothing that the server adds
     images: int = 0

@@ -20,6 +20,7 @@ from tokenmeter.wire.words import (
     MOST,
     Counts,
     bring_in_reasoning,
+    bring_in_thoughts,
     number,
     tolerant,
     whole,
@@ -34,6 +35,7 @@ _FLAVORS: Final[Mapping[str, tuple[str, ...]]] = {
     "openai.chat": ("chat", "default"),
     "openai.completions": ("chat", "default"),
     "openai.responses": ("responses", "default"),
+    "openai.decisions": ("decisions", "default"),
     "openai.embeddings": ("embeddings", "chat", "default"),
     "openai.images": ("images",),
     "anthropic.messages": ("anthropic", "default"),
@@ -52,11 +54,15 @@ def counts(price_provider: str | None, protocol: str, document: Mapping[str, Any
 
     None when the document reports nothing that can be read.
     """
+    found: Counts | None = None
     if price_provider is not None:
         for extract in _extractors(price_provider, protocol):
             if found := extract(document):
-                return found
-    return tolerant(document)
+                break
+    found = found or tolerant(document)
+    if found and price_provider == "google" and protocol == "openai.chat":
+        bring_in_thoughts(found, document.get("usage"))
+    return found
 
 
 @lru_cache(maxsize=256)

@@ -97,6 +97,13 @@ def bring_in_reasoning(found: Counts, usage: Mapping[str, Any]) -> None:
             found["output_tokens"] = completion + reasoning
 
 
+def bring_in_thoughts(found: Counts, usage: Any) -> None:
+    """Gemini leaves its thoughts out of the completion in a chat; often only the total has them."""
+    total = number(usage, "total_tokens")
+    if total is not None and "input_tokens" in found:
+        found["output_tokens"] = max(found.get("output_tokens", 0), total - found["input_tokens"])
+
+
 _CHAT: Final[Mapping[str, str]] = {
     "prompt_tokens": "input_tokens",
     "completion_tokens": "output_tokens",
@@ -112,18 +119,24 @@ _CHAT_WITHIN: Final[Mapping[str, Mapping[str, str]]] = {
     "prompt_tokens_details": {
         "cached_tokens": "cache_read_tokens",
         "cache_write_tokens": "cache_write_tokens",
+        "cache_creation_tokens": "cache_write_tokens",  # LiteLLM's
+        "cache_creation_input_tokens": "cache_write_tokens",  # Alibaba's
         "audio_tokens": "input_audio_tokens",
     },
     "completion_tokens_details": {
         "reasoning_tokens": "output_reasoning_tokens",
         "audio_tokens": "output_audio_tokens",
     },
+    "server_tool_use": {"web_search_requests": "web_searches"},
+    "server_tool_use_details": {"web_search_requests": "web_searches"},
 }
 
 # What an extractor may pass over, the surest first. Input and output are its own; and num_cached_tokens, which Mistral
 # sends, are read from a cache and billed in full.
 _Spares: TypeAlias = tuple[tuple[tuple[str, ...], str], ...]
-_BESIDE: Final = frozenset({"cache_read_tokens", "cache_write_tokens", "output_reasoning_tokens", "audio_seconds"})
+_BESIDE: Final = frozenset(
+    {"cache_read_tokens", "cache_write_tokens", "output_reasoning_tokens", "audio_seconds", "web_searches"}
+)
 CHAT_SPARES: Final[_Spares] = (
     *(((key, inner), name) for key, names in _CHAT_WITHIN.items() for inner, name in names.items() if name in _BESIDE),
     *(((key,), name) for key, name in _CHAT.items() if name in _BESIDE and key != "num_cached_tokens"),
@@ -197,9 +210,20 @@ def _interactions(usage: Mapping[str, Any]) -> Counts:
         cache_read_tokens=number(usage, "total_cached_tokens"),
         output_reasoning_tokens=thoughts,
         input_tool_tokens=tool,
+        web_searches=_searches(usage.get("grounding_tool_count")),
         **_by_modality(usage.get("input_tokens_by_modality"), "input"),
         **_by_modality(usage.get("output_tokens_by_modality"), "output"),
     )
+
+
+def _searches(listed: Any) -> int | None:
+    """How often Google was asked; what else it grounds an answer in is listed there, too."""
+    counts = [
+        number(each, "count")
+        for each in (listed if isinstance(listed, list) else ())
+        if isinstance(each, dict) and each.get("type") == "google_search"
+    ]
+    return _sum(*counts)
 
 
 def _by_modality(listed: Any, direction: str) -> Counts:
