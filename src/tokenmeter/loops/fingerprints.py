@@ -17,8 +17,8 @@ from msgspec import Raw
 from tokenmeter.loops.asked import Asked
 from tokenmeter.loops.loosely import loose
 
-_HEAD_BYTES: Final = 128
-_TAIL_BYTES: Final = 256
+_HEAD_BYTES: Final = 96
+_TAIL_BYTES: Final = 160
 _SIZE_BITS: Final = 6  # a number more or less hardly changes a size in steps of 64 bytes
 _LOOSE_BYTES: Final = 1_536  # as much of a request may differ in its numbers and still be nearly the same
 _END_BYTES: Final = 512
