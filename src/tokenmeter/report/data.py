@@ -180,7 +180,7 @@ def read(
     end_s = now_s if until_s is None else until_s
     if not since_s < end_s:
         raise ConfigError("the window ends before it begins; give a since that is earlier than until")
-    found = gather(ledger, since_s, end_s, team=team, agent=agent, by_user=bool(rules.teams), progress=progress)
+    found = gather(ledger, since_s, end_s, team=team, agent=agent, rules=rules, progress=progress)
     return make(found, address=ledger.address, team=team, agent=agent, me=me, books=books, kinds=kinds, rules=rules,
                 now_s=now_s)  # fmt: skip
 
@@ -202,7 +202,7 @@ def make(
                    kinds=kinds, rules=rules, as_of_s=found.until_s)  # fmt: skip
     narrow = narrowed(found, judged, rules, team=team, agent=agent)
     spend = report(found.hours, narrow.runs, narrow.judged, rules=rules, since_s=found.since_s, until_s=found.until_s)
-    shown = Shown(teams_of(spend.by_team), _people(found, rules))
+    shown = Shown(teams_of(spend.by_team), _people(found, rules), rules)
     _refuse_persons(spend, shown, team, agent, rules)
     lines = _lines(found, shown, rules)
     findings = find_waste(found.waste_hours, narrow.waste_runs, found.repeats, narrow.judged, rules=rules)
