@@ -227,3 +227,19 @@ def test_a_report_is_data_that_can_be_compared(tmp_path: Path) -> None:
 
     assert one == other
     assert replace(one, made_s=5) != other
+
+
+def test_nobodys_calls_without_a_price_are_not_passed_over(tmp_path: Path) -> None:
+    """What they cost is unknown, which is not zero: nobody may read that a team answers for every dollar."""
+    pytest.importorskip("jinja2")
+    with fresh(tmp_path) as ledger:
+        add(ledger, call("own"), *(call(f"nobodys{n}", team=None, user=None, nanos=None) for n in range(3)))
+        data = read(ledger, until_s=NOW_S + DAY_S, now_s=NOW_S)
+
+    assert data.spend.by_team[0].name is None
+    first, figures, *_ = sections(data)
+    assert first.title == "Unattributed spend: $0.00, and 3 calls without a known price"
+    assert "3 calls have no known price: what they cost is not in these figures." in figures.lines
+    page = texts(data)["html"]
+    assert "A team answers for every dollar" not in page
+    assert "3 of its calls have no known price" in page

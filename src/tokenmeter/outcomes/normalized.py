@@ -126,6 +126,7 @@ def report(
     linked: dict[str | None, int] = {
         team: min(spend.teams[team], nanos) for team, nanos in gain.linked.items() if team is not None
     }
+    nobodys = None in spend.teams or gain.teams.get(None, 0) > 0  # calls without a price count as well
     unattributed = spend.teams.pop(None, 0)
     total = unattributed + sum(spend.teams.values())
     led = sum(linked.values())
@@ -136,7 +137,7 @@ def report(
         )
         for team in spend.teams.keys() | {team for team in gain.teams if team is not None}
     ]  # fmt: skip
-    first = [Row(None, unattributed, gain.teams[None], spend.estimated[None])] if unattributed else []
+    first = [Row(None, unattributed, gain.teams[None], spend.estimated[None])] if nobodys else []
     return Normalized(
         unattributed_nanos=unattributed,
         nameless_nanos=spend.nameless,
