@@ -48,7 +48,11 @@ def test_a_directory_says_whose_a_run_is() -> None:
     assert found["deployment a"].credits[0].claimant == ("blue", "ann")
 
 
-@pytest.mark.parametrize("by", ["ann", "ANN@example.com", "coder"])
+@pytest.mark.parametrize(
+    "by",
+    ["ann", "ANN@example.com", "coder", "an\u200bn", "\uff41nn", "ann+reviews@example.com", "Ann L. <ann@example.com>",
+     "4711+ann@users.noreply.github.com"],
+)  # fmt: skip
 def test_who_spent_cant_accept(by: str) -> None:
     assert verdicts(judged([outcome(run="r", accepted_by=by)], [run("r")])) == {"deployment api#1": "self_accepted"}
 

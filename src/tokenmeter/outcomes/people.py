@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import lru_cache
 
+_ADDRESSED = re.compile(r"<([^<>\s]+@[^<>\s]+)>$")  # Alice <alice@example.com>
+_NUMBER = re.compile(r"^[0-9]+[+-](?=[^@]+@users\.noreply\.git(?:hub|lab)\.com$)")
+_TAG = re.compile(r"(?<=[^@])\+[^@]*(?=@)")  # alice+news@example.com is alice's, too
 _BETWEEN = re.compile(r"[\W_]+")
 _MOST_WORDS = 32
 
 
 @lru_cache(maxsize=65_536)
 def plain(name: str) -> str:
-    """A name to compare by: no case, no spaces around it."""
-    return name.strip().casefold()
+    """A name to compare by: no case, nothing unseen, no spaces around it; of a mail address, whose box it is."""
+    seen = "".join(each for each in unicodedata.normalize("NFKC", name) if unicodedata.category(each) != "Cf")
+    text = seen.strip().casefold()
+    addressed = _ADDRESSED.search(text)
+    return _TAG.sub("", _NUMBER.sub("", addressed[1] if addressed is not None else text))
 
 
 def same(one: str | None, other: str | None) -> bool:
