@@ -280,3 +280,16 @@ def test_an_output_that_is_full_or_closed(filled: tuple[str, int], elsewhere: Pa
 
     closed = subprocess.run(["sh", "-c", '"$@" >&- 2>&-', "sh", *command], timeout=60)
     assert closed.returncode == 0
+
+
+def test_a_name_without_a_call_is_told(
+    filled: tuple[str, int], elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistyped team must not read as one that spent nothing."""
+    for arguments, says in (
+        (["--team", "gorwth"], "tokenmeter report: no call of team 'gorwth' is in this window\n"),
+        (["--team", "growth"], ""),
+        ([], ""),
+    ):
+        assert main(["report", "--json", "--ledger", filled[0], "--since", "all", *arguments, *UNTIL]) == 0
+        assert capsys.readouterr().err == says

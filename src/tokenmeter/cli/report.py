@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         _refuse_folder(Path(arguments.html))
     with opened(arguments) as books, progress(arguments) as bar:
         data = books.read(bar)
+    _warn_of_nothing(data)
     _show(data, arguments)
     return 0
 
@@ -196,6 +197,15 @@ def progress(arguments: argparse.Namespace) -> Iterator[Bar]:
 
 
 # -- shown
+
+
+def _warn_of_nothing(data: ReportData) -> None:
+    """A name that is mistyped looks like a team or an agent that spent nothing."""
+    from tokenmeter.texts import clean
+
+    named = [f"{what} {name!r}" for what, name in (("team", data.team), ("agent", data.agent)) if name is not None]
+    if named and not data.lines:
+        sys.stderr.write(f"tokenmeter {NAME}: no call of {clean(' and '.join(named))} is in this window\n")
 
 
 def _show(data: ReportData, arguments: argparse.Namespace) -> None:
