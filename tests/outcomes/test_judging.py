@@ -49,6 +49,19 @@ def test_a_directory_says_whose_a_run_is() -> None:
 
 
 @pytest.mark.parametrize(
+    ("user", "team"),
+    [("ann", "blue"), ("Ann ", "blue"), ("ann@example.com", "blue"), ("a\u200bnn", "blue"), ("annie", "charged"),
+     ("bob@example.com", "red"), ("BOB", "red"), ("bob@elsewhere.test", "charged"), (None, "charged"),
+     ("cy", "charged"), ("cy@two.test", "blue")],
+)  # fmt: skip
+def test_nobody_leaves_the_directory_by_another_spelling(user: str | None, team: str) -> None:
+    teams = {"ann": "blue", "bob@example.com": "red", "cy@one.test": "red", "cy@two.test": "blue"}
+
+    assert Rules(teams=teams).team_of(user, "charged") == team
+    assert Rules().team_of(user, "charged") == "charged"
+
+
+@pytest.mark.parametrize(
     "by",
     ["ann", "ANN@example.com", "coder", "an\u200bn", "\uff41nn", "ann+reviews@example.com", "Ann L. <ann@example.com>",
      "4711+ann@users.noreply.github.com"],
