@@ -246,3 +246,19 @@ def test_nobodys_calls_without_a_price_are_not_passed_over(tmp_path: Path) -> No
     page = texts(data)["html"]
     assert "A team answers for every dollar" not in page
     assert "3 of its calls have no known price" in page
+
+
+def test_calls_of_a_clock_that_is_ahead_are_told(tmp_path: Path) -> None:
+    """A report until now has none of them: whoever sets a clock forward must not spend unseen."""
+    pytest.importorskip("jinja2")
+    with fresh(tmp_path) as ledger:
+        add(ledger, call("now", nanos=10**9), call("ahead", nanos=7 * 10**9, at_s=NOW_S + 400 * DAY_S))
+        data = read(ledger, until_s=NOW_S + 60, now_s=NOW_S)
+        past = read(ledger, since_s=NOW_S - DAY_S, until_s=NOW_S - 60, now_s=NOW_S)
+        totals = ledger.totals().nanos
+
+    assert data.total.nanos + data.ahead.nanos == totals
+    assert json.loads(to_json(data))["ahead"]["usd"] == "7"
+    said = "1 more calls, of $7.00, say they are made after now: a clock is ahead."
+    told, before = texts(data), texts(past)
+    assert all(said in told[form] and said not in before[form] for form in ("html", "terminal"))

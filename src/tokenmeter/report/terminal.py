@@ -14,7 +14,7 @@ from tokenmeter.report.adopted import adoption_grid, adoption_text
 from tokenmeter.report.data import ReportData
 from tokenmeter.report.grids import NOTHING
 from tokenmeter.report.shown import NO_AGENT
-from tokenmeter.report.view import finding, teams
+from tokenmeter.report.view import ahead_text, finding, teams
 from tokenmeter.report.words import amount, count, day, moment, money, percent, short
 
 _MOST: Final = 20
@@ -81,6 +81,7 @@ def _figures(data: ReportData) -> Section:
         lines.append(f"{money(total.estimated_nanos)} is estimated: the provider's own figures never came.")
     if total.unpriced:
         lines.append(f"{count(total.unpriced)} calls have no known price: what they cost is not in these figures.")
+    lines += ahead_text(data)
     if data.runs_cut:
         lines.append("There are more runs than were looked into: some of what led to outcomes may not be known here.")
     return Section("What came of the spend", lines)

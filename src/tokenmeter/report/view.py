@@ -63,7 +63,16 @@ def view(data: ReportData) -> dict[str, Any]:
         "estimated": f"{money(data.total.estimated_nanos)} of {money(data.total.nanos)} is estimated, because the "
         "provider's own figures never came." if data.total.estimated_nanos else "No figure is estimated.",
         "runs_cut": data.runs_cut,
+        "ahead": " ".join(ahead_text(data)),
     }  # fmt: skip
+
+
+def ahead_text(data: ReportData) -> list[str]:
+    """Calls that are in no figure, if there are such."""
+    sums = data.ahead
+    if not sums.calls:
+        return []
+    return [f"{count(sums.calls)} more calls, of {money(sums.nanos)}, say they are made after now: a clock is ahead."]
 
 
 def _unattributed(data: ReportData) -> dict[str, Any]:
