@@ -31,6 +31,8 @@ def test_a_report_that_passed_is_one_outcome() -> None:
         b"<testcase name='a'><failure/><skipped/></testcase>",
         b"<testcase name='a'/><error message='set-up'/>",
         b"<testcase name='a'><skipped/></testcase>",
+        b"<testsuite tests='9' failures='1'><testcase name='a'/></testsuite>",  # only what failed is left out
+        b"<testsuite tests='9' failures='0' errors='1'><testcase name='a'/></testsuite>",
         b"",
     ],
 )
