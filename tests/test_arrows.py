@@ -30,6 +30,7 @@ GROUPS: list[list[str]] = [
         "tokenmeter.telemetry",
         "tokenmeter.ledger",
         "tokenmeter.outcomes.kinds",
+        "tokenmeter.outcomes.people",
         "tokenmeter.outcomes.rules",
         "tokenmeter.outcomes.sink",
     ],

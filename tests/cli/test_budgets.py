@@ -15,7 +15,7 @@ import pytest
 from tests.cli.shared_books import SharedBooks, command
 from tests.clients.faces import ASK, FACES, URL, Origin
 from tokenmeter import Budget, Meter
-from tokenmeter.budgets import Grant, Need, Pause
+from tokenmeter.budgets import Grant, Held, Need, Pause, Policy
 from tokenmeter.cli import main, tables
 from tokenmeter.cli import where as where_module
 from tokenmeter.errors import StoreUnavailable
@@ -84,6 +84,19 @@ def test_the_urgent_come_first(shared: SharedBooks, capsys: pytest.CaptureFixtur
     budgets = [line["budget"] for line in found["budgets"]]
     assert budgets[:2] == ["daily", "daily"], "near their limit"
     assert budgets.index("calls") > budgets.index("daily"), "what ends soon before what never does"
+
+
+def test_people_are_not_ranked(shared: SharedBooks, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who is near a limit is seen; who spent more than whom is not what the order says."""
+    policy = Policy([Budget("$5", per="day", scope="user", name="each user")])
+    for user, cents in (("cleo", 480), ("ann", 420), ("bob", 500), ("eve", 10), ("fay", 300), ("dan", 200)):
+        claims = policy.claims({"user": user}, Need(cents * USD // 100, 0), shared.store.time_s())
+        assert isinstance(shared.store.hold(user, claims, shared.store.time_s()), Held)
+        shared.store.settle(user, [cents * USD // 100])
+
+    found = [line["scope"] for line in shown(capsys, "--store", shared.url)["budgets"]]
+
+    assert found == [f"user={name}" for name in ("ann", "bob", "cleo", "dan", "eve", "fay")]
 
 
 def test_a_window_that_ended_is_not_live(shared: SharedBooks, capsys: pytest.CaptureFixture[str]) -> None:

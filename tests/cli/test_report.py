@@ -5,7 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import stat
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -236,3 +241,55 @@ def test_windows() -> None:
     assert of("3650d", "1971-01-01")[0] == 0.0
     with pytest.raises(Trouble):
         of("2026-05-30")
+
+
+def test_a_page_leaves_what_it_is_written_to_as_it_was(
+    filled: tuple[str, int], elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pipe stays a pipe, a link a link, and a file is for whoever it was for."""
+    old, link, pipe, new = (elsewhere / name for name in ("old.html", "link.html", "pipe.html", "new.html"))
+    old.touch()
+    old.chmod(0o640)
+    link.symlink_to(old)
+    os.mkfifo(pipe)
+    before = os.umask(0o022)
+    try:
+        told(capsys, "--ledger", filled[0], "--html", str(link), *UNTIL)
+        told(capsys, "--ledger", filled[0], "--html", str(new), *UNTIL)
+        with ThreadPoolExecutor(1) as other:
+            read = other.submit(pipe.read_bytes)
+            assert told(capsys, "--ledger", filled[0], "--html", str(pipe), *UNTIL) == ""
+            assert read.result(60).startswith(b"<!doctype html>")
+    finally:
+        os.umask(before)
+
+    assert link.is_symlink()
+    assert pipe.is_fifo()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (old, new)] == [0o640, 0o644]
+    assert old.read_bytes().startswith(b"<!doctype html>")
+    assert [path.name for path in elsewhere.iterdir() if path.name.startswith(".tokenmeter-")] == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full, as Linux has")
+@pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
+def test_an_output_that_is_full_or_closed(filled: tuple[str, int], elsewhere: Path, form: list[str]) -> None:
+    command = [sys.executable, "-m", "tokenmeter.cli", "report", "--ledger", filled[0], *form, *UNTIL]
+    with Path("/dev/full").open("w") as full:
+        found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (found.returncode, found.stderr) == (1, "tokenmeter report: No space left on device\n")
+
+    closed = subprocess.run(["sh", "-c", '"$@" >&- 2>&-', "sh", *command], timeout=60)
+    assert closed.returncode == 0
+
+
+def test_a_name_without_a_call_is_told(
+    filled: tuple[str, int], elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistyped team must not read as one that spent nothing."""
+    for arguments, says in (
+        (["--team", "gorwth"], "tokenmeter report: no call of team 'gorwth' is in this window\n"),
+        (["--team", "growth"], ""),
+        ([], ""),
+    ):
+        assert main(["report", "--json", "--ledger", filled[0], "--since", "all", *arguments, *UNTIL]) == 0
+        assert capsys.readouterr().err == says

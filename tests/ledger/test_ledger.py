@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -320,6 +321,26 @@ def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(ConfigError, match="something else"):
         open_ledger(f"sqlite:///{tmp_path / 'theirs.db'}")
+
+
+def test_a_file_that_is_damaged_or_not_ours_to_write_says_so(tmp_path: Path) -> None:
+    """Neither is a ledger that can't be reached, and both have a remedy."""
+    whole = tmp_path / "whole.db"
+    with open_ledger(f"sqlite:///{whole}") as ledger:
+        add(ledger, call())
+    (tmp_path / "half.db").write_bytes(whole.read_bytes()[:6_000])
+    with pytest.raises(StoreUnavailable, match=r"half\.db is damaged; put a copy"):
+        open_ledger(f"sqlite:///{tmp_path / 'half.db'}")
+
+    whole.chmod(0o400)
+    tmp_path.chmod(0o500)
+    try:
+        if os.access(whole, os.W_OK):
+            pytest.skip("this user may write everything")
+        with pytest.raises(StoreUnavailable, match="can't be written by this user; give write access"):
+            open_ledger(f"sqlite:///{whole}")
+    finally:
+        tmp_path.chmod(0o700)
 
 
 def test_beside_a_store() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
+from tests.ledger.rows import add, call
 from tokenmeter.cli import main
 from tokenmeter.ledger import open_ledger
 from tokenmeter.ledger.views import Outcome
@@ -90,6 +91,18 @@ def test_kinds_of_the_configuration(books: Books, tmp_path: Path) -> None:
     }
 
 
+def test_what_is_said_again_moves_no_link(books: Books) -> None:
+    """A second claim on an outcome, of another run and time, changes nothing; what came to be known of its own does."""
+    with open_ledger(books.url) as ledger:
+        add(ledger, call("a", run="mine"), call("b", run="theirs", user="bob"))
+    at = "2026-05-29T13:00Z"
+    for run, when in (("mine", at), ("theirs", at), ("theirs", "2026-08-29T13:00Z")):
+        assert books.run("put", "deployment", "api#1", "--run", run, "--at", when)[0] == 0
+
+    with open_ledger(books.url) as ledger:
+        assert [each.run for each in ledger.links()] == ["mine"]
+
+
 def test_json(books: Books) -> None:
     status, out, _ = books.run("put", "case", "c1", "--json")
 
@@ -135,9 +148,14 @@ def test_this_projects_history_twice(books: Books) -> None:
         (["import", "csv", "/nowhere.csv"], "can't be read"),
         (["import", "junit", __file__, "--key", "k"], "no XML"),
         (["import", "otel", __file__], "no JSON at line 1"),
+        (["import", "otel", "deep.json"], "no JSON at line 1"),
     ],
 )
-def test_what_is_wrong_is_said_on_one_line(books: Books, words: list[str], says: str) -> None:
+def test_what_is_wrong_is_said_on_one_line(
+    books: Books, words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("deep.json").write_text("[" * 100_000, encoding="utf-8")
     status, out, err = books.run(*words)
 
     assert status in (1, 2)

@@ -31,6 +31,8 @@ def test_a_report_that_passed_is_one_outcome() -> None:
         b"<testcase name='a'><failure/><skipped/></testcase>",
         b"<testcase name='a'/><error message='set-up'/>",
         b"<testcase name='a'><skipped/></testcase>",
+        b"<testsuite tests='9' failures='1'><testcase name='a'/></testsuite>",  # only what failed is left out
+        b"<testsuite tests='9' failures='0' errors='1'><testcase name='a'/></testsuite>",
         b"",
     ],
 )
@@ -69,11 +71,13 @@ def test_csv() -> None:
         "kind, key ,at,user,agents,weight,accepted_by,revoked_at,why\n",
         'case,"c,1",2026-11-01T10:00Z,ann,a b,0.2,customer,,\n',
         "case,c2,1793527200,bob,,,customer,1793530000,reopened\n",
+        "case,c3,20261101,bob,,,customer,,\n",
     ]
 
     found = read_csv(lines)
 
-    first, second = found.outcomes
+    first, second, third = found.outcomes
+    assert third.at_s == 1_793_491_200.0, "a day, not so many seconds"
     assert (first.key, first.at_s, first.agents, first.weight, first.source) == (
         "c,1",
         1_793_527_200.0,
@@ -95,6 +99,7 @@ def test_csv() -> None:
         (["kind,key,at\n", "case,c,1,2\n"], "line 2 has another number"),
         (["kind,key,at\n", "case,c,soon\n"], "line 2: at is 'soon'"),
         (["kind,key,at\n", "case,c,nan\n"], "line 2: at is 'nan'; write ISO 8601"),
+        (["kind,key,at\n", "case,c,2026\n"], "line 2: at is '2026'; write ISO 8601"),
         (["kind,key,at,revoked_at\n", "case,c,1,nan\n"], "line 2: revoked_at is 'nan'; write ISO 8601"),
         (["kind,key,at,revoked_at\n", "case,c,1,-5\n"], "line 2: at_s is -5.0; give a number from 0"),
         (["kind,key,at,weight\n", "case,c,1,much\n"], "line 2: weight is 'much'"),

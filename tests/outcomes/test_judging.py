@@ -48,9 +48,36 @@ def test_a_directory_says_whose_a_run_is() -> None:
     assert found["deployment a"].credits[0].claimant == ("blue", "ann")
 
 
-@pytest.mark.parametrize("by", ["ann", "ANN@example.com", "coder"])
+@pytest.mark.parametrize(
+    ("user", "team"),
+    [("ann", "blue"), ("Ann ", "blue"), ("ann@example.com", "blue"), ("a\u200bnn", "blue"), ("annie", "charged"),
+     ("bob@example.com", "red"), ("BOB", "red"), ("bob@elsewhere.test", "charged"), (None, "charged"),
+     ("cy", "charged"), ("cy@two.test", "blue")],
+)  # fmt: skip
+def test_nobody_leaves_the_directory_by_another_spelling(user: str | None, team: str) -> None:
+    teams = {"ann": "blue", "bob@example.com": "red", "cy@one.test": "red", "cy@two.test": "blue"}
+
+    assert Rules(teams=teams).team_of(user, "charged") == team
+    assert Rules().team_of(user, "charged") == "charged"
+
+
+@pytest.mark.parametrize(
+    "by",
+    ["ann", "ANN@example.com", "coder", "an\u200bn", "\uff41nn", "ann+reviews@example.com", "Ann L. <ann@example.com>",
+     "4711+ann@users.noreply.github.com"],
+)  # fmt: skip
 def test_who_spent_cant_accept(by: str) -> None:
     assert verdicts(judged([outcome(run="r", accepted_by=by)], [run("r")])) == {"deployment api#1": "self_accepted"}
+
+
+def test_an_agent_of_another_run_is_the_spender_if_nobody_else_has_it() -> None:
+    mine, rival = run("z", "ann", agents=("checker",)), run("y", "bob", agents=("checker",))
+    claims = [outcome(run="r", accepted_by="Checker")]
+    trusted = declare(Kind("deployment", accepters=("Checker",)))
+
+    assert verdicts(judged(claims, [run("r"), mine])) == {"deployment api#1": "self_accepted"}
+    assert verdicts(judged(claims, [run("r"), mine, rival])) == {"deployment api#1": "counted"}
+    assert verdicts(judged(claims, [run("r"), mine], kinds=trusted)) == {"deployment api#1": "counted"}
 
 
 def test_nobody_said_who_accepted_it() -> None:
@@ -155,6 +182,19 @@ def test_a_claim_that_was_read_from_the_work_goes_before_ones_own_word() -> None
     assert verdicts(found) == {"deployment true": "counted", "deployment stolen": "folded"}
     assert {credit.claimant for each in found.values() for credit in each.credits} == {("red", "bob")}
     assert found["deployment true"].contested
+
+
+def test_ones_own_word_takes_nothing_back_and_joins_nothing_of_others() -> None:
+    """Whoever names the folds of others could otherwise revoke what they did, or make one change of all of it."""
+    runs = [run("hers", "ann"), run("more", "ann"), run("his", "bob", team="red")]
+    work = [outcome("one", run="hers", fold="f1"), outcome("two", 1_100.0, run="more", fold="f2")]
+    back = outcome("back", 1_200.0, run="his", fold="f1", source="api", revoked_s=1_300.0)
+    bridge = [outcome(f"b{n}", 1_200.0 + n, run="his", fold=f"f{n}", source="api") for n in (1, 2)]
+
+    for found in (judged([*work, back], runs), judged([*work, *bridge], runs)):
+        assert [found[f"deployment {key}"].micros for key in ("one", "two")] == [1_000_000, 1_000_000]
+    own = judged([*work, outcome("back", 1_200.0, run="hers", fold="f1", source="api", revoked_s=1_300.0)], runs)
+    assert verdicts(own)["deployment one"] == "revoked", "her own word takes back what is hers"
 
 
 def test_a_window_links_only_the_runs_of_who_is_named() -> None:

@@ -15,6 +15,7 @@ from tests.report.test_data import texts
 from tokenmeter.outcomes import Rules
 from tokenmeter.outcomes.normalized import SMALL_GROUPS
 from tokenmeter.report import ReportData, read, to_json
+from tokenmeter.report.pages import Pages
 from tokenmeter.report.terminal import sections
 
 MONDAY_S = NOW_S - 4 * DAY_S  # the window ends on a Friday
@@ -120,3 +121,24 @@ def test_a_directory_of_few_has_no_figures(tmp_path: Path) -> None:
     assert data.adoption == ()
     [section] = [each for each in sections(data) if each.title == "Adoption by team and week"]
     assert section.lines == ["The directory has no group that is large enough to be shown."]
+
+
+@pytest.mark.parametrize("team", ["blue", "red"])
+def test_one_team_alone_is_what_it_is_among_all(tmp_path: Path, team: str) -> None:
+    """Whoever a call was charged to, the directory says whose it is: alone as among all, in sums and in runs."""
+    rules = Rules(teams=TEAMS)
+    with fresh(tmp_path) as ledger:
+        rows = [call(f"{user}-own", user=user, team=TEAMS[user], run=f"own-{user}") for user in (*BLUE, *RED)]
+        rows += [call("lent", user=BLUE[0], team="red", run="lent", nanos=50_000_000)]
+        rows += [call("away", user=RED[0], team="elsewhere", run="away", nanos=7_000_000)]
+        add(ledger, *rows)
+        every, alone = (read(ledger, until_s=NOW_S + DAY_S, now_s=NOW_S, rules=rules, team=one) for one in (None, team))
+        pages = Pages(ledger, lambda: every, refresh_s=60)
+        runs = pages.answer("/runs", {"team": team})
+
+    [among] = [each for each in every.spend.by_team if each.name == team]
+    assert [each.nanos for each in alone.spend.by_team] == [among.nanos]
+    assert alone.total.nanos == among.nanos
+    assert {line.team for line in alone.lines} == {team}
+    assert runs is not None
+    assert ("lent" in runs.body, "away" in runs.body) == ((True, False) if team == "blue" else (False, True))

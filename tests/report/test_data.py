@@ -114,10 +114,13 @@ def test_one_agent_alone(tmp_path: Path) -> None:
     with fresh(tmp_path) as ledger:
         fill(ledger, days=12)
         data = read(ledger, until_s=NOW_S, now_s=NOW_S, agent="coder")
+        every = read(ledger, until_s=NOW_S, now_s=NOW_S)
         theirs = sum(hour.nanos for hour in ledger.hours(agent="coder"))
 
     assert data.total.nanos == theirs
-    assert {row.name for row in data.spend.by_agent} == {"coder"}
+    # Of what it did with others it has its part, alone as among all: else what a unit of it costs would be two things.
+    assert data.spend.by_agent == tuple(row for row in every.spend.by_agent if row.name == "coder")
+    assert data.spend.micros == data.spend.by_agent[0].micros > 0
 
 
 def test_what_is_unattributed_and_what_led_to_nothing_add_up(tmp_path: Path) -> None:
@@ -227,3 +230,35 @@ def test_a_report_is_data_that_can_be_compared(tmp_path: Path) -> None:
 
     assert one == other
     assert replace(one, made_s=5) != other
+
+
+def test_nobodys_calls_without_a_price_are_not_passed_over(tmp_path: Path) -> None:
+    """What they cost is unknown, which is not zero: nobody may read that a team answers for every dollar."""
+    pytest.importorskip("jinja2")
+    with fresh(tmp_path) as ledger:
+        add(ledger, call("own"), *(call(f"nobodys{n}", team=None, user=None, nanos=None) for n in range(3)))
+        data = read(ledger, until_s=NOW_S + DAY_S, now_s=NOW_S)
+
+    assert data.spend.by_team[0].name is None
+    first, figures, *_ = sections(data)
+    assert first.title == "Unattributed spend: $0.00, and 3 calls without a known price"
+    assert "3 calls have no known price: what they cost is not in these figures." in figures.lines
+    page = texts(data)["html"]
+    assert "A team answers for every dollar" not in page
+    assert "3 of its calls have no known price" in page
+
+
+def test_calls_of_a_clock_that_is_ahead_are_told(tmp_path: Path) -> None:
+    """A report until now has none of them: whoever sets a clock forward must not spend unseen."""
+    pytest.importorskip("jinja2")
+    with fresh(tmp_path) as ledger:
+        add(ledger, call("now", nanos=10**9), call("ahead", nanos=7 * 10**9, at_s=NOW_S + 400 * DAY_S))
+        data = read(ledger, until_s=NOW_S + 60, now_s=NOW_S)
+        past = read(ledger, since_s=NOW_S - DAY_S, until_s=NOW_S - 60, now_s=NOW_S)
+        totals = ledger.totals().nanos
+
+    assert data.total.nanos + data.ahead.nanos == totals
+    assert json.loads(to_json(data))["ahead"]["usd"] == "7"
+    said = "1 more calls, of $7.00, say they are made after now: a clock is ahead."
+    told, before = texts(data), texts(past)
+    assert all(said in told[form] and said not in before[form] for form in ("html", "terminal"))

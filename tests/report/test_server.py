@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -208,9 +209,35 @@ def test_the_form_gives_a_cookie_for_the_token(ledger: Ledger) -> None:
         assert TOKEN not in cookie
         assert allowed[0] == 200
         assert served.ask("/login", "POST", "x" * 5_000, **kind)[0] == 400
+        assert served.ask("/login", "POST", "x=1&" * 20, **kind)[0] == 400
+        for length in ("-1", "²", "9" * 5_000):
+            assert served.ask("/login", "POST", None, Content_Length=length)[0] == 400
         assert served.ask("/login", "POST", "token=x", Host="evil.test", **kind)[0] == 421
     with Served(ledger, TOKEN) as another:
         assert another.ask("/", Cookie=cookie.partition(";")[0])[0] == 401, "a cookie is of one process"
+
+
+def test_a_request_that_comes_a_byte_at_a_time_is_given_up(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, the whole doesn't: who sends so would keep one of few threads for ever."""
+    monkeypatch.setattr("tokenmeter.report.server._PATIENCE_S", 0.3)
+    with (
+        Served(ledger, TOKEN) as served,
+        socket.create_connection(("127.0.0.1", served.server.server_address[1])) as slow,
+    ):
+        slow.settimeout(0.02)
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
+        for _ in range(500):
+            try:
+                slow.sendall(b"x")
+                assert slow.recv(1) == b""
+                break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+        else:
+            pytest.fail("the server goes on to wait")
+        assert served.ask("/")[0] == 401
 
 
 def test_a_short_token_is_none() -> None:

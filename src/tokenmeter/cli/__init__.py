@@ -6,10 +6,12 @@ Exit statuses: 0 done, 1 it failed (the store can't be reached), 2 the arguments
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from tokenmeter.cli import budgets, doctor, drain, grant, loss, outcome, pause, report, serve
 from tokenmeter.cli.trouble import FAILURE, USAGE, Trouble
@@ -21,6 +23,7 @@ _RAISING = frozenset({"strict", "surrogateescape"})  # the latter in the C local
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
+    _open_what_is_closed()
     arguments = _parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in _RAISING:
         sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
@@ -36,12 +39,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of the output has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_output()
         return 141
+    except OSError as error:  # a disk that is full, a folder that can't be written
+        _let_go_of_output()
+        named = "" if error.filename is None else f"{str(error.filename)!r}: "
+        return _fail(arguments.command, f"{named}{error.strerror or error}", FAILURE)
     return status
 
 
-def _fail(command: str, error: Exception, status: int) -> int:
+def _open_what_is_closed() -> None:
+    """Something to write to in place of an output that is closed: its number would go to the next file, say a store."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open to the end
+
+
+def _let_go_of_output() -> None:
+    """What can't be written is not tried again when the process ends."""
+    with contextlib.suppress(OSError, ValueError):  # it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(command: str, error: Exception | str, status: int) -> int:
     from tokenmeter.texts import clean
 
     sys.stderr.write(f"tokenmeter {command}: {clean(' '.join(str(error).split()))}\n")

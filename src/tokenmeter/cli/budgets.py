@@ -56,7 +56,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         NAME,
         help="what is spent, held and left of every budget of a store",
         description="Shows every budget of the store in its present window: those that are used up to 80 % or more "
-        "come first, then those that end soonest.",
+        "come first, then those that end soonest. Those of users stand in the order of their names.",
     )
     parser.add_argument("text", nargs="?", metavar="TEXT", help="only budgets with this in their name or scope")
     for name in _FILTERS:
@@ -120,11 +120,17 @@ def _wanted(book: Book, arguments: argparse.Namespace) -> bool:
 
 
 def _urgency(line: Line) -> tuple[bool, float, float, str, str]:
-    """Those near their limit first, the fullest before all; then by how soon they end."""
+    """Those near their limit first, the fullest before all; then by how soon they end.
+
+    Those of users stand in the order of their names: by how full they are they would be a board of people.
+    """
+    from tokenmeter.cli.accounts import pairs_of
+
     used = math.inf if line.used is None else line.used
     near = used >= _NEAR
+    full = 0.0 if "user" in (pairs_of(line.book) or {}) else -used
     ends = math.inf if line.book.resets_at is None else line.book.resets_at
-    return not near, -used if near else ends, -used, line.book.budget, line.book.scope
+    return not near, full if near else ends, full, line.book.budget, line.book.scope
 
 
 # -- shown

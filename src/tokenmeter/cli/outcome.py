@@ -171,9 +171,10 @@ def _import_otel(arguments: argparse.Namespace) -> int:
 
 def _pour(found: Harvest, arguments: argparse.Namespace) -> int:
     with _opened(arguments) as ledger:
-        new = sum(bool(ledger.put_outcome(outcome)) for outcome in found.outcomes)
+        fresh = [outcome for outcome in found.outcomes if ledger.put_outcome(outcome)]
+        new = len(fresh)
         back = sum(bool(ledger.revoke(each.kind, each.key, each.at_s, each.why)) for each in found.revocations)
-        linked = _link(ledger, found.outcomes, arguments)
+        linked = _link(ledger, fresh if new == len(found.outcomes) else _kept(ledger, found.outcomes), arguments)
         address = ledger.address
     if arguments.json:
         told = {"ledger": address, "outcomes": len(found.outcomes), "new": new, "revoked": back, "linked": linked}
@@ -206,6 +207,14 @@ def _counting(arguments: argparse.Namespace) -> tuple[Kinds, Rules]:
 
 def _kinds(arguments: argparse.Namespace) -> Kinds:
     return _counting(arguments)[0]
+
+
+def _kept(ledger: Ledger, outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """These outcomes as the ledger has them: what was said of one first is what counts, and is what is linked."""
+    from tokenmeter.ledger.lines import name_of
+
+    names = {(name_of(each.kind), name_of(each.key)) for each in outcomes}
+    return [each for each in ledger.outcomes() if (each.kind, each.key) in names]
 
 
 def _link(ledger: Ledger, outcomes: Iterable[Outcome], arguments: argparse.Namespace) -> int:
@@ -264,12 +273,12 @@ def _documents(text: str, path: str) -> Iterator[dict[str, object]]:
     """One JSON document, a list of them, or one a line."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip():
                 try:
                     yield json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise Trouble(f"{path!r} is no JSON at line {number}: {error}; give OTLP/JSON") from None
         return
     yield from found if isinstance(found, list) else [found]

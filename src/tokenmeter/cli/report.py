@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-import os
+import secrets
+import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenmeter.cli import drain, where
-from tokenmeter.cli.trouble import Trouble
+from tokenmeter.cli.trouble import FAILURE, Trouble
 
 if TYPE_CHECKING:
     from tokenmeter.budgets import Store
@@ -73,12 +73,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Report once."""
-    if arguments.json and (arguments.html or arguments.csv or arguments.focus):
+    if arguments.json and (arguments.html is not None or arguments.csv or arguments.focus):
         raise Trouble("--json and another form are asked for; choose one")
-    if arguments.html:
+    if arguments.html is not None:
         _refuse_folder(Path(arguments.html))
     with opened(arguments) as books, progress(arguments) as bar:
         data = books.read(bar)
+    _warn_of_nothing(data)
     _show(data, arguments)
     return 0
 
@@ -198,14 +199,28 @@ def progress(arguments: argparse.Namespace) -> Iterator[Bar]:
 # -- shown
 
 
+def _warn_of_nothing(data: ReportData) -> None:
+    """A name that is mistyped looks like a team or an agent that spent nothing."""
+    from tokenmeter.texts import clean
+
+    named = [f"{what} {name!r}" for what, name in (("team", data.team), ("agent", data.agent)) if name is not None]
+    if named and not data.lines:
+        sys.stderr.write(f"tokenmeter {NAME}: no call of {clean(' and '.join(named))} is in this window\n")
+
+
 def _show(data: ReportData, arguments: argparse.Namespace) -> None:
     from tokenmeter.report import to_csv, to_focus, to_json
 
-    if arguments.html:
+    if arguments.html is not None:
         from tokenmeter.report.html import to_html
 
-        _write(Path(arguments.html), to_html(data))
-        print(f"{arguments.html}: {Path(arguments.html).stat().st_size:,} bytes")
+        path, page = Path(arguments.html), to_html(data).encode("utf-8", "replace")
+        try:
+            _write(path, page)
+        except OSError as error:
+            raise Trouble(f"--html {arguments.html!r} can't be written: {error.strerror or error}", FAILURE) from None
+        if path.is_file():
+            print(f"{arguments.html}: {len(page):,} bytes")
     elif arguments.json:
         print(to_json(data))
     elif arguments.csv or arguments.focus:
@@ -246,15 +261,21 @@ def _tables(data: ReportData, *, plain: bool) -> None:
                 tables.show(table)
 
 
-def _write(path: Path, text: str) -> None:
-    """All of the file or nothing: a reader never sees half of it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def _write(path: Path, page: bytes) -> None:
+    """All of the file or nothing: a reader never sees half of it, and whoever could read it before still can."""
+    if path.exists() and not path.is_file():  # a pipe or a device, which nothing may take the place of
+        path.write_bytes(page)
+        return
+    path = path.resolve()  # a link stays one
+    beside = path.with_name(f".tokenmeter-{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.write(text)
-        Path(name).replace(path)
+        with beside.open("xb") as file:
+            file.write(page)
+        if path.exists():
+            shutil.copymode(path, beside)
+        beside.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
 
 

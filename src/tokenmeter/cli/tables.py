@@ -10,6 +10,9 @@ from typing import Any
 
 from tokenmeter.texts import clean
 
+_LEAST = 8  # a column of text that is narrower can't be read
+_GAP = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -31,7 +34,8 @@ def show(table: Table) -> None:
     if fancy():
         from rich.console import Console
 
-        Console(highlight=False).print(drawn(table))
+        console = Console(highlight=False)
+        console.print(drawn(table, console.width))
     else:
         print(aligned(table))
 
@@ -46,15 +50,49 @@ def aligned(table: Table) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def drawn(table: Table) -> Any:
-    """A table of rich."""
+def drawn(table: Table, room: int, *, title: str | None = None) -> Any:
+    """What rich prints into so many columns: a table, or where none can be read in them, a list of its rows."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    found = RichTable(box=box.SIMPLE_HEAD)
-    for name in table.head:
-        found.add_column(name, justify="right" if name in table.right else "left", overflow="fold")
+    widths = _widths(table, room)
+    if widths is None:
+        return _listed(table, title)
+    found = RichTable(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
+                      show_edge=False, pad_edge=False, collapse_padding=True)  # fmt: skip
+    for name, width in zip(table.head, widths, strict=True):
+        found.add_column(Text(name), justify="right" if name in table.right else "left", overflow="fold", width=width)
     for number, row in enumerate(table.rows):
         found.add_row(*[Text(clean(cell)) for cell in row], style=table.styles[number] if table.styles else "")
+    return found
+
+
+def _widths(table: Table, room: int) -> list[int] | None:
+    """How wide each column is: figures are never cut, text is folded as far as it can be read; None: it doesn't fit."""
+    from rich.cells import cell_len
+
+    found = []
+    for i, name in enumerate(table.head):
+        heading = max(map(len, name.split()), default=0) if name in table.right else len(name)
+        found.append(max([heading, *(cell_len(clean(row[i])) for row in table.rows)]))
+    texts = [i for i, name in enumerate(table.head) if name not in table.right]
+    over = sum(found) + _GAP * (len(found) - 1) - room
+    while over > 0:
+        widest = max(texts, key=lambda i: found[i], default=None)
+        if widest is None or found[widest] <= _LEAST:
+            return None
+        found[widest] -= 1
+        over -= 1
+    return found
+
+
+def _listed(table: Table, title: str | None) -> Any:
+    from rich.text import Text
+
+    found = Text(f"{title}\n" if title is not None else "", style="bold")
+    for number, (first, *rest) in enumerate(table.rows):
+        told = "; ".join(f"{name} {cell}" for name, cell in zip(table.head[1:], rest, strict=True) if cell)
+        found.append(f"{clean(first)}: {clean(told)}\n", style=table.styles[number] if table.styles else "not bold")
+    found.rstrip()
     return found

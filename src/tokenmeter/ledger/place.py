@@ -42,6 +42,12 @@ _PRAGMAS = (
 )
 
 
+_REMEDIES = (  # of what SQLite says
+    ("readonly", "or its folder can't be written by this user; give write access to both, or report on a copy"),
+    ("malformed", "is damaged; put a copy in its place, or save what can be read with: sqlite3 FILE .recover"),
+)
+
+
 class Place:
     """One database, whose transactions are for reading or for writing. ``address`` has no password."""
 
@@ -108,7 +114,9 @@ class Place:
             text = " ".join(str(cause).split())[:300]
             if isinstance(cause, sqlite3.DatabaseError) and "not a database" in text:
                 raise ConfigError(f"{self.address} is no database; name another file for the ledger") from None
-            raise StoreUnavailable(f"the ledger {self.address} can't be reached: {text}") from error
+            known = [remedy for sign, remedy in _REMEDIES if sign in text and isinstance(cause, sqlite3.DatabaseError)]
+            told = known[0] if known else f"can't be reached: {text}"
+            raise StoreUnavailable(f"the ledger {self.address} {told}") from error
 
 
 def parse(url: str) -> str:

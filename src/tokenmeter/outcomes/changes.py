@@ -42,6 +42,11 @@ class Claim:
         return self.outcome.at_s, self.outcome.kind, self.outcome.key
 
     @property
+    def claimants(self) -> frozenset[Claimant]:
+        """Who made the runs that led to it."""
+        return frozenset(claimant for _, claimant, _, _ in self.runs)
+
+    @property
     def own_word(self) -> bool:
         """Whether nobody but the program that claims it says so."""
         return self.outcome.source == OWN_WORD
@@ -85,19 +90,34 @@ def changes(claims: Iterable[Claim], rules: Rules) -> tuple[tuple[Change, ...], 
 
 
 def _takes_down(back: Claim, claim: Claim) -> bool:
-    """What was taken back takes along what it weighs up to, unless that came later."""
+    """What was taken back takes along what it weighs up to, unless that came later.
+
+    What only a program tells takes along nothing that was read from the work of somebody else.
+    """
+    if back.own_word and not claim.own_word and not back.claimants & claim.claimants:
+        return False
     revoked_s = back.outcome.revoked_s
     same_change = back.outcome.fold == claim.outcome.fold is not None or (back.foldable and claim.foldable)
     return same_change and revoked_s is not None and claim.outcome.at_s <= revoked_s and claim.micros <= back.micros
 
 
 def _grouped(claims: Sequence[Claim]) -> list[list[Claim]]:
-    """What a fold or a run says to be one."""
+    """What a fold or a run says to be one.
+
+    Who names the fold of a change that was read from the work of others is part of it, and joins it to no other: else
+    anybody could make one of all that somebody did.
+    """
     union = _Union(len(claims))
     first: dict[tuple[str, str], int] = {}
+    workers: dict[str | None, set[Claimant]] = defaultdict(set)
+    for claim in claims:
+        if not claim.own_word:
+            workers[claim.outcome.fold] |= claim.claimants
     for i, claim in enumerate(claims):
-        marks = [("fold", claim.outcome.fold)] if claim.outcome.fold is not None else []
-        marks += [("run", run) for run in claim.named] if claim.foldable else []
+        fold = claim.outcome.fold
+        marks = [("fold", fold)] if fold is not None else []
+        joins = fold not in workers or not claim.own_word or bool(claim.claimants & workers[fold])
+        marks += [("run", run) for run in claim.named] if claim.foldable and (joins or fold is None) else []
         for mark in marks:
             union.join(i, first.setdefault(mark, i))
     groups: dict[int, list[Claim]] = defaultdict(list)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
@@ -22,6 +23,7 @@ COLUMNS: Final = (
     *NEEDED, "team", "user", "run", "agents", "weight", "confidence", "fold", "accepted_by", "revoked_at", "why",
 )  # fmt: skip
 MAX_LINES: Final = 1_000_000
+_DATE: Final = re.compile(r"(?:19|20)[0-9]{2}(?:[0-9]{4})?")  # 2026 and 20261129 are no seconds of 1970
 
 
 def read_csv(lines: Iterable[str], *, kinds: Kinds = BUILT_IN) -> Harvest:
@@ -74,7 +76,7 @@ def _check(names: list[str]) -> None:
 def _moment(what: str, text: str) -> float:
     with contextlib.suppress(ValueError):
         seconds = float(text)
-        if math.isfinite(seconds):
+        if math.isfinite(seconds) and not _DATE.fullmatch(text):
             return seconds
     try:
         found = datetime.fromisoformat(text)

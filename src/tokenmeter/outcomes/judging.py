@@ -92,6 +92,7 @@ def judge(
         else:
             done[name] = Judged(outcome, verdict)
     circle = closed(_acceptances(open_), frozenset(plain(user) for user in rules.teams))
+    circle |= _agents_of_one(by_run.values())
     claims = []
     for outcome, kind, own in open_:
         left = _left(outcome, kind, [run for _, run in own], circle, rules)
@@ -168,6 +169,15 @@ def _acceptances(
                 yield user, outcome.accepted_by, outcome.source == OWN_WORD
 
 
+def _agents_of_one(runs: Iterable[RunSum]) -> frozenset[Pair]:
+    """The agents that one person alone has: what they accept of hers she accepts herself, in whichever run."""
+    users: dict[str, set[str]] = defaultdict(set)
+    for run in runs:
+        for agent in run.agents:
+            users[plain(agent)].add(plain(run.user or ""))
+    return frozenset((user, agent) for agent, those in users.items() if len(those) == 1 for user in those)
+
+
 def _left(outcome: Outcome, kind: Kind, spenders: Sequence[RunSum], circle: frozenset[Pair], rules: Rules) -> float:
     """What is left of an outcome after a look at who accepted it."""
     heard = rules.own_word if outcome.source == OWN_WORD else 1.0
@@ -176,7 +186,7 @@ def _left(outcome: Outcome, kind: Kind, spenders: Sequence[RunSum], circle: froz
     accepter = plain(outcome.accepted_by)
     if is_self_accepted(outcome, spenders):
         return rules.self_accepted * heard
-    if not kind.accepters and any((plain(run.user or ""), accepter) in circle for run in spenders):
+    if not kind.accepters and any(run.user and (plain(run.user), accepter) in circle for run in spenders):
         return rules.self_accepted * heard
     return heard
 

@@ -21,7 +21,7 @@ _ROOTS: Final = frozenset({"testsuites", "testsuite"})
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What a report says. Counts are those of the test cases that are in it."""
+    """What a report says. Counts are those of the test cases in it; ``failed`` is what a suite sums up, if more."""
 
     name: str
     tests: int
@@ -92,12 +92,13 @@ class _Reading:
         self._root: str | None = None
         self._name = ""
         self._at_s: float | None = None
-        self._tests = self._failed = self._skipped = 0
+        self._tests = self._failed = self._skipped = self._failed_in_sum = 0
         self._bad = self._left = False
         self._in_case = False
 
     def results(self) -> Results:
-        return Results(self._name, self._tests, self._failed, self._skipped, self._at_s)
+        failed = max(self._failed, self._failed_in_sum)
+        return Results(self._name, self._tests, failed, self._skipped, self._at_s)
 
     def _refuse(self, name: str, *rest: object) -> None:
         raise ConfigError(f"the report declares a document type or an entity, {name!r}; JUnit reports have none")
@@ -112,6 +113,9 @@ class _Reading:
                 )
         if name in _ROOTS:
             self._name = self._name or attributes.get("name", "")
+            sums = [attributes.get(each, "") for each in ("failures", "errors")]
+            failed = sum(int(each[:9]) for each in sums if each.isascii() and each.isdigit())
+            self._failed_in_sum = max(self._failed_in_sum, failed)
             at_s = _moment(attributes.get("timestamp"))
             self._at_s = at_s if self._at_s is None else max(self._at_s, at_s or 0.0)
         elif name == "testcase":

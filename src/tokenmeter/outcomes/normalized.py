@@ -8,7 +8,7 @@ names, and none is of a person.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tokenmeter.ledger.views import HourSum, Link, Outcome, RunSum
@@ -126,6 +126,7 @@ def report(
     linked: dict[str | None, int] = {
         team: min(spend.teams[team], nanos) for team, nanos in gain.linked.items() if team is not None
     }
+    nobodys = None in spend.teams or gain.teams.get(None, 0) > 0  # calls without a price count as well
     unattributed = spend.teams.pop(None, 0)
     total = unattributed + sum(spend.teams.values())
     led = sum(linked.values())
@@ -136,7 +137,7 @@ def report(
         )
         for team in spend.teams.keys() | {team for team in gain.teams if team is not None}
     ]  # fmt: skip
-    first = [Row(None, unattributed, gain.teams[None], spend.estimated[None])] if unattributed else []
+    first = [Row(None, unattributed, gain.teams[None], spend.estimated[None])] if nobodys else []
     return Normalized(
         unattributed_nanos=unattributed,
         nameless_nanos=spend.nameless,
@@ -213,15 +214,20 @@ class _Gain:
             if run.run not in self._seen:
                 self._seen.add(run.run)
                 self.linked[team] += run.nanos
-            for to, names in ((self.agents, _agents(outcome, run)), (self.models, run.models)):
-                some: tuple[str | None, ...] = tuple(names) or (None,)
-                for name, part in zip(some, split(credit.micros, [1] * len(some)), strict=True):
+            for to, names in ((self.agents, credited(outcome, run)), (self.models, run.models)):
+                for name, part in in_parts(credit.micros, names):
                     to[name] += part
             if team is not None:
                 self.nanos_of_kinds[team][outcome.kind] += max(1, run.nanos * credit.micros // MICROS)
 
 
-def _agents(outcome: Outcome, run: RunSum) -> tuple[str, ...]:
+def in_parts(micros: int, names: Sequence[str]) -> Iterable[tuple[str | None, int]]:
+    """What each of them has of it; where nobody is named, nobody has all."""
+    some: tuple[str | None, ...] = tuple(names) or (None,)
+    return zip(some, split(micros, [1] * len(some)), strict=True)
+
+
+def credited(outcome: Outcome, run: RunSum) -> tuple[str, ...]:
     """The agents of a run that share in an outcome: those that it names, else all that took part."""
     named = tuple(agent for agent in run.agents if agent in outcome.agents)
     return named or run.agents

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import lru_cache
 
+_ADDRESSED = re.compile(r"<([^<>\s]+@[^<>\s]+)>$")  # Alice <alice@example.com>
+_NUMBER = re.compile(r"^[0-9]+[+-](?=[^@]+@users\.noreply\.git(?:hub|lab)\.com$)")
+_TAG = re.compile(r"(?<=[^@])\+[^@]*(?=@)")  # alice+news@example.com is alice's, too
 _BETWEEN = re.compile(r"[\W_]+")
+_WITHIN = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[^\W\d_])(?=\d+(?:[\W_]|$))")  # aliceMail, alice2
 _MOST_WORDS = 32
 
 
 @lru_cache(maxsize=65_536)
 def plain(name: str) -> str:
-    """A name to compare by: no case, no spaces around it."""
-    return name.strip().casefold()
+    """A name to compare by: no case, nothing unseen, no spaces around it; of a mail address, whose box it is."""
+    text = _seen(name)
+    addressed = _ADDRESSED.search(text)
+    return _TAG.sub("", _NUMBER.sub("", addressed[1] if addressed is not None else text))
+
+
+def _seen(name: str) -> str:
+    seen = "".join(each for each in unicodedata.normalize("NFKC", name) if unicodedata.category(each) != "Cf")
+    return seen.strip().casefold()
 
 
 def same(one: str | None, other: str | None) -> bool:
@@ -28,11 +40,15 @@ def same(one: str | None, other: str | None) -> bool:
 
 
 def names_a_person(name: str, users: frozenset[str]) -> bool:
-    """Whether the name of an agent gives away who it belongs to: ``alice-mail`` does, ``planner`` isn't of ``ann``.
+    """Whether the name of an agent gives away who it belongs to: ``alice-mail`` and ``aliceMail2`` do.
 
-    ``users`` are plain names, without what follows an ``@``.
+    ``planner`` isn't of ``ann``. ``users`` are plain names, without what follows an ``@``.
     """
-    words = [word for word in _BETWEEN.split(plain(name)) if word][:_MOST_WORDS]
+    return any(_has_one_of(users, _BETWEEN.split(_seen(each))) for each in (name, _WITHIN.sub(" ", name)))
+
+
+def _has_one_of(users: frozenset[str], parts: list[str]) -> bool:
+    words = [word for word in parts if word][:_MOST_WORDS]
     for i in range(len(words)):
         for j in range(i + 1, min(len(words), i + 3) + 1):
             if any(sign.join(words[i:j]) in users for sign in ("", ".", "-", "_", " ")):

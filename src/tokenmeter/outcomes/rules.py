@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
 from tokenmeter.errors import ConfigError
+from tokenmeter.outcomes.people import plain
 
 _DAY_S = 86_400.0
 _NOBODY: Mapping[str, str] = MappingProxyType({})
@@ -44,8 +46,14 @@ class Rules:
     min_group: int = 5
     adoption_target: float = 0.8
     teams: Mapping[str, str] = field(default_factory=lambda: _NOBODY, hash=False)
+    _by_name: Mapping[str, str] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _by_box: Mapping[str, str] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_name", {plain(user): team for user, team in self.teams.items()})
+        boxes = Counter(name.partition("@")[0] for name in self._by_name if "@" in name)
+        by_box = {box: team for name, team in self._by_name.items() if boxes[box := name.partition("@")[0]] == 1}
+        object.__setattr__(self, "_by_box", by_box)
         for each in fields(self):
             value = getattr(self, each.name)
             if each.name.endswith("_s") and not 0 < value <= 3650 * _DAY_S:
@@ -58,8 +66,16 @@ class Rules:
             raise ConfigError(f"min_group is {self.min_group!r}; a group has at least 2 people, and 5 is the default")
 
     def team_of(self, user: str | None, team: str | None) -> str | None:
-        """The team that answers for a call: the user's own by the directory, else the one it was charged to."""
-        return team if user is None else self.teams.get(user, team)
+        """The team that answers for a call: the user's own by the directory, else the one it was charged to.
+
+        Names are the same as where it matters who accepted what: nobody leaves the directory by another spelling.
+        """
+        if user is None or not self.teams:
+            return team
+        name = plain(user)
+        box, is_address, _ = name.partition("@")
+        found = self._by_name.get(name) or (self._by_name if is_address else self._by_box).get(box)
+        return team if found is None else found
 
 
 _PARTS = ("self_accepted", "own_word")

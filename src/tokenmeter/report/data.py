@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Final
 
 from tokenmeter.errors import ConfigError
-from tokenmeter.ledger.views import Outcome
+from tokenmeter.ledger.views import HourSum, Outcome
 from tokenmeter.outcomes import (
     BUILT_IN,
     Adoption,
@@ -117,8 +117,9 @@ class ReportData:
 
     ``spend`` has what came of it by team, agent, model and kind, under the names that are shown. ``spendless`` are
     outcomes that no spend led to, ``apart`` the others that don't count. ``runs_cut``: the ledger has more runs than
-    were looked into, so that some of what led to outcomes may not be known. ``adoption`` has the weeks of each group of
-    the directory; None where the rules name no teams, and in a report of one agent.
+    were looked into, so that some of what led to outcomes may not be known. ``ahead`` are calls that say they are made
+    after now, whoever's they are: a clock is wrong, and they are in no window yet. ``adoption`` has the weeks of each
+    group of the directory; None where the rules name no teams, and in a report of one agent.
     """
 
     address: str
@@ -149,6 +150,7 @@ class ReportData:
     own: Own | None
     runs_cut: bool
     shown: Shown = field(repr=False, compare=False)  # for looking into runs under the same names
+    ahead: Sums = field(default_factory=Sums)
 
     @property
     def unattributed(self) -> Sums:
@@ -180,9 +182,10 @@ def read(
     end_s = now_s if until_s is None else until_s
     if not since_s < end_s:
         raise ConfigError("the window ends before it begins; give a since that is earlier than until")
-    found = gather(ledger, since_s, end_s, team=team, agent=agent, by_user=bool(rules.teams), progress=progress)
-    return make(found, address=ledger.address, team=team, agent=agent, me=me, books=books, kinds=kinds, rules=rules,
+    found = gather(ledger, since_s, end_s, team=team, agent=agent, rules=rules, progress=progress)
+    data = make(found, address=ledger.address, team=team, agent=agent, me=me, books=books, kinds=kinds, rules=rules,
                 now_s=now_s)  # fmt: skip
+    return data if end_s < now_s else replace(data, ahead=_sums(ledger.hours(found.until_s, by=())))
 
 
 def make(
@@ -202,7 +205,7 @@ def make(
                    kinds=kinds, rules=rules, as_of_s=found.until_s)  # fmt: skip
     narrow = narrowed(found, judged, rules, team=team, agent=agent)
     spend = report(found.hours, narrow.runs, narrow.judged, rules=rules, since_s=found.since_s, until_s=found.until_s)
-    shown = Shown(teams_of(spend.by_team), _people(found, rules))
+    shown = Shown(teams_of(spend.by_team), _people(found, rules), rules)
     _refuse_persons(spend, shown, team, agent, rules)
     lines = _lines(found, shown, rules)
     findings = find_waste(found.waste_hours, narrow.waste_runs, found.repeats, narrow.judged, rules=rules)
@@ -280,7 +283,7 @@ def _order(names: tuple[str | None, str | None, str, str | None, int]) -> tuple[
     return team is not None, team or "", agent is not None, agent or "", provider, model or "", start_s
 
 
-def _sums(lines: Iterable[Line]) -> Sums:
+def _sums(lines: Iterable[Line | HourSum]) -> Sums:
     found = [0] * len(SUMS)
     for line in lines:
         for place, name in enumerate(SUMS):

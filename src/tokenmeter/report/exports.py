@@ -78,6 +78,7 @@ def for_json(data: ReportData) -> dict[str, Any]:
         "agent": data.agent,
         "min_group": data.min_group,
         "runs_cut": data.runs_cut,
+        "ahead": _sums(data.ahead),
         "unattributed": {"usd": exact(spend.unattributed_nanos), "nameless_usd": exact(spend.nameless_nanos)},
         "total": _sums(data.total),
         "led_to_outcomes_usd": exact(spend.linked_nanos),

@@ -6,11 +6,12 @@ a ledger of any size fits into memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tokenmeter.ledger.views import HourSum, Outcome, RepeatSum, RunSum
+from tokenmeter.outcomes.rules import DEFAULT, Rules
 from tokenmeter.report.series import DAY_S, HOUR_S, fine_step
 
 if TYPE_CHECKING:
@@ -53,19 +54,21 @@ def gather(
     *,
     team: str | None = None,
     agent: str | None = None,
-    by_user: bool = False,
+    rules: Rules = DEFAULT,
     progress: Progress | None = None,
 ) -> Gathered:
-    """Read a window. Its first and its last hour are whole ones. ``by_user``: a directory says the team of each."""
+    """Read a window. Its first and its last hour are whole ones. A directory of the rules says the team of each."""
     from tokenmeter.ledger.reading import ANY
 
     tell = _telling(progress)
-    only: dict[str, Any] = {"team": ANY if team is None else team, "agent": ANY if agent is None else agent}
+    by_user = bool(rules.teams)
+    charged: Any = ANY if team is None else team
+    only: dict[str, Any] = {"team": ANY if by_user else charged, "agent": ANY if agent is None else agent}
     since, until = int(since_s) // HOUR_S * HOUR_S, -(-int(until_s) // HOUR_S) * HOUR_S
     tell()
     since = max(since, _first_hour(ledger, since, until))
     step = fine_step(since, until)
-    hours = tuple(_hours(ledger, since, until, step, only))
+    hours = tuple(_theirs(_hours(ledger, since, until, step, only), rules, team))
     user_hours = tuple(_hours(ledger, since, until, DAY_S, {}, by=("user",))) if by_user and agent is None else ()
     tell()
     outcomes = tuple(ledger.outcomes(max(0, since - _BEFORE_S), until))
@@ -76,13 +79,18 @@ def gather(
         runs |= {run.run: run for run in _named(ledger, outcomes, runs.keys())}
     tell()
     waste_since = max(since, until - WASTE_DAYS * DAY_S)
-    repeats = tuple(ledger.repeats(waste_since, until, largest=MOST_REPEATS, **only))
+    repeats = tuple(ledger.repeats(waste_since, until, largest=MOST_REPEATS, **{**only, "team": charged}))
     tell()
     names = ("agent", "team", "model", *(["user"] if by_user else []))
-    fine = tuple(ledger.hours(waste_since, until, by=names, **only))
+    fine = tuple(_theirs(ledger.hours(waste_since, until, by=names, **only), rules, team))
     tell()
     return Gathered(since, until, step, hours, outcomes, tuple(runs.values()), cut, repeats, waste_since, fine,
                     user_hours)  # fmt: skip
+
+
+def _theirs(hours: Iterable[HourSum], rules: Rules, team: str | None) -> Iterator[HourSum]:
+    """The hours that this team answers for, whichever team they were charged to; None is any."""
+    return (hour for hour in hours if team is None or rules.team_of(hour.user, hour.team) == team)
 
 
 def _first_hour(ledger: Ledger, since: int, until: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlencode
 
@@ -16,6 +17,7 @@ from tokenmeter.ledger.views import RunSum
 from tokenmeter.report.data import ReportData
 from tokenmeter.report.exports import to_csv, to_json
 from tokenmeter.report.focus import to_focus
+from tokenmeter.report.gathering import MOST_RUNS
 from tokenmeter.report.grids import NOTHING, Grid, Shelf, link
 from tokenmeter.report.html import render, to_html
 from tokenmeter.report.shown import NO_AGENT, OF_A_PERSON, UNATTRIBUTED, Shown
@@ -120,8 +122,7 @@ class Pages:
         asked = {name: value for name in ("agent", "team") if (value := query.get(name) or getattr(data, name))}
         if _is_hidden(asked, data):
             return self.trouble("That is not shown by itself: its figures would be those of a person.", 404)
-        runs = self._ledger.runs(data.since_s, data.until_s, largest=_MOST_RUNS, **asked)
-        rows = [_run_row(run, data.shown) for run in runs]
+        rows = [_run_row(run, data.shown) for run in self._largest(data, **asked)]
         title = "Runs" + "".join(f", {name} {short(value)}" for name, value in asked.items())
         head = ("Run", "Agents", "Team", "Spend", "Calls", "Depth", "Refused", "Failed", "Last call")
         grid = Grid(
@@ -130,6 +131,14 @@ class Pages:
         return Page(
             render("list.html", title=title, grid=grid, more=None, note="", **self._frame(query, "/runs", **asked))
         )
+
+    def _largest(self, data: ReportData, *, agent: str | None = None, team: str | None = None) -> list[RunSum]:
+        """The runs with the most spend. Where a directory says whose they are, the ledger can't be asked for a team."""
+        only = {"agent": agent, "team": None if data.shown.by_directory else team}
+        asked = {name: value for name, value in only.items() if value is not None}
+        found = self._ledger.runs(data.since_s, data.until_s, largest=MOST_RUNS, **asked)
+        theirs = (run for run in found if team is None or data.shown.team_of(run.user, run.team) == team)
+        return list(islice(theirs, _MOST_RUNS))
 
     def _run(self, query: Query) -> Page:
         data = self.data()
@@ -167,7 +176,7 @@ def _is_hidden(asked: Mapping[str, str], data: ReportData) -> bool:
 
 def _is_within(run: RunSum, data: ReportData) -> bool:
     """Whether a run is of what this report is about."""
-    if data.team is not None and run.team != data.team:
+    if data.team is not None and data.shown.team_of(run.user, run.team) != data.team:
         return False
     if data.agent is not None and data.agent not in run.agents:
         return False
@@ -177,7 +186,7 @@ def _is_within(run: RunSum, data: ReportData) -> bool:
 def _run_row(run: RunSum, shown: Shown) -> Shelf:
     name = OF_A_PERSON if shown.is_personal(run.run) else link(short(run.run, 40), _href("/run", id=run.run))
     agents = _INTO.join(shown.agent(agent) or NO_AGENT for agent in run.agents[:5]) or NO_AGENT
-    team = shown.team(run.team)
+    team = shown.team(shown.team_of(run.user, run.team))
     return Shelf((name, short(agents), UNATTRIBUTED if team is None else short(team), money(run.nanos),
                   count(run.calls), count(run.max_depth), count(run.refused), count(run.failed),
                   moment(run.last_s)))  # fmt: skip

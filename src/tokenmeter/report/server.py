@@ -5,9 +5,11 @@ No page loads anything from anywhere. What goes wrong is a page with a line of t
 
 from __future__ import annotations
 
+import io
 import logging
 import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, cast
 from urllib.parse import parse_qsl, urlsplit
@@ -21,7 +23,7 @@ logger = logging.getLogger("tokenmeter")
 _MOST_AT_ONCE: Final = 16
 _LONGEST_FORM: Final = 4096
 _LONGEST_PATH: Final = 2048
-_PATIENCE_S: Final = 10.0
+_PATIENCE_S: Final = 10.0  # for a request to come, all of it, and for an answer to go
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -75,12 +77,42 @@ class Server(ThreadingHTTPServer):
         logger.debug("a request from %s ended early", client_address, exc_info=True)
 
 
+class _Arriving(io.RawIOBase):
+    """What comes from a client, which has so long for all of it: a byte now and then would keep a thread for ever."""
+
+    def __init__(self, connection: socket.socket, patience_s: float) -> None:
+        self._connection = connection
+        self._until_s = time.monotonic() + patience_s
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, into: Any) -> int:
+        """What has come, into these bytes. Raises TimeoutError."""
+        left_s = self._until_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the request took too long to come")
+        before_s = self._connection.gettimeout()
+        self._connection.settimeout(left_s)
+        try:
+            return self._connection.recv_into(into)
+        finally:
+            self._connection.settimeout(before_s)
+
+
 class Handler(BaseHTTPRequestHandler):
     """One request."""
 
     server_version = "tokenmeter"
     sys_version = ""
     timeout = _PATIENCE_S
+
+    def setup(self) -> None:
+        """Before the request is read."""
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Arriving(self.connection, _PATIENCE_S))
 
     def do_GET(self) -> None:
         """A page."""
@@ -100,18 +132,24 @@ class Handler(BaseHTTPRequestHandler):
         if not self._is_welcome():
             return
         access = self._server.access
-        if urlsplit(self.path).path != "/login" or access.is_open:
+        if self.path.partition("?")[0] != "/login" or access.is_open:
             self._send(self._server.pages.trouble("There is nothing to send to here.", 405), {"Allow": "GET, HEAD"})
             return
         length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit() and int(length) <= _LONGEST_FORM):
+        try:
+            token = self._form(length).get("token", "")
+        except ValueError:
             self._send(self._server.pages.trouble("That is no login.", 400))
             return
-        form = dict(parse_qsl(self.rfile.read(int(length)).decode("utf-8", "replace"), max_num_fields=8))
-        if access.is_token(form.get("token", "")):
+        if access.is_token(token):
             self._send(Page("", status=303), {"Location": "/", "Set-Cookie": access.cookie()})
         else:
             self._send(self._server.pages.login(wrong=True))
+
+    def _form(self, length: str) -> dict[str, str]:
+        if not (length.isascii() and length.isdigit() and int(length[:9]) <= _LONGEST_FORM):
+            raise ValueError(f"{length[:40]!r} is no length of a form")
+        return dict(parse_qsl(self.rfile.read(int(length)).decode("utf-8", "replace"), max_num_fields=8))
 
     @property
     def _server(self) -> Server:

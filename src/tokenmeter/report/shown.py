@@ -11,6 +11,7 @@ from typing import Final
 
 from tokenmeter.outcomes.normalized import SMALL_GROUPS, Row
 from tokenmeter.outcomes.people import names_a_person, plain
+from tokenmeter.outcomes.rules import DEFAULT, Rules
 
 UNATTRIBUTED: Final = "(unattributed)"
 NO_AGENT: Final = "(no agent)"
@@ -19,10 +20,14 @@ _SHORTEST: Final = 3
 
 
 class Shown:
-    """The names of one report. ``teams`` are those that stand by themselves, ``people`` everybody who is known."""
+    """The names of one report. ``teams`` are those that stand by themselves, ``people`` everybody who is known.
 
-    def __init__(self, teams: Iterable[str], people: Iterable[str]) -> None:
+    ``team_of`` says which team answers for a call of a user; ``by_directory``: it may be another than was charged.
+    """
+
+    def __init__(self, teams: Iterable[str], people: Iterable[str], rules: Rules = DEFAULT) -> None:
         self.teams = frozenset(teams)
+        self.team_of, self.by_directory = rules.team_of, bool(rules.teams)
         names = {plain(name).partition("@")[0] for name in people}
         self._people = frozenset(name for name in names if len(name) >= _SHORTEST)
         self._known: dict[str, bool] = {}

@@ -14,7 +14,7 @@ from tokenmeter.report.adopted import adoption_grid, adoption_text
 from tokenmeter.report.data import ReportData
 from tokenmeter.report.grids import NOTHING
 from tokenmeter.report.shown import NO_AGENT
-from tokenmeter.report.view import finding, teams
+from tokenmeter.report.view import ahead_text, finding, teams
 from tokenmeter.report.words import amount, count, day, moment, money, percent, short
 
 _MOST: Final = 20
@@ -58,12 +58,13 @@ def sections(data: ReportData) -> Iterator[Section]:
 
 
 def _unattributed(data: ReportData) -> Section:
-    spend = data.spend
-    if not spend.unattributed_nanos:
+    spend, unpriced = data.spend, data.unattributed.unpriced
+    if not spend.unattributed_nanos and not unpriced:
         return Section("Unattributed spend: none", ["A team answers for every dollar of this window."])
-    part = percent(spend.unattributed_nanos, spend.total_nanos)
+    parts = [f"{percent(spend.unattributed_nanos, spend.total_nanos)} of all"] if spend.unattributed_nanos else []
+    parts += [f"and {count(unpriced)} calls without a known price"] if unpriced else []
     return Section(
-        f"Unattributed spend: {money(spend.unattributed_nanos)}, {part} of all",
+        f"Unattributed spend: {', '.join([money(spend.unattributed_nanos), *parts])}",
         ["No team answers for it. Say whose it is with meter.agent(name, team=…) around the calls."],
     )
 
@@ -78,6 +79,9 @@ def _figures(data: ReportData) -> Section:
     ]
     if total.estimated_nanos:
         lines.append(f"{money(total.estimated_nanos)} is estimated: the provider's own figures never came.")
+    if total.unpriced:
+        lines.append(f"{count(total.unpriced)} calls have no known price: what they cost is not in these figures.")
+    lines += ahead_text(data)
     if data.runs_cut:
         lines.append("There are more runs than were looked into: some of what led to outcomes may not be known here.")
     return Section("What came of the spend", lines)

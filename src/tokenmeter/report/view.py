@@ -63,16 +63,27 @@ def view(data: ReportData) -> dict[str, Any]:
         "estimated": f"{money(data.total.estimated_nanos)} of {money(data.total.nanos)} is estimated, because the "
         "provider's own figures never came." if data.total.estimated_nanos else "No figure is estimated.",
         "runs_cut": data.runs_cut,
+        "ahead": " ".join(ahead_text(data)),
     }  # fmt: skip
 
 
+def ahead_text(data: ReportData) -> list[str]:
+    """Calls that are in no figure, if there are such."""
+    sums = data.ahead
+    if not sums.calls:
+        return []
+    return [f"{count(sums.calls)} more calls, of {money(sums.nanos)}, say they are made after now: a clock is ahead."]
+
+
 def _unattributed(data: ReportData) -> dict[str, Any]:
-    spend = data.spend
-    if not spend.unattributed_nanos:
+    spend, unpriced = data.spend, data.unattributed.unpriced
+    if not spend.unattributed_nanos and not unpriced:
         return {"any": False, "money": "$0.00", "text": "A team answers for every dollar of this window."}
     text = f"{percent(spend.unattributed_nanos, spend.total_nanos)} of all spend: no team answers for it. "
     if spend.nameless_nanos:
         text += f"{money(spend.nameless_nanos)} of it names neither an agent nor a user. "
+    if unpriced:
+        text += f"{count(unpriced)} of its calls have no known price, so that it is more than that. "
     return {"any": True, "money": money(spend.unattributed_nanos),
             "text": f"{text}Say whose it is with meter.agent(name, team=…) around the calls."}  # fmt: skip
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from tokenmeter import CallRecord, Meter, Refused, Spend
+from tokenmeter.cli import tables
 from tokenmeter.cli.demo.clients import installed
 from tokenmeter.cli.demo.figures import Figures
 from tokenmeter.cli.demo.report import HEAD, Table, figures, report
@@ -124,14 +125,18 @@ class Live(Silent):
         """The tables."""
         for part in report(found):
             self._console.print()
-            self._console.print(_escape(part) if isinstance(part, str) else _rich(part))
+            self._console.print(_escape(part) if isinstance(part, str) else self._drawn(part))
 
     def _table(self) -> Any:
         lines = []
         for agent, user, team in sorted(self._seen, key=lambda who: (not who[0], who)):
             spend = self._spend(agent, user, team)
             lines.append((agent or "(unattributed)", user, team, *figures(spend)))
-        return _rich(Table("what was spent up to now", HEAD, lines, right=HEAD[3:]))
+        return self._drawn(Table("what was spent up to now", HEAD, lines, right=HEAD[3:]))
+
+    def _drawn(self, table: Table) -> Any:
+        plain = tables.Table(table.head, table.rows, table.right)
+        return tables.drawn(plain, self._console.width, title=table.title)
 
     def _spend(self, agent: str, user: str, team: str) -> Spend:
         if self._meter is None:
@@ -161,18 +166,6 @@ def _columns(table: Table) -> str:
     lines = ["  ".join(to(cell, width) for to, cell, width in zip(align, row, widths, strict=True)) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join([table.title, "", *(line.rstrip() for line in lines)])
-
-
-def _rich(table: Table) -> Any:
-    from rich import box
-    from rich.table import Table as RichTable
-
-    drawn = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    for name in table.head:
-        drawn.add_column(_escape(name), justify="right" if name in table.right else "left")
-    for row in table.rows:
-        drawn.add_row(*map(_escape, row))
-    return drawn
 
 
 def _escape(text: str) -> str:
