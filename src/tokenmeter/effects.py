@@ -29,12 +29,20 @@ class Hold(Struct, frozen=True):
 
 
 class Queue(Struct, frozen=True):
-    """Like `Hold`, but wait in line while only other calls' holds stand in the way. → ``Held | Short``"""
+    """Like `Hold`, but wait in line while only other calls' holds stand in the way. → ``Held | Short``
+
+    ``wait_s`` is for all waiting of the call together; ``window_s``: how long the claims that wait make sense.
+    """
 
     hold_id: str
     claims: tuple[Claim, ...]
     note: Note
     wait_s: float
+    window_s: float
+
+
+class Now(Struct, frozen=True):
+    """Tell the time, in seconds since the epoch. → ``float``"""
 
 
 class Brake(Struct, frozen=True):
@@ -92,5 +100,5 @@ class Record(Struct, frozen=True):
     crossings: tuple[Crossing, ...] = ()
 
 
-Effect = Open | Brake | Hold | Queue | Sent | Send | Relay | Settle | Release | Write | Record
+Effect = Open | Brake | Hold | Queue | Now | Sent | Send | Relay | Settle | Release | Write | Record
 Story = Generator[Effect, Any, None]

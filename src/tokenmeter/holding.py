@@ -5,6 +5,7 @@ Pure: what the store is to do is yielded, as in the story that this is a part of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -22,7 +23,7 @@ from tokenmeter.budgets.extension import begin
 from tokenmeter.budgets.policy import Claim, Facts, Need
 from tokenmeter.budgets.runs import counted, counted_short, guard_of, run_claims
 from tokenmeter.budgets.store import Held, Short
-from tokenmeter.effects import Brake, Effect, Hold, Queue
+from tokenmeter.effects import Brake, Effect, Hold, Now, Queue
 from tokenmeter.errors import BudgetExceeded, UnpricedModel
 from tokenmeter.loops.findings import Facts as LoopFacts
 from tokenmeter.loops.findings import refused
@@ -34,6 +35,8 @@ from tokenmeter.wire import Ask
 
 FIRST_TOKENS = 256
 """The output that is held first for a stream whose hold grows, over all choices."""
+
+_SLEW_S = 0.05  # by how much a clock that is being set right may go slow meanwhile
 
 
 def hold(house: House, call: Call) -> Generator[Effect, Any, None]:
@@ -48,7 +51,8 @@ def hold(house: House, call: Call) -> Generator[Effect, Any, None]:
         facts = facts_of(call)
         if call.rate is None:
             _must_be_priced(house, call, facts)
-    _claim(house, call, facts)
+    at_s = call.request.at_s
+    _claim(house, call, facts, at_s)
     if not call.claims:
         return
     verdict: Held | Short = yield Hold(call.id, call.claims, call.note)
@@ -59,17 +63,31 @@ def hold(house: House, call: Call) -> Generator[Effect, Any, None]:
         blocking = verdict.claim.budget
         wait_s = max(blocking.wait_s, house.patience_s)
         if not verdict.spent_out and may_wait and wait_s > 0:
-            verdict = yield Queue(call.id, call.claims, call.note, wait_s)
+            ends_s = _window_end(verdict)
+            verdict = yield Queue(call.id, call.claims, call.note, wait_s, ends_s - at_s + _SLEW_S)
             may_wait = isinstance(verdict, Short) and verdict.spent_out
+            if isinstance(verdict, Short) and not verdict.spent_out and ends_s < math.inf:
+                now_s: float = yield Now()
+                if now_s >= ends_s:  # in the next window there may be room
+                    at_s, may_wait = now_s, True
+                    _claim(house, call, facts, at_s)
+                    verdict = yield Hold(call.id, call.claims, call.note)
             continue
         if not (_downgraded(house, call, verdict) or _lowered(call, verdict)):
             raise exceeded(verdict, call.scope, call.model)
         facts["model"] = call.model
-        _claim(house, call, facts)
+        _claim(house, call, facts, at_s)
         verdict = yield Hold(call.id, call.claims, call.note)
     call.held = verdict
     if verdict.warned:
         yield from _warned(house, call, verdict)
+
+
+def _window_end(short: Short) -> float:
+    """When the first window ends of those in which others stand in the way."""
+    pairs = zip(short.claims, short.available, strict=True)
+    ends = [claim.resets_at for claim, available in pairs if claim.enforce and claim.amount > available]
+    return min((end_s for end_s in ends if end_s is not None), default=math.inf)
 
 
 def _run_is_over(house: House, call: Call, short: Short) -> NoReturn:
@@ -126,8 +144,8 @@ def _must_be_priced(house: House, call: Call, facts: Facts) -> None:
         )
 
 
-def _claim(house: House, call: Call, facts: Facts) -> None:
-    """Work out the worst case of the call as it stands, and what it asks of each budget and of its run."""
+def _claim(house: House, call: Call, facts: Facts, at_s: float) -> None:
+    """Work out the worst case of the call as it stands, and what it asks of each budget and of its run at a moment."""
     policy, scope = house.policy, call.scope
     # In one process the guards count by themselves, which is cheaper.
     call.claims = of_run = run_claims(house.loops, scope.agent, scope.root or scope.run) if house.rows_last else ()
@@ -136,7 +154,7 @@ def _claim(house: House, call: Call, facts: Facts) -> None:
     bound(house, call)
     need = need_of(call, call.input_bound, call.output_bound)
     call.worst_nanos = need.usd_nanos
-    call.claims = policy.claims(facts, need, call.request.at_s)
+    call.claims = policy.claims(facts, need, at_s)
     if policy.expects or policy.extends:
         _make_smaller(house, call)
     call.claims += of_run

@@ -18,6 +18,7 @@ from tokenmeter.budgets.breaker import FAILURES, Breaker, NotAsked
 from tokenmeter.budgets.budget import OnStoreError
 from tokenmeter.budgets.guarded import GuardedStore
 from tokenmeter.budgets.journal import Journal
+from tokenmeter.budgets.journal_lines import Undo
 from tokenmeter.errors import StoreUnavailable
 
 from .flaky import Flaky, leave
@@ -270,6 +271,29 @@ def test_a_crash_in_an_outage(tmp_path: Path, house: House) -> None:
     heir = GuardedStore(house.inner, Journal(tmp_path))
     assert heir.flush(LONG_S)
     assert house.book() == State(4, 3, 10)  # c never left: its hold is for the store to drop
+    heir.close()
+
+
+@pytest.mark.parametrize("row_first", [False, True])
+def test_a_call_that_failed_unbilled_in_an_outage(tmp_path: Path, house: House, row_first: bool) -> None:
+    """Its row doesn't take the place of the word that its hold is to be given back, in whatever order they come."""
+    house.store.hold("a", (claim("closed", 3),), 0.0, lambda: b"estimated")
+    house.store.sent("a")
+    house.inner.wire.gone = True
+    if not row_first:
+        house.store.release("a")
+    house.store.write([Entry("a", (), b"row")])
+    house.store.release("a")
+    assert house.journal.waiting() == [Undo("a", 1, b"row")]
+    leave(house.journal)
+    house.inner.wire.gone = False
+    house.hands.at_s += 60
+    written: list[Entry] = []
+    house.inner.write = written.extend  # type: ignore[method-assign,assignment]
+    heir = GuardedStore(house.inner, Journal(tmp_path))
+    assert heir.flush(LONG_S)
+    assert house.book() == State(0, 0, 10)
+    assert set(written) == {Entry("a", (), b"row")}
     heir.close()
 
 

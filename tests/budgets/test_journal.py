@@ -199,6 +199,43 @@ def test_a_disk_that_takes_nothing(tmp_path: Path, claim: MakeClaim, caplog: pyt
     assert journal.replay_own(store) == 3  # from memory
 
 
+def _no_room(*_: object) -> int:
+    raise OSError(28, "No space left on device")
+
+
+def _no_files(*_: object) -> int:
+    raise OSError(24, "Too many open files")
+
+
+@pytest.mark.parametrize("hindered", [("write", _no_room), ("open", _no_files)], ids=["disk", "files"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_hindrance_that_passes(
+    tmp_path: Path,
+    claim: MakeClaim,
+    monkeypatch: pytest.MonkeyPatch,
+    hindered: tuple[str, Callable[..., int]],
+    begun: bool,
+) -> None:
+    """What could not be written meanwhile is written then, for whoever comes when this process is dead."""
+    journal = Journal(tmp_path)
+    if begun:
+        journal.put(posting("a", (claim(),), (1,)))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, *hindered)
+        written = journal.put(posting("b", (claim(),), (2,)))
+        assert written == (begun and hindered[0] == "open")
+        patched.setattr(journals, "_MEND_S", 0.0)
+        journal._mend_s = 0.0  # a second later
+        journal.put(posting("c", (claim(),), (4,)))
+    journal._mend_s = 0.0
+    assert journal.put(Lease("lease"))
+    leave(journal)
+    store = Listening()
+    assert Journal(tmp_path).replay_dead(store) == (4 if begun else 3)
+    assert store.read(BOOK) == (State(7 if begun else 6, 0, 10),)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_directories(tmp_path: Path, claim: MakeClaim, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="give another"):

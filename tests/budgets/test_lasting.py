@@ -170,6 +170,18 @@ def test_a_note_that_fails_or_is_missing(lasting: Place, claim: MakeClaim) -> No
     assert entry(survivor, "bare") == Entry("bare", (("book", 3),), b"")
 
 
+def test_a_row_that_was_written_while_the_hold_stood(lasting: Place, claim: MakeClaim) -> None:
+    """The call was not billed: its hold could not be given back, and then its process died."""
+    victim, survivor = lasting.open(), lasting.open()
+    victim.hold("h", (claim(4),), 0.0, note=lambda: b"estimated")
+    victim.sent("h")
+    victim.write([Entry("h", (), b"not billed")])
+    die(victim)
+    assert survivor.recover() == 1
+    assert survivor.read(["book"]) == (State(0, 0, 10),)
+    assert entry(survivor, "h") == Entry("h", (), b"not billed")
+
+
 def test_short_tells_the_same_of_the_holds_of_others(lasting: Place, claim: MakeClaim) -> None:
     first, second = lasting.open(), lasting.open()
     first.post("p", (claim(0, 10, "a"), claim(0, 100, "b")), (3, 60))

@@ -293,6 +293,25 @@ def test_a_file_that_is_taken_away(connect: Open, file: Path) -> None:
     assert store.hold("h", (claim(),), 0.0) == Held((State(3, 1, 10),), ())
 
 
+@pytest.mark.parametrize("part", ["-wal", "-shm"])
+def test_a_part_of_the_file_that_is_taken_away(connect: Open, file: Path, part: str) -> None:
+    """Whoever opens the file then would not see what this process writes, nor this one what others do."""
+    store = connect()
+    store.post("p", (claim(),), (3,))
+    path = file.with_name(file.name + part)
+    aside = path.with_name("aside")
+    path.rename(aside)
+    store._desk._look_at = 0.0  # a second later
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match=f"{path} was removed or replaced"):
+            store.hold("h", (claim(),), 0.0)
+    aside.rename(path)
+    assert store.hold("h", (claim(),), 0.0) == Held((State(3, 1, 10),), ())
+    store._desk._let_go()  # as before a fork: they go with the last who has the file open
+    assert not path.exists()
+    assert store.settle("h", (1,)) is not None
+
+
 def test_a_file_that_is_gone_before_it_is_opened_again(connect: Open, file: Path) -> None:
     store = connect()
     store._desk._let_go()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from functools import partial
@@ -19,7 +20,7 @@ from tests.laws.crowd import LONG_S, AsyncClients, Clients, Crowd, Line, Outcome
 from tests.support.llama import MODEL as LLAMA_MODEL
 from tests.support.llama import Llama
 from tokenmeter import Budget, BudgetExceeded, Meter, Price
-from tokenmeter.testing import CapturedCalls, FakeClock, ScriptedProvider
+from tokenmeter.testing import CapturedCalls, FakeClock, Reply, Request, ScriptedProvider
 
 RUNS = 20
 CALLERS, ADMITTED = 50, 10
@@ -117,7 +118,7 @@ FRESH = """
     import threading
     import httpx2
     import tokenmeter
-    from tokenmeter.testing import CapturedCalls, FakeClock, ScriptedProvider
+    from tokenmeter.testing import CapturedCalls, FakeClock, Reply, Request, ScriptedProvider
 
     found = []
     def call(client, url, start):
@@ -187,6 +188,49 @@ def test_a_real_server_gets_ten_too(llama: Llama, wait_s: float | None) -> None:
     assert len(sent) == ADMITTED
     _check(outcome, meter, calls)
     assert all(row.usage is not None and row.usage.output_tokens == 8 for row in calls if row.status == "ok")
+
+
+class NearTheEnd:
+    """A clock that goes on as the real one does, from shortly before the end of an hour."""
+
+    def __init__(self) -> None:
+        self._begun_s = time.monotonic()
+
+    def now_s(self) -> float:
+        return 1_800_000_000.0 - 1.0 + time.monotonic() - self._begun_s
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+@pytest.mark.parametrize("kind", ["thread", "task"])
+def test_who_waits_goes_on_when_the_next_window_begins(tmp_path: Path, store: str, kind: str) -> None:
+    """The first call holds the old window until long after its end. In the new one nobody is in the way."""
+    go_on = threading.Event()
+    arrived = threading.Event()
+
+    def reply(request: Request) -> Reply:
+        if not arrived.is_set():
+            arrived.set()
+            go_on.wait(LONG_S)
+        return Reply("hi")
+
+    url = f"sqlite:///{tmp_path}/books.db" if store == "sqlite" else "memory://"
+    with ScriptedProvider(reply) as provider:
+        meter = Meter([Budget("1 calls", per="hour"), Budget("5 calls", per="day")], store=url, clock=NearTheEnd())
+        clients, tasks = Clients(meter, provider.openai_url), AsyncClients(meter, provider.openai_url)
+        first = Crowd([partial(clients.callers[0], "first")])
+        assert arrived.wait(LONG_S)
+        if kind == "thread":
+            outcome = Crowd([partial(clients.callers[0], "second")]).join()
+        else:
+            outcome = Crowd([], tasks.closing([partial(tasks.callers[0], "second")])).join()
+        assert (len(outcome.answers), outcome.errors) == (1, [])
+        assert not first.outcome.answers
+        go_on.set()
+        first.join()
+        [now, _] = meter.remaining()
+        clients.close()
+        meter.close()
+    assert (now.spent, now.held) == (1, 0)
 
 
 def test_ten_more_in_the_next_window(provider: ScriptedProvider, clock: FakeClock) -> None:

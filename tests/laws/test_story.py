@@ -19,7 +19,7 @@ from tokenmeter import Budget, LoopPolicy, Price, Refused, StoreUnavailable, Usa
 from tokenmeter.attribution import NOBODY, Scope
 from tokenmeter.budgets import Held, MemoryStore, Policy, Short
 from tokenmeter.call import story
-from tokenmeter.effects import Effect, Hold, Open, Queue, Record, Relay, Release, Send, Settle
+from tokenmeter.effects import Effect, Hold, Now, Open, Queue, Record, Relay, Release, Send, Settle
 from tokenmeter.notes import Answer, House, Request
 from tokenmeter.pricing import InputBound, PriceBook
 from tokenmeter.record import CallRecord
@@ -122,6 +122,8 @@ class Telling:
             else:
                 ticket, self.ticket = self.ticket, None
                 result = self._noted(effect, ticket.wait(0))
+        elif isinstance(effect, Now):
+            result = NOW_S
         elif isinstance(effect, Send):
             self.sent = True
             result = answer(effect)

@@ -242,7 +242,10 @@ class GuardedStore(Through):
             self.through.write(entries)
         except StoreUnavailable:
             for entry in entries:
-                self.journal.put(Write(entry.id, entry.row))
+                before = self.journal.get(entry.id)
+                # The id is that of the call, whose hold may still have to be given back.
+                undo = isinstance(before, Undo) and Undo(before.id, before.claims, entry.row)
+                self.journal.put(undo or Write(entry.id, entry.row))
             self._wake()
 
     def recover(self) -> int:
@@ -356,7 +359,8 @@ class GuardedStore(Through):
         self._wake()
 
     def _undo_later(self, hold_id: str, call: _Call) -> None:
-        self.journal.put(Undo(hold_id, len(call.claims)))
+        before = self.journal.get(hold_id)
+        self.journal.put(Undo(hold_id, len(call.claims), before.row if isinstance(before, Write) else b""))
         self._wake()
 
     def _now_s(self) -> float:

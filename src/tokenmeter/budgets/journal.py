@@ -18,6 +18,7 @@ import os
 import re
 import sys
 import threading
+import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -47,6 +48,7 @@ logger = logging.getLogger("tokenmeter")
 
 MAX_BYTES = 64 << 20
 _COMPACT_BYTES = 1 << 20
+_MEND_S = 1.0
 _WHOLE = b"whole\n"
 
 
@@ -101,7 +103,10 @@ class Journal:
         self._file_bytes = 0
         self._segment = 0
         self._torn = False
-        self._broken = False  # no file can be had
+        self._broken = False  # no file is to be had any more
+        self._gap = False  # lines are missing in the file, or there is none
+        self._mend_s = 0.0  # when to try next to write them
+        self._lost = False  # a line is neither there nor in memory
         self._busy = False  # crossing out or moving to a fresh file; what comes meanwhile is written once more
         self._late: list[bytes] = []
 
@@ -146,13 +151,14 @@ class Journal:
                     "store is back",
                     self._max_bytes,
                 )
+                self._lost = True
                 self._not_whole()
                 return False
             self._live[record.id] = record, size
             self._live_bytes += size - (before[1] if before is not None else 0)
             if self._busy:
                 self._late.append(line)
-            written = self._append(line)
+            written = (self._gap and self._mend()) or self._append(line)
             while self._late and not self._busy:  # of those who came in while the file was opened
                 self._append(self._late.pop(0))
             if not written:
@@ -239,9 +245,29 @@ class Journal:
                 with path.open("ab") as file:
                     file.writelines(encode(record) + b"\n" for record in records)
 
+    def _mend(self) -> bool:
+        """Write all that waits into a fresh file, now that the disk may take it. Whether it is there."""
+        now_s = time.monotonic()
+        if self._busy or self._broken or now_s < self._mend_s:
+            return False
+        self._mend_s = now_s + _MEND_S
+        self._busy = True
+        try:
+            if self._file is None:
+                self._open()
+            self._move()
+            self._gap = False
+            if not self._lost and self._lock_file is not None:
+                os.pwrite(self._lock_file, _WHOLE, 0)
+        except OSError:
+            return False
+        finally:
+            self._busy = False
+        return True
+
     def _append(self, line: bytes) -> bool:
         try:
-            if self._file is None and not self._broken:
+            if self._file is None and not self._broken and not self._gap:
                 if self._busy:
                     return True  # a finalizer in the midst of the opening: the line is written after it
                 self._busy = True
@@ -270,27 +296,28 @@ class Journal:
         if sys.platform == "win32":
             self._broken = True
             raise OSError(38, "this system has no flock")
-        try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._lock_file is None:
             self._lock_file = _own_lock(self.directory / f"{self.owner}.lock")
-            self._file = self._fresh()
-            with contextlib.suppress(OSError):
-                os.write(self._lock_file, _WHOLE)
-        except OSError:
-            self._broken = True
-            raise
+        self._file = self._fresh()
+        with contextlib.suppress(OSError):
+            os.pwrite(self._lock_file, _WHOLE, 0)
 
     def _not_whole(self) -> None:
         """A line is missing: no heir may take the rest for all that was spent. Works on a full disk too."""
+        if not self._gap:
+            self._gap, self._mend_s = True, time.monotonic() + _MEND_S
         if self._lock_file is not None:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._lock_file, 0)
 
     def _fresh(self) -> int:
-        self._segment += 1
+        segment = self._segment + 1
+        file = os.open(self._path(segment), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        self._segment = segment
         self._file_bytes = 0
         self._torn = False
-        return os.open(self._path(self._segment), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        return file
 
     def _path(self, segment: int) -> Path:
         return self.directory / f"{self.owner}.{segment}.journal"
@@ -316,7 +343,7 @@ class Journal:
 
     def _move(self) -> None:
         """Go on in a fresh file that has only what waits."""
-        old, segment = self._file, self._segment
+        old, segment, state = self._file, self._segment, (self._file_bytes, self._torn)
         fresh = self._fresh()
         data = b"".join([encode(record) + b"\n" for record, _ in list(self._live.values())])
         try:
@@ -326,6 +353,7 @@ class Journal:
         except OSError:
             os.close(fresh)
             self._path(self._segment).unlink(missing_ok=True)
+            self._segment, (self._file_bytes, self._torn) = segment, state
             raise
         self._file, self._file_bytes = fresh, len(data)
         if old is not None:

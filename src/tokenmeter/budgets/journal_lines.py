@@ -52,10 +52,11 @@ class Draw(msgspec.Struct, frozen=True, array_like=True, tag="draw"):
 
 
 class Undo(msgspec.Struct, frozen=True, array_like=True, tag="undo"):
-    """A hold of so many claims to be given back."""
+    """A hold of so many claims to be given back, and the row of its call, if there is one."""
 
     id: str
     claims: int
+    row: bytes = b""
 
 
 class Write(msgspec.Struct, frozen=True, array_like=True, tag="write"):
@@ -140,7 +141,9 @@ def _do(record: Record, store: Store) -> None:
         store.post(record.id, claims, record.amounts, record.row)
     elif isinstance(record, Undo):
         if not store.release(record.id):
-            store.settle(record.id, (0,) * record.claims)  # it was charged by estimate meanwhile
+            store.settle(record.id, (0,) * record.claims, record.row)  # it was charged by estimate meanwhile
+        if record.row:
+            store.write([Entry(record.id, (), record.row)])
     elif isinstance(record, Write):
         store.write([Entry(record.id, (), record.row)])
     elif isinstance(record, Lease):

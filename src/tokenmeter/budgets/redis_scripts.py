@@ -294,7 +294,7 @@ for n = 4, #ARGV do
   local lives_until = hold and call('ZSCORE', owners, hold[1])
   if hold and not (lives_until and tonumber(lives_until) > now) then
     local note = call('HGET', notes, id)
-    if note then
+    if note and call('EXISTS', KEYS[10 + n]) == 0 then
       local charges = {{}}
       for c = 2, #hold, 6 do
         if not alone(hold[c + 3]) then

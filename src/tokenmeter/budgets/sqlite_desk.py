@@ -27,6 +27,7 @@ from tokenmeter.faults import swallow
 
 _T = TypeVar("_T")
 Connection = sqlite3.Connection
+_Identity = tuple[int, int]  # the device and the number of a file
 
 _FIRST_PAUSE_S = 0.0001
 _LONGEST_PAUSE_S = 0.01
@@ -47,9 +48,11 @@ class Desk:
     def __init__(self, options: SqliteOptions) -> None:
         self.options = options
         self.path = options.path
+        # Without the same of these, processes would write past each other.
+        self._parts = (f"{options.path}-wal", f"{options.path}-shm")
         self.met = False
         """Whether whoever opened the store has been told what is wrong with the file."""
-        self._file: tuple[int, int] | None = None  # device and number of the file that was opened first
+        self._file: _Identity | None = None  # of the file that was opened first
         self._shut = False
         self._forking = False
         self._lost_in_fork = False
@@ -61,6 +64,7 @@ class Desk:
         self._later: dict[str, Callable[[], object]] = {}
         self._catching_up = False
         self._db: Connection | None = None
+        self._beside: dict[str, _Identity] = {}  # what lies beside the file as long as the connection is open
         self._look_at = 0.0
 
     # -- verbs
@@ -170,8 +174,8 @@ class Desk:
         except BaseException:
             db.close()
             raise
-        found = self.path.stat()
-        self._file = self._file or (found.st_dev, found.st_ino)
+        self._file = self._file or _identity(self.path)
+        self._beside = {path: found for path in self._parts if (found := _identity(path)) is not None}
         self._look()
         return db
 
@@ -219,19 +223,17 @@ class Desk:
         self._look_at = time.monotonic() + _LOOK_S
         if self._file is None:
             return
-        try:
-            found = self.path.stat()
-        except OSError:
-            found = None
-        if found is None or (found.st_dev, found.st_ino) != self._file:
-            self._look_at = 0.0
-            raise StoreUnavailable(
-                f"the file of the budgets {self.path} was removed or replaced while it was in use; "
-                "put it back, or start the program again to go on with what is there now"
-            )
+        for path, known in ((str(self.path), self._file), *self._beside.items()):
+            if _identity(path) != known:
+                self._look_at = 0.0
+                raise StoreUnavailable(
+                    f"the file of the budgets {path} was removed or replaced while it was in use; "
+                    "put it back, or start the program again to go on with what is there now"
+                )
 
     def _let_go(self) -> None:
         db, self._db = self._db, None
+        self._beside = {}
         if db is not None:
             with contextlib.suppress(sqlite3.Error):
                 db.close()
@@ -302,6 +304,14 @@ class Desk:
 
 
 _never_closed: list[Connection | None] = []
+
+
+def _identity(path: str | os.PathLike[str]) -> _Identity | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - in a call's way
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

@@ -24,6 +24,7 @@ from tokenmeter.clients.relay import Passage
 from tokenmeter.effects import (
     Effect,
     Hold,
+    Now,
     Queue,
     Record,
     Relay,
@@ -94,6 +95,8 @@ class Port(Struct, eq=False):
             self._held = None
         elif type(effect) is Write:
             metering.store.write([Entry(effect.row_id, (), effect.row)])
+        elif type(effect) is Now:
+            return metering.clock.now_s()
         return None
 
     def held_at_once(self, effect: Hold) -> Held | None:
@@ -137,7 +140,7 @@ class Port(Struct, eq=False):
         found = metering.store.queue(effect.hold_id, effect.claims, at_s, effect.note)
         if isinstance(found, Held | Short):
             return self._noted(found)
-        return found, max(0.0, self._deadline_s - now_s)
+        return found, max(0.0, min(self._deadline_s - now_s, effect.window_s))
 
     def _noted(self, verdict: Held | Short) -> Held | Short:
         if isinstance(verdict, Short):
