@@ -173,5 +173,7 @@ next(lines)
 
 
 def test_a_stream_that_is_open_when_the_program_ends_is_told() -> None:
-    done = subprocess.run([sys.executable, "-c", LEFT_OPEN], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", LEFT_OPEN], capture_output=True, text=True, timeout=60, check=False)
+    # Without a meter, too, Python 3.13.0 dies in its `datetime` when httpx2 closes a stream so late.
+    assert done.returncode == 0 or sys.version_info[:3] == (3, 13, 0), done.stderr
     assert done.stdout.split() == ["incomplete", "True", "True"], done.stderr

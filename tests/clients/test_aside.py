@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from contextvars import ContextVar
 
@@ -77,3 +78,29 @@ def test_under_another_event_loop_it_is_done_here() -> None:
     with pytest.raises(StopIteration) as ended:
         work.send(None)
     assert ended.value.value is threading.main_thread()
+
+
+def test_what_goes_wrong_after_its_task_was_cancelled_is_not_told_as_unheard() -> None:
+    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
+    heard: list[dict[str, object]] = []
+
+    def work() -> None:
+        begun.set()
+        go_on.wait(LONG_S)
+        raise OSError("the store is gone")
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: heard.append(context))
+        task = asyncio.create_task(aside(work, done.set))
+        await asyncio.to_thread(begun.wait, LONG_S)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        del task
+        go_on.set()
+        await asyncio.to_thread(done.wait, LONG_S)
+        await asyncio.sleep(0.05)
+        gc.collect()
+
+    asyncio.run(main())
+    assert heard == []

@@ -222,7 +222,12 @@ def test_this_projects_own_history(tmp_path: Path) -> None:
 
     last = found.outcomes[-1].key
     identity = ("-c", "user.name=Ann", "-c", "user.email=ann@example.com")
-    subprocess.run(["git", "-C", str(clone), *identity, "revert", "--no-edit", last], check=True, capture_output=True)
+    parents = subprocess.run(
+        ["git", "-C", str(clone), "rev-list", "--parents", "-n", "1", last], check=True, capture_output=True, text=True
+    )
+    merged = ("-m", "1") if len(parents.stdout.split()) > 2 else ()
+    revert = ["git", "-C", str(clone), *identity, "revert", "--no-edit", *merged, last]
+    subprocess.run(revert, check=True, capture_output=True)
     after = read_git(clone)
 
     before = {(each.kind, each.key) for each in found.revocations}

@@ -44,6 +44,7 @@ async def aside(work: Callable[[], _T], undo: Callable[[], object] | None = None
         return await asyncio.shield(doing)
     except asyncio.CancelledError:
         errand.abandon()
+        doing.add_done_callback(lambda done: done.cancelled() or done.exception())  # else it is told as unheard
         raise
 
 

@@ -36,7 +36,7 @@ from tokenmeter.effects import (
     Write,
 )
 from tokenmeter.errors import Refused, StoreUnavailable
-from tokenmeter.faults import swallow
+from tokenmeter.faults import is_the_hosts, swallow
 from tokenmeter.loops import carriers
 from tokenmeter.notes import Answer
 from tokenmeter.telemetry import spans
@@ -290,20 +290,21 @@ class Port(Struct, eq=False):
                     tell, came = story.throw, error
         except StopIteration:
             return
-        except Exception as fault:
-            self._clean_up(fault)
-        except BaseException:
+        except BaseException as fault:
+            if isinstance(fault, Exception) and not is_the_hosts(fault):
+                self._clean_up(fault)
+                return
             self._clean_up(None)
             raise
 
     def passes(self, fault: BaseException) -> bool:
-        """Whether what a driver met is for the caller: a policy's refusal, or the caller's own interruption."""
+        """Whether what a driver met is for the caller: a refusal by policy, or an interruption by it or a signal."""
         if fault is self.error:
             return True
         if isinstance(fault, Refused | StoreUnavailable) and not self._sent:
             self._clean_up(None)
             return True
-        if isinstance(fault, Exception):
+        if isinstance(fault, Exception) and not is_the_hosts(fault):
             return False
         self._clean_up(None)
         return True
