@@ -16,7 +16,7 @@ import pytest
 
 import tokenmeter
 import tokenmeter.budgets.journal as journals
-from tokenmeter.budgets import Drawn, Entry, MemoryStore, State
+from tokenmeter.budgets import Drawn, Entry, MemoryStore, State, journal_heirs
 from tokenmeter.budgets.journal import Journal, default_directory
 from tokenmeter.budgets.journal_lines import Draw, Lease, Undo, Write, posting
 from tokenmeter.errors import ConfigError, StoreUnavailable
@@ -389,7 +389,7 @@ def test_a_journal_that_is_just_begun_is_not_taken_for_a_dead_one(
     tmp_path: Path, claim: MakeClaim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another, who looks for what dead processes left, comes between the making of the lock and the locking."""
-    lock: Callable[[int, int], None] = getattr(journals, "flock")  # noqa: B009 - it is not of this module
+    lock: Callable[[int, int], None] = getattr(journal_heirs, "flock")  # noqa: B009 - it is not of this module
     taken: list[int] = []
 
     def late(file: int, how: int) -> None:
@@ -398,7 +398,7 @@ def test_a_journal_that_is_just_begun_is_not_taken_for_a_dead_one(
             lock(taken[-1], how)
         lock(file, how)
 
-    monkeypatch.setattr(journals, "flock", late)
+    monkeypatch.setattr(journal_heirs, "flock", late)
     journal = Journal(tmp_path)
     assert journal.put(posting("e", (claim(),), (1,)))
     assert not taken

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -175,7 +176,15 @@ MASKS = {litellm}
 def server() -> Iterator[tuple[str, list[str]]]:
     with serving() as found:
         yield found
-        gc.collect()  # not all of them close what they opened
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_is_left_open() -> Iterator[None]:
+    """Not all of them close what they opened."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)

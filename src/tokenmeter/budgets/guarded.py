@@ -11,15 +11,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
 
-from tokenmeter.budgets.breaker import Breaker, NotAsked, Through
+from tokenmeter.budgets.breaker import NotAsked
 from tokenmeter.budgets.journal import Journal
 from tokenmeter.budgets.journal_lines import Draw, Undo, Write, posting
 from tokenmeter.budgets.limit import MAX_AMOUNT
@@ -27,10 +22,8 @@ from tokenmeter.budgets.memory import MemoryStore
 from tokenmeter.budgets.memory_books import check
 from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.store import Drawn, Entry, Held, Note, Settled, Short, State, Store, Ticket, in_use
-from tokenmeter.budgets.turn import Turn
-from tokenmeter.ending import TIMEOUT_S, at_end
+from tokenmeter.budgets.telling import Telling
 from tokenmeter.errors import StoreUnavailable
-from tokenmeter.faults import swallow
 
 _TICK_S = 15.0  # how often an idle writer looks for what dead processes left
 
@@ -49,33 +42,16 @@ class _Call:
         self.in_journal = False
 
 
-class GuardedStore(Through):
-    """A store behind a circuit breaker and before a journal.
+class GuardedStore(Telling):
+    """A store behind a circuit breaker and before a journal: the verbs of a call.
 
-    ``through`` is the same store with the breaker alone, for those who would rather have the error. ``clock`` is
-    monotonic, in seconds. What ``settle`` and ``post`` return while the store is gone is reckoned from what was
-    known at the hold.
+    What ``settle`` and ``post`` return while the store is gone is reckoned from what was known at the hold.
     """
 
     def __init__(self, inner: Store, journal: Journal, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.breaker = Breaker(clock)
-        super().__init__(inner, self.breaker)
-        self.journal = journal
-        self.through = Through(inner, self.breaker)
         self._calls: dict[str, _Call] = {}
         self._alone = MemoryStore()
-        self._start_afresh()
-        _stores.add(self)
-        if journal.has_dead():
-            self._start()
-
-    def _start_afresh(self) -> None:
-        self._bell: SimpleQueue[bool] = SimpleQueue()  # its put can't be caught half-way by a finalizer
-        self._writing = Turn()
-        self._undoing = threading.Lock()
-        self._starting = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._closed = False
+        super().__init__(inner, journal, clock=clock)
 
     # -- the verbs that a call needs
 
@@ -248,37 +224,6 @@ class GuardedStore(Through):
                 self.journal.put(undo or Write(entry.id, entry.row))
             self._wake()
 
-    def recover(self) -> int:
-        """End the holds of processes that are gone, by what their journals say where they lie here."""
-        count = self.through.recover()
-        self.journal.replay_dead(self.through)
-        return count
-
-    def flush(self, timeout_s: float = 5.0) -> bool:
-        """Tell the store what waits. False: the time was over first."""
-        deadline_s = time.monotonic() + timeout_s
-        while True:
-            done = self._work(max(0.0, deadline_s - time.monotonic()))
-            left_s = deadline_s - time.monotonic()
-            if done or left_s <= 0 or self.breaker.shut:
-                return done
-            time.sleep(min(0.02, left_s))
-
-    def close(self, timeout_s: float = TIMEOUT_S) -> None:
-        """Tell the store what waits, leave the rest in the journal, and close the store."""
-        if self._closed:
-            return
-        self._closed = True
-        until_s = time.monotonic() + timeout_s
-        if not self.flush(timeout_s):
-            self.breaker.shut = True
-        self._bell.put(False)
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(max(0.0, until_s - time.monotonic()))
-        self.through.close()
-        self.journal.close()
-
     # -- inside
 
     def _begin(self, hold_id: str, claims: Sequence[Claim], note: Note | None) -> _Call:
@@ -366,49 +311,16 @@ class GuardedStore(Through):
     def _now_s(self) -> float:
         return self._alone.time_s()
 
-    # -- the writer
-
-    def _wake(self) -> None:
-        self._bell.put(True)
-
-    def _start(self) -> None:
-        if self._thread is None and not self._closed:
-            with self._starting:
-                if self._thread is None:
-                    thread = threading.Thread(
-                        target=_write, args=(weakref.ref(self), self._bell), name="tokenmeter-store", daemon=True
-                    )
-                    thread.start()
-                    self._thread = thread
-
-    def _work(self, timeout_s: float = -1.0) -> bool:
-        """Tell the store what waits. True if nothing is left."""
-        return self._writing.take(self._replay, False, timeout_s)
-
-    def _replay(self) -> bool:
-        if self.breaker.wait_s:
-            return not self.journal.waiting()
-        try:
-            self.journal.replay_own(self.through, self._undoing)
-            self.journal.replay_dead(self.through)
-        except StoreUnavailable:
-            return not self.journal.waiting()
-        if not any(call.alone is self._alone for call in list(self._calls.values())) and not self.journal.waiting():
-            self._alone = MemoryStore()  # the outage is over: the next one has a local limit of its own
-        return True
-
-    def _next_s(self) -> float:
-        """When the writer has something to do, if nobody calls it before."""
-        if self.journal.waiting():
-            return max(0.05, self.breaker.wait_s)
-        return _TICK_S
+    def _is_all_told(self) -> None:
+        """Where the outage is over for every call, the next one has a local limit of its own."""
+        if not any(call.alone is self._alone for call in list(self._calls.values())):
+            self._alone = MemoryStore()
 
     def _after_fork(self) -> None:
-        """In a forked child: the holds, the thread and what waits are the parent's."""
-        self._start_afresh()
+        """In a forked child: the holds are the parent's, too."""
+        super()._after_fork()
         self._calls.clear()
         self._alone = MemoryStore()
-        self.breaker.start_afresh()
 
 
 class _GuardedTicket:
@@ -476,42 +388,3 @@ def _reckoned(call: _Call, amounts: Sequence[int]) -> Settled:
         held = 0 if claim.budget.per == "call" else max(0, state.held - claim.amount)
         states.append(State(state.posted + amount, held, claim.limit))
     return Settled(tuple(states), tuple(amounts))
-
-
-def _write(ref: weakref.ref[GuardedStore], bell: SimpleQueue[bool]) -> None:
-    """The writer's thread: it ends with its store."""
-    next_s = 0.0
-    while True:
-        with contextlib.suppress(Empty):
-            if not bell.get(timeout=next_s):
-                return
-        store = ref()
-        if store is None:
-            return
-        try:
-            store._work()
-            next_s = store._next_s()
-        except Exception as fault:  # noqa: BLE001 - the thread must live
-            swallow(fault, "telling the store what was spent")
-            next_s = 1.0
-        del store
-
-
-_stores: weakref.WeakSet[GuardedStore] = weakref.WeakSet()
-
-
-def _at_end(left_s: float) -> None:
-    until_s = time.monotonic() + left_s
-    for store in list(_stores):
-        if not store._closed and not (store.flush(max(0.0, until_s - time.monotonic())) and left_s > 0):
-            store.breaker.shut = True
-
-
-def _after_fork() -> None:
-    for store in list(_stores):
-        store._after_fork()
-
-
-at_end(2, _at_end)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

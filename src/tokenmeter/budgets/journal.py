@@ -21,19 +21,17 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import msgspec
-
+from tokenmeter.budgets.journal_heirs import WHOLE, left_behind, own_lock
 from tokenmeter.budgets.journal_lines import (
     Done,
     Lease,
     Record,
     Undo,
     Write,
-    decode,
     encode,
     is_final,
     steps,
@@ -41,15 +39,11 @@ from tokenmeter.budgets.journal_lines import (
 from tokenmeter.budgets.store import Store
 from tokenmeter.errors import ConfigError, StoreUnavailable
 
-if sys.platform != "win32":
-    from fcntl import LOCK_EX, LOCK_NB, flock
-
 logger = logging.getLogger("tokenmeter")
 
 MAX_BYTES = 64 << 20
 _COMPACT_BYTES = 1 << 20
 _MEND_S = 1.0
-_WHOLE = b"whole\n"
 
 
 class Journal:
@@ -203,7 +197,7 @@ class Journal:
     def replay_dead(self, store: Store) -> int:
         """Tell the store what processes of this machine left that are gone, and end their leases."""
         count = 0
-        for left in self._left_behind():
+        for left in left_behind(self.directory, self.owner):
             with left:
                 records = left.records()
                 calls = [record for record in records if not isinstance(record, Lease)]
@@ -258,7 +252,7 @@ class Journal:
             self._move()
             self._gap = False
             if not self._lost and self._lock_file is not None:
-                os.pwrite(self._lock_file, _WHOLE, 0)
+                os.pwrite(self._lock_file, WHOLE, 0)
         except OSError:
             return False
         finally:
@@ -298,10 +292,10 @@ class Journal:
             raise OSError(38, "this system has no flock")
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._lock_file is None:
-            self._lock_file = _own_lock(self.directory / f"{self.owner}.lock")
+            self._lock_file = own_lock(self.directory / f"{self.owner}.lock")
         self._file = self._fresh()
         with contextlib.suppress(OSError):
-            os.pwrite(self._lock_file, _WHOLE, 0)
+            os.pwrite(self._lock_file, WHOLE, 0)
 
     def _not_whole(self) -> None:
         """A line is missing: no heir may take the rest for all that was spent. Works on a full disk too."""
@@ -374,17 +368,6 @@ class Journal:
                     (self.directory / f"{self.owner}.lock").unlink(missing_ok=True)
             os.close(lock)
 
-    def _left_behind(self) -> Iterator[_Left]:
-        try:
-            paths = sorted(self.directory.glob("*.lock")) if sys.platform != "win32" else []
-        except OSError:
-            return
-        for path in paths:
-            if path.stem == self.owner:
-                continue
-            with contextlib.suppress(OSError):  # locked: its process lives; gone: another was faster
-                yield _Left(path, _locked(path))
-
     def _tell_once(self, what: str, text: str, detail: object) -> None:
         if what not in self._told:
             self._told.add(what)
@@ -399,89 +382,12 @@ class Journal:
         self._start_afresh()
 
 
-class _Left:
-    """What a dead process left; locked meanwhile."""
-
-    def __init__(self, path: Path, lock: int) -> None:
-        self._path = path
-        self._lock = lock
-        self.whole = os.pread(lock, len(_WHOLE), 0) == _WHOLE
-        owner = path.stem
-        numbered = [(_number(each), each) for each in path.parent.glob(f"{owner}.*.journal")]
-        self._files = [each for number, each in sorted(numbered) if number is not None]
-
-    def __enter__(self) -> _Left:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        os.close(self._lock)
-
-    def records(self) -> list[Record]:
-        """What stands in the files in the end. A line that was torn by the crash is passed over."""
-        live: dict[str, Record] = {}
-        for path in self._files:
-            for line in path.read_bytes().split(b"\n"):
-                if not line:
-                    continue
-                try:
-                    record = decode(line)
-                except (msgspec.DecodeError, UnicodeDecodeError):
-                    continue
-                if isinstance(record, Done):
-                    for each in record.ids:
-                        live.pop(each, None)
-                else:
-                    live[record.id] = record
-        return list(live.values())
-
-    def remove(self) -> None:
-        """All is told: the lock last, so that no file is ever without one."""
-        for path in [*self._files, self._path]:
-            path.unlink(missing_ok=True)
-
-
 def default_directory() -> Path:
     """Where journals lie when nobody says: ``$XDG_STATE_HOME/tokenmeter``, or ``~/.local/state/tokenmeter``."""
     state = os.environ.get("XDG_STATE_HOME")
     if state and Path(state).is_absolute():
         return Path(state) / "tokenmeter"
     return Path(os.path.expanduser("~")) / ".local" / "state" / "tokenmeter"  # noqa: PTH111 - never raises
-
-
-def _locked(path: Path) -> int:
-    """The lock file of another, locked and still at its path. Raises ``OSError`` where its process lives."""
-    while True:
-        file = os.open(path, os.O_RDWR)
-        try:
-            flock(file, LOCK_EX | LOCK_NB)
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_ino == os.fstat(file).st_ino:
-                    return file
-        except BaseException:
-            os.close(file)
-            raise
-        os.close(file)  # whoever cleaned up took it away between the two steps
-
-
-def _own_lock(path: Path) -> int:
-    """A lock file of one's own, locked before it is at its path: others would take it for that of a dead process."""
-    fresh = path.with_suffix(".fresh")
-    file = os.open(fresh, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        flock(file, LOCK_EX | LOCK_NB)
-        fresh.rename(path)
-    except BaseException:
-        os.close(file)
-        fresh.unlink(missing_ok=True)
-        raise
-    return file
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.name.split(".")[-2])
-    except ValueError:
-        return None
 
 
 _journals: weakref.WeakSet[Journal] = weakref.WeakSet()

@@ -1,8 +1,8 @@
 """What a run has done over all processes: its calls and its spend, counted in the store like any budget. Pure.
 
 A run is known by its root, the run at its very beginning. So a lineage that was lost or shortened on the way starts
-another count, and can't lower this one. Spend is looked at when a call begins and never held for it: the guard stops a
-run that has spent too much, and budgets are there to keep money from being spent at all.
+another count, and can't lower this one. Spend is looked at when a call begins and its worst case isn't held: the guard
+stops a run that has spent too much, and budgets are there to keep money from being spent at all.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def run_claims(policy: LoopPolicy, agent: str | None, root: str | None) -> tuple
     nanos = own.max_nanos_per_run
     if nanos is not None:
         key = f"usd loops max_usd_per_run|run={escaped(root)}|run"
-        # One below: at the limit itself the run is over, though a call is held with nothing.
-        found.append(Claim(USD, key, scope, 0, max(0, nanos - 1), None, own.action("max_usd_per_run") == "refuse"))
+        # A nanodollar, so that the run is over at the limit itself.
+        found.append(Claim(USD, key, scope, 1, nanos, None, own.action("max_usd_per_run") == "refuse"))
     return tuple(found)
 
 

@@ -1,0 +1,160 @@
+"""The side of a guarded store that nobody waits for: a thread tells the store what waits in the journal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+from tokenmeter.budgets.breaker import Breaker, Through
+from tokenmeter.budgets.journal import Journal
+from tokenmeter.budgets.store import Store
+from tokenmeter.budgets.turn import Turn
+from tokenmeter.ending import TIMEOUT_S, at_end
+from tokenmeter.errors import StoreUnavailable
+from tokenmeter.faults import swallow
+
+_TICK_S = 15.0  # how often an idle writer looks for what dead processes left
+
+
+class Telling(Through):
+    """A store behind a circuit breaker and before a journal, and the thread that brings one to the other.
+
+    ``through`` is the same store with the breaker alone, for those who would rather have the error. ``clock`` is
+    monotonic, in seconds.
+    """
+
+    def __init__(self, inner: Store, journal: Journal, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.breaker = Breaker(clock)
+        super().__init__(inner, self.breaker)
+        self.journal = journal
+        self.through = Through(inner, self.breaker)
+        self._start_afresh()
+        _stores.add(self)
+        if journal.has_dead():
+            self._start()
+
+    def _start_afresh(self) -> None:
+        self._bell: SimpleQueue[bool] = SimpleQueue()  # its put can't be caught half-way by a finalizer
+        self._writing = Turn()
+        self._undoing = threading.Lock()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def recover(self) -> int:
+        """End the holds of processes that are gone, by what their journals say where they lie here."""
+        count = self.through.recover()
+        self.journal.replay_dead(self.through)
+        return count
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Tell the store what waits. False: the time was over first."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            done = self._work(max(0.0, deadline_s - time.monotonic()))
+            left_s = deadline_s - time.monotonic()
+            if done or left_s <= 0 or self.breaker.shut:
+                return done
+            time.sleep(min(0.02, left_s))
+
+    def close(self, timeout_s: float = TIMEOUT_S) -> None:
+        """Tell the store what waits, leave the rest in the journal, and close the store."""
+        if self._closed:
+            return
+        self._closed = True
+        until_s = time.monotonic() + timeout_s
+        if not self.flush(timeout_s):
+            self.breaker.shut = True
+        self._bell.put(False)
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(max(0.0, until_s - time.monotonic()))
+        self.through.close()
+        self.journal.close()
+
+    def _is_all_told(self) -> None:
+        """Called when nothing waits any more."""
+
+    def _wake(self) -> None:
+        self._bell.put(True)
+
+    def _start(self) -> None:
+        if self._thread is None and not self._closed:
+            with self._starting:
+                if self._thread is None:
+                    thread = threading.Thread(
+                        target=_write, args=(weakref.ref(self), self._bell), name="tokenmeter-store", daemon=True
+                    )
+                    thread.start()
+                    self._thread = thread
+
+    def _work(self, timeout_s: float = -1.0) -> bool:
+        """Tell the store what waits. True if nothing is left."""
+        return self._writing.take(self._replay, False, timeout_s)
+
+    def _replay(self) -> bool:
+        if self.breaker.wait_s:
+            return not self.journal.waiting()
+        try:
+            self.journal.replay_own(self.through, self._undoing)
+            self.journal.replay_dead(self.through)
+        except StoreUnavailable:
+            return not self.journal.waiting()
+        if not self.journal.waiting():
+            self._is_all_told()
+        return True
+
+    def _next_s(self) -> float:
+        """When the writer has something to do, if nobody calls it before."""
+        if self.journal.waiting():
+            return max(0.05, self.breaker.wait_s)
+        return _TICK_S
+
+    def _after_fork(self) -> None:
+        """In a forked child: the thread and what waits are the parent's."""
+        self._start_afresh()
+        self.breaker.start_afresh()
+
+
+def _write(ref: weakref.ref[Telling], bell: SimpleQueue[bool]) -> None:
+    """The writer's thread: it ends with its store."""
+    next_s = 0.0
+    while True:
+        with contextlib.suppress(Empty):
+            if not bell.get(timeout=next_s):
+                return
+        store = ref()
+        if store is None:
+            return
+        try:
+            store._work()
+            next_s = store._next_s()
+        except Exception as fault:  # noqa: BLE001 - the thread must live
+            swallow(fault, "telling the store what was spent")
+            next_s = 1.0
+        del store
+
+
+_stores: weakref.WeakSet[Telling] = weakref.WeakSet()
+
+
+def _at_end(left_s: float) -> None:
+    until_s = time.monotonic() + left_s
+    for store in list(_stores):
+        if not store._closed and not (store.flush(max(0.0, until_s - time.monotonic())) and left_s > 0):
+            store.breaker.shut = True
+
+
+def _after_fork() -> None:
+    for store in list(_stores):
+        store._after_fork()
+
+
+at_end(2, _at_end)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
