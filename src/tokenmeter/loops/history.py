@@ -15,6 +15,7 @@ import msgspec
 
 from tokenmeter.loops.asked import NOTHING, UNREADABLE
 from tokenmeter.loops.loosely import loose
+from tokenmeter.loops.news import ends_with_news, told_news_before, uses_tools
 
 if TYPE_CHECKING:
     from tokenmeter.loops.repeats import Repeats
@@ -41,7 +42,7 @@ def look(
     ``times`` is from how many times on it is of interest; ``all_turns`` is asked for where those given are only the
     last ones and the loop began before them.
     """
-    if len(turns) < FEWEST_TURNS or not _may_repeat(turns, times - 1):
+    if len(turns) < FEWEST_TURNS or ends_with_news(turns[-FIRST_LOOK_TURNS:]) or not _may_repeat(turns, times):
         return ()
     from tokenmeter.loops.steps import read_items  # what few requests need takes long to make
 
@@ -92,9 +93,9 @@ _as_probe = msgspec.json.Decoder(_Probe).decode
 _as_probe_parts = msgspec.json.Decoder(list[_ProbePart]).decode
 
 
-def _may_repeat(turns: Sequence[msgspec.Raw], before: int) -> bool:
+def _may_repeat(turns: Sequence[msgspec.Raw], times: int) -> bool:
     """Whether a closer look is worth its while, from the sizes of turns and the ends of those that are as large."""
-    last = turns[-1]
+    last, before = turns[-1], times - 1
     size = len(last)
     least, most = size - _SHIFT - _MARKED, size + _SHIFT
     as_large = [turn for turn in turns[-LAST_TURNS:-1] if least <= len(turn) <= most]
@@ -111,7 +112,10 @@ def _may_repeat(turns: Sequence[msgspec.Raw], before: int) -> bool:
                 if before <= 0:
                     return True
     return (len(turns) >= _MANY_TURNS and _may_poll(turns)) or (
-        size <= _TALK_BYTES and b"tool" not in bytes(last) and _only_talk(turns[-_FEWEST_TEXTS:])
+        size <= _TALK_BYTES
+        and b"tool" not in bytes(last)
+        and _only_talk(turns[-_FEWEST_TEXTS:])
+        and not (times > _TWICE and told_news_before(turns[-FIRST_LOOK_TURNS:]))
     )
 
 
@@ -119,6 +123,8 @@ def _may_poll(turns: Sequence[msgspec.Raw]) -> bool:
     """Whether the last two steps ask the same; their results may differ in size. A step is two turns or three."""
     asked = len(turns[-2])
     if min(abs(asked - len(turns[-4])), abs(asked - len(turns[-5]))) > _SHIFT:
+        return False
+    if not uses_tools(b"".join(turns[-3:])):
         return False
     from tokenmeter.loops.steps import QUICK_BYTES, read_items
 
@@ -166,4 +172,5 @@ _LARGE_BYTES: Final = 2_048
 _MANY_TURNS: Final = 16
 _TWO_STEPS: Final = 6
 _FEWEST_TEXTS: Final = 6
+_TWICE: Final = 2  # the last turn alone may be one, with what it repeats
 _TALK_BYTES: Final = 16_384

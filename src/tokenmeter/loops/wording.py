@@ -6,14 +6,11 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from tokenmeter.loops.loosely import LOWER
 from tokenmeter.loops.ticking import LABELLED, TICKING_IN_TALK
+from tokenmeter.loops.vocabulary import APART, EMPTY_WORDS, STEM_BYTES, WORDS_BYTES
 
-WORDS_BYTES: Final = 1_600
 _FEW_WORDS: Final = 3
 _NUMBER: Final = re.compile(rb"\d")
-_MARKS: Final = b"\"'.,;:!?()[]{}<>*_-/\\|\n\t\r"
-_WORDS: Final = LOWER.translate(bytes.maketrans(_MARKS, b" " * len(_MARKS)))
 
 
 def words(text: bytes) -> frozenset[bytes]:
@@ -24,12 +21,12 @@ def words(text: bytes) -> frozenset[bytes]:
     timeless = _timeless(text)
     if _WIDE.search(timeless):
         timeless = _PAIRS.sub(rb" \g<0>\g<1> ", _SYMBOLS.sub(b" ", timeless))
-    found = set(timeless.translate(_WORDS).split()) - EMPTY_WORDS
+    found = set(timeless.translate(APART).split()) - EMPTY_WORDS
     return frozenset([word if word.isdigit() else word[: _stem_bytes(word)] for word in found])
 
 
 def _stem_bytes(word: bytes) -> int:
-    return _STEM_BYTES if word.isascii() else 2 * _STEM_BYTES
+    return STEM_BYTES if word.isascii() else 2 * STEM_BYTES
 
 
 def _timeless(text: bytes) -> bytes:
@@ -63,13 +60,13 @@ def is_prose(text: bytes) -> bool:
     """Whether a text is made of words; else its marks say what it means, as those of a board or a table do."""
     if len(text) > 3 * len(_LETTER.findall(text if text.isascii() else _SYMBOLS.sub(b"", text))):
         return False
-    apart = text.replace(b"\\n", b" ").translate(_WORDS).split()
+    apart = text.replace(b"\\n", b" ").translate(APART).split()
     return len(apart) < _BOARD_WORDS or 2 * sum(len(word) == 1 for word in apart) <= len(apart)
 
 
 def in_order(text: bytes) -> list[bytes]:
     """All words of a text in their order; of a long one, those of its beginning."""
-    return _apart(text[:WORDS_BYTES].lower()).translate(_WORDS).split()
+    return _apart(text[:WORDS_BYTES].lower()).translate(APART).split()
 
 
 def is_filled_in(left: Sequence[bytes], right: Sequence[bytes]) -> bool:
@@ -108,28 +105,3 @@ _BOARD_WORDS: Final = 5
 _FORM_WORDS: Final = 4
 _FILLED_IN: Final = 4
 _RESTATED: Final = 0.7
-_STEM_BYTES: Final = 6
-EMPTY_WORDS: Final = frozenset(
-    b"""
-    a an the and or but so as at by for from in into of on off out over to up with about again also then than that
-    this these those there here it its is isn t s re ve ll d m are was were be been being am i me my mine you your
-    yours we us our they them their he she his her him do does did doing done don have has had having can could may
-    might must shall should will would won wouldn not no yes yeah yep nope ok okay if when while what which who how
-    why where any some all just only very much more most too well now still yet already soon later back else ever
-    always really quite oh ah hm hmm um let lets let's get got go goes going make take see look looking know think
-    guess suppose please kindly thank thanks thankful sorry apologies apologize apologise regret hello hi hey dear
-    greetings good great nice fine perfect excellent wonderful lovely awesome fantastic amazing day evening morning
-    afternoon night weekend week bye goodbye farewell cheers welcome pleasure glad happy delighted pleased enjoy
-    care safe best wishes regards sure certainly course absolutely definitely indeed right understood noted alright
-    agreed exactly gladly anytime appreciate appreciated appreciation grateful kind kindness help helped helping
-    helpful assist assistance assisting support anything something everything nothing need needs needed want wish
-    hope mind like once more said say says tell told ask asked asking mention mentioned repeat repeating moment
-    moments minute minutes second seconds bit while little time wait waiting hold holding patience patient bear
-    stand stay tuned standby one update updates updated updating news status progress change changed changes check
-    checked checking recheck double work working works busy continue continuing continued proceed proceeding process
-    processing pending underway ongoing hang tight keep keeping posted inform informed notify notified shortly
-    momentarily ready complete completed completion finished finish finishing hear heard reply respond response
-    forward touch feel free further question questions chat talk talking reach contact far long quick quickly first
-    next last another same try trying tried come coming came through
-    """.split()
-)

@@ -1,0 +1,65 @@
+"""A quick look at whether a conversation ends with something new: nearly always it does, and then there is no loop.
+
+A closer look takes ten times as long, so this one goes by a few words: the longest that a text begins with. Who says
+again what was said, in other words, uses most of them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from tokenmeter.loops.vocabulary import APART, EMPTY_WORDS
+
+_OF_TOOLS: Final = (b'"tool', b'"function', b"_tool", b"_call", b'Code"')
+_MOST_BYTES: Final = 16_384
+_HEAD_BYTES: Final = 192
+_SHORT_BYTES: Final = 200  # in such a text two new words are news
+_LEAST_LETTERS: Final = 6
+_LOOKED_AT: Final = 4
+
+
+def ends_with_news(turns: Sequence[msgspec.Raw]) -> bool:
+    """Whether the last turn is a user's who says something new."""
+    last = turns[-1]
+    if len(last) > _MOST_BYTES or b'"user"' not in bytes(memoryview(last)[:_HEAD_BYTES]):
+        return False
+    text, before = bytes(last), turns[:-1]
+    if text.count(b'"text"') > 1 or uses_tools(text) or sum(map(len, before)) > _MOST_BYTES:
+        return False
+    return _says_new(text, b"".join(before))
+
+
+def told_news_before(turns: Sequence[msgspec.Raw]) -> bool:
+    """Whether something new was said in the turn before the last, in a mere talk."""
+    earlier = b"".join(turns[:-2])
+    if len(earlier) > _MOST_BYTES or uses_tools(earlier):  # steps may be in a loop, whatever a model says between them
+        return False
+    return _says_new(bytes(turns[-2]), earlier)
+
+
+def uses_tools(turns: bytes) -> bool:
+    """Whether something in these turns is of a tool, whatever the protocol; a text that speaks of one is taken so."""
+    return any(mark in turns for mark in _OF_TOOLS)
+
+
+def _says_new(turn: bytes, earlier: bytes) -> bool:
+    """Whether most of its longest words stand nowhere before, in large letters or small."""
+    words = turn[:_HEAD_BYTES].replace(b"\\n", b" ").translate(APART).split()
+    words.sort(key=len)
+    left, looked_at = 1 if len(turn) < _SHORT_BYTES else 2, 0
+    known = b""
+    for word in reversed(words):
+        if len(word) < _LEAST_LETTERS or looked_at == _LOOKED_AT:
+            return False
+        if not word.isalpha() or word in EMPTY_WORDS or word == known:
+            continue
+        known = word
+        looked_at += 1
+        if word[1:_LEAST_LETTERS] not in earlier:
+            if not left:
+                return True
+            left -= 1
+    return False
