@@ -9,8 +9,8 @@ from typing import Final, Literal, NamedTuple
 from tokenmeter.loops.alike import Likeness, alike, asks_much, same_question, says_more, says_much
 from tokenmeter.loops.pacing import failed, is_receipt, pace
 from tokenmeter.loops.steps import Item
+from tokenmeter.loops.vocabulary import WORDS_BYTES
 from tokenmeter.loops.wording import (
-    WORDS_BYTES,
     figures,
     in_order,
     is_filled_in,
