@@ -4,6 +4,7 @@ Times are never asserted; run with ``-s``."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import statistics
@@ -22,6 +23,7 @@ from tokenmeter.loops.lineage import Keys, Lineage, decode, encode
 
 pytestmark = pytest.mark.bench
 
+LETTERS = str.maketrans("0123456789abcdef", "etaoinshrdlumwfg")
 ROUNDS = int(os.environ.get("TOKENMETER_BENCH_ROUNDS", "3")) * 100
 BLOCK = 20
 WORDS = "the harbour lies in the north and nobody knows when the next ship will leave for the islands".split()  # noqa: SIM905
@@ -51,15 +53,37 @@ def agent(size: int) -> list[Any]:
     return messages
 
 
+def told(number: int, length: int) -> str:
+    """What people say who go on about something: every third word was not said before."""
+    found = prose(number, length).split()
+    for at in range(0, length, 3):
+        name = hashlib.md5(f"{number} {at}".encode(), usedforsecurity=False).hexdigest()
+        found[at] = name.translate(LETTERS)[: 5 + at % 5]
+    return " ".join(found)
+
+
+def talk(size: int) -> list[Any]:
+    """A chat in which no tool is used, ending in a question."""
+    messages: list[Any] = [{"role": "system", "content": "You are a helpful assistant. " * 8}]
+    while size > 0:
+        number = len(messages)
+        text = told(number, 12 if number % 2 else 45)
+        messages.append({"role": "user" if number % 2 else "assistant", "content": text})
+        size -= len(text) + 32
+    if len(messages) % 2:
+        messages.append({"role": "user", "content": told(len(messages), 12)})
+    return messages
+
+
 def bodies(messages: list[Any]) -> Iterator[bytes]:
     last = messages[-1]
     for number in range(ROUNDS):
-        varied = {**last, "content": f"{prose(number, 4)} {last['content']}"}
+        varied = {**last, "content": f"{told(number, 4)} {last['content']}"}
         yield json.dumps({"messages": [*messages[:-1], varied], "model": "gpt-5"}, separators=(",", ":")).encode()
 
 
 @pytest.mark.parametrize("size", [4_000, 150_000])
-@pytest.mark.parametrize("kind", [prompt, agent])
+@pytest.mark.parametrize("kind", [prompt, talk, agent])
 def test_all_guards_on_one_request(kind: Any, size: int) -> None:
     policy, memory = LoopPolicy(), Memory(b"bench")
     messages = kind(size)

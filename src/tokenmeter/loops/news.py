@@ -15,7 +15,7 @@ from tokenmeter.loops.vocabulary import APART, EMPTY_WORDS
 
 _OF_TOOLS: Final = (b'"tool', b'"function', b"_tool", b"_call", b'Code"')
 _MOST_BYTES: Final = 16_384
-_HEAD_BYTES: Final = 192
+_HEAD_BYTES: Final = 160
 _SHORT_BYTES: Final = 200  # in such a text two new words are news
 _LEAST_LETTERS: Final = 6
 _LOOKED_AT: Final = 4
@@ -23,13 +23,13 @@ _LOOKED_AT: Final = 4
 
 def ends_with_news(turns: Sequence[msgspec.Raw]) -> bool:
     """Whether the last turn is a user's who says something new."""
-    last = turns[-1]
-    if len(last) > _MOST_BYTES or b'"user"' not in bytes(memoryview(last)[:_HEAD_BYTES]):
+    last, before = turns[-1], turns[:-1]
+    if len(last) > _MOST_BYTES:
         return False
-    text, before = bytes(last), turns[:-1]
-    if text.count(b'"text"') > 1 or uses_tools(text) or sum(map(len, before)) > _MOST_BYTES:
+    text = bytes(last)
+    if b'"user"' not in text or b'"tool' in text or b'"function' in text or text.count(b'"text"') > 1:
         return False
-    return _says_new(text, b"".join(before))
+    return sum(map(len, before)) <= _MOST_BYTES and _says_new(text, b"".join(before))
 
 
 def told_news_before(turns: Sequence[msgspec.Raw]) -> bool:
