@@ -48,6 +48,8 @@ def uses_tools(turns: bytes) -> bool:
 def _says_new(turn: bytes, earlier: bytes) -> bool:
     """Whether most of its longest words stand nowhere before, in large letters or small."""
     words = turn[:_HEAD_BYTES].replace(b"\\n", b" ").translate(APART).split()
+    if len(turn) > _HEAD_BYTES:
+        del words[-1:]  # half a word
     words.sort(key=len)
     left, looked_at = 1 if len(turn) < _SHORT_BYTES else 2, 0
     known = b""
