@@ -36,6 +36,8 @@ class Refused(TokenmeterError):
     """
 
     reason: ClassVar[str] = "refused"
+    # Frameworks look for it to tell what a further try could mend: without one, LiteLLM's router retries for long.
+    status_code: ClassVar[int] = 402
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)

@@ -222,6 +222,23 @@ async def test_refused_before_it_is_sent(use: Any, is_async: bool, server: tuple
             assert isinstance(caught.value, BudgetExceeded)
 
 
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("model", ["openai/gpt-5-mini", "anthropic/claude-haiku-4-5"])
+async def test_a_router_does_not_try_a_refused_call_again(
+    model: str, is_async: bool, server: tuple[str, list[str]]
+) -> None:
+    url, arrived = server
+    given = {"model": model, "api_base": url, "api_key": "none", "max_retries": 0}
+    router = sdk("litellm").Router([{"model_name": "m", "litellm_params": given}], num_retries=3)
+    with Meter([Budget("1 token", per="total")], unpriced="allow") as meter:
+        meter.instrument()
+        with pytest.raises(Exception, match="1 token in total") as caught:
+            await of((router.acompletion if is_async else router.completion)(model="m", messages=MESSAGES))
+        assert any(isinstance(error, BudgetExceeded) for error in around(caught.value))
+        assert meter.spend().refused == 1
+    assert arrived == []
+
+
 def around(error: BaseException | None) -> Iterator[BaseException]:
     """An error, and those that led to it."""
     known: list[BaseException] = []
