@@ -7,6 +7,7 @@ import contextvars
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import pytest
@@ -45,6 +46,24 @@ def test_threads(meter: Meter) -> None:
     meter.uninstrument()
     with meter.agent("one"):
         assert in_thread() is NOBODY
+
+
+def test_a_pool_of_threads_works_for_whoever_gives_it_work(meter: Meter) -> None:
+    with meter.agent("one") as one, ThreadPool(2) as pool:
+        assert pool.apply(current) is one
+        with meter.agent("two") as two:
+            assert pool.map(lambda _number: current(), range(3)) == [two] * 3
+            assert pool.starmap(lambda _one, _other: current(), [(1, 2)]) == [two]
+            assert list(pool.imap(lambda _number: current(), range(3))) == [two] * 3
+            assert list(pool.imap_unordered(lambda _number: current(), range(3))) == [two] * 3
+            assert pool.apply_async(current).get(30) is two
+    with ThreadPool(1) as pool:
+        assert pool.apply(current) is NOBODY
+        with meter.agent("three") as three:
+            assert pool.apply(current) is three
+        assert pool.apply(current) is NOBODY
+    meter.uninstrument()
+    assert "apply_async" not in vars(ThreadPool)
 
 
 def test_threads_in_threads(meter: Meter) -> None:

@@ -104,7 +104,7 @@ class Instruments:
                 return
             self._on = True
             self._process += threads.patches()
-            for name in (*HTTP_LIBRARIES, *(f"{sdk}._base_client" for sdk in SDKS), _GOOGLE):
+            for name in (*HTTP_LIBRARIES, *(f"{sdk}._base_client" for sdk in SDKS), _GOOGLE, threads.POOLS):
                 if name not in sys.modules:
                     self._hook_import(name)
                 elif _is_being_imported(name):
@@ -157,6 +157,8 @@ class Instruments:
                 self._patched.add(name)
                 if name == _GOOGLE:
                     _say_what_is_not_seen()
+                elif name == threads.POOLS:
+                    self._process += threads.patches_of_pools(module)
                 else:
                     (self._on_http if name in HTTP_LIBRARIES else self._on_sdk)(module)
 

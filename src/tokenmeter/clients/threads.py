@@ -11,6 +11,8 @@ from tokenmeter import attribution
 from tokenmeter.clients.patches import Patch
 from tokenmeter.clients.seam import Wrapper
 
+POOLS = "multiprocessing.pool"
+
 
 def patches() -> list[Patch]:
     """Patch ``ThreadPoolExecutor.submit`` and ``threading.Thread.start``."""
@@ -19,6 +21,13 @@ def patches() -> list[Patch]:
     # OpenTelemetry's instrumentation, once undone, leaves `threading.Timer` a ``start`` of its own.
     starting = [each for each in (threading.Thread, threading.Timer) if "start" in vars(each)]
     return [Patch(ThreadPoolExecutor, "submit", _submit), *(Patch(each, "start", _start) for each in starting)]
+
+
+def patches_of_pools(module: Any) -> list[Patch]:
+    """Patch what gives work to a ``multiprocessing.pool.ThreadPool``, where it has the names of this Python."""
+    pool = module.ThreadPool
+    names = ("apply_async", "_map_async", "imap", "imap_unordered")
+    return [Patch(pool, name, _submit) for name in names if hasattr(pool, name)]
 
 
 def _submit(active: Callable[[], bool]) -> Wrapper:
@@ -34,7 +43,7 @@ def _submit(active: Callable[[], bool]) -> Wrapper:
 def _start(active: Callable[[], bool]) -> Wrapper:
     def start(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         scope = attribution.current()
-        # An executor's worker threads outlive the call that happened to start them.
+        # The worker threads of a pool outlive the call that happened to start them.
         if scope is not attribution.NOBODY and active() and not _is_worker(instance):
             instance.run = _under(scope, instance.run)
         return wrapped(*args, **kwargs)
@@ -44,7 +53,7 @@ def _start(active: Callable[[], bool]) -> Wrapper:
 
 def _is_worker(thread: threading.Thread) -> bool:
     target = getattr(thread, "_target", None)
-    return getattr(target, "__module__", None) == "concurrent.futures.thread"
+    return getattr(target, "__module__", None) in ("concurrent.futures.thread", POOLS)
 
 
 def _under(scope: attribution.Scope, function: Callable[..., Any]) -> Callable[..., Any]:
