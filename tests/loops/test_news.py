@@ -32,13 +32,13 @@ def talk(*texts: str) -> list[msgspec.Raw]:
 
 def test_a_question_of_its_own_is_news() -> None:
     said = [GREETING, "How may I help?", "Which aeroplanes depart for Reykjavik on weekends?"]
-    assert ends_with_news(talk(*said))
-    assert not ends_with_news(talk(*said, "Two of them.", said[-1]))
+    assert ends_with_news(talk(*said), 26)
+    assert not ends_with_news(talk(*said, "Two of them.", said[-1]), 26)
 
 
 @pytest.mark.parametrize("text", ["ok", "yes please", "Thanks, go on.", "12 34", "…", ""])
 def test_what_says_nothing_is_no_news(text: str) -> None:
-    assert not ends_with_news(talk(GREETING, "How may I help?", text))
+    assert not ends_with_news(talk(GREETING, "How may I help?", text), 26)
 
 
 def test_what_the_model_said_before_may_be_news() -> None:
@@ -63,7 +63,7 @@ def test_what_the_model_said_before_may_be_news() -> None:
     ],
 )
 def test_only_one_text_of_a_user_is_looked_at(last: Any) -> None:
-    assert not ends_with_news(turns({"role": "user", "content": GREETING}, last))
+    assert not ends_with_news(turns({"role": "user", "content": GREETING}, last), 26)
 
 
 SENTENCES = st.lists(st.sampled_from(WORDS), min_size=1, max_size=14).map(" ".join)
@@ -83,7 +83,7 @@ def test_what_a_close_look_finds_is_not_passed_over(
     told = talk(*said)
     quick = look(told)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(history, "ends_with_news", lambda _turns: False)
+        patch.setattr(history, "ends_with_news", lambda _turns, _looked_at: False)
         patch.setattr(history, "told_news_before", lambda _turns: False)
         close = look(told)
     assert {each for each in close if each.times >= 3} <= set(quick)

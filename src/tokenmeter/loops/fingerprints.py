@@ -58,8 +58,9 @@ class Fingerprints:
             edges = memoryview(first)[:_HEAD_BYTES], view[:_HEAD_BYTES], view[-_TAIL_BYTES:]
             said = loose(b"".join((self._key, *edges)))
         before = turns[-2] if len(turns) > 1 else first
-        sizes = len(turns), len(first) >> _SIZE_BITS, len(before) >> _SIZE_BITS, len(last) >> _SIZE_BITS
-        return hash((sizes, hash(b"".join(asked.rest[:2])[:512]), hash(said)))
+        rest = b"".join(asked.rest[:2])[:512]
+        sizes = len(first) >> _SIZE_BITS, len(before) >> _SIZE_BITS, len(last) >> _SIZE_BITS
+        return hash((len(turns), *sizes, rest, said))
 
     def whole(self, body: bytes) -> int:
         """The key of a request that is taken as it is."""

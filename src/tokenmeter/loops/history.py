@@ -42,7 +42,7 @@ def look(
     ``times`` is from how many times on it is of interest; ``all_turns`` is asked for where those given are only the
     last ones and the loop began before them.
     """
-    if len(turns) < FEWEST_TURNS or ends_with_news(turns[-FIRST_LOOK_TURNS:]) or not _may_repeat(turns, times):
+    if len(turns) < FEWEST_TURNS or ends_with_news(turns, FIRST_LOOK_TURNS) or not _may_repeat(turns, times):
         return ()
     from tokenmeter.loops.steps import read_items  # what few requests need takes long to make
 

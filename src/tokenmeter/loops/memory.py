@@ -148,6 +148,8 @@ class Seen:
         self._ended: deque[tuple[int, bool]] = deque(maxlen=65_536)  # answers that no request has read yet
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._minutes: OrderedDict[str, _Minute] = OrderedDict()  # by agent
+        self._latest: tuple[str, str | None] | None = None  # whose the last request was
+        self._minute = _Minute()  # of that agent
         self._runs: OrderedDict[int, None] = OrderedDict()
         self._spent: OrderedDict[str, _Run] = OrderedDict()
         self._quiet: OrderedDict[int, tuple[int, tuple[str, ...]]] = OrderedDict()
@@ -183,11 +185,15 @@ class Seen:
                 return _UNKNOWN
             try:
                 self._inside = True
-                minute = self._minute(agent)
+                goes_on = (agent, run) == self._latest
+                if not goes_on:
+                    self._minute = self._minute_of(agent)
+                    self._latest = agent, run
+                minute = self._minute
                 left = minute.left(at_s)
                 calls, runs = minute.calls + int(minute.calls_before * left), 0
                 minute.calls += 1
-                if run is not None and self._is_new_run(run, agent):
+                if not goes_on and run is not None and self._is_new_run(run, agent):
                     runs = minute.runs + int(minute.runs_before * left)
                     minute.runs += 1
                 if len(self._ended) >= _MANY_ENDED:
@@ -305,7 +311,7 @@ class Seen:
                 entry.times = max(0, entry.times - 1)
                 entry.noted = -1
 
-    def _minute(self, agent: str) -> _Minute:
+    def _minute_of(self, agent: str) -> _Minute:
         minutes = self._minutes
         found = minutes.get(agent)
         if found is None:

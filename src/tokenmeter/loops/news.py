@@ -21,14 +21,14 @@ _LEAST_LETTERS: Final = 6
 _LOOKED_AT: Final = 4
 
 
-def ends_with_news(turns: Sequence[msgspec.Raw]) -> bool:
-    """Whether the last turn is a user's who says something new."""
-    last, before = turns[-1], turns[:-1]
-    if len(last) > _MOST_BYTES:
+def ends_with_news(turns: Sequence[msgspec.Raw], looked_at: int) -> bool:
+    """Whether the last turn is a user's who says something new, beside as many turns as are looked at."""
+    if len(turns[-1]) > _MOST_BYTES:
         return False
-    text = bytes(last)
+    text = bytes(turns[-1])
     if b'"user"' not in text or b'"tool' in text or b'"function' in text or text.count(b'"text"') > 1:
         return False
+    before = turns[-looked_at:-1]
     return sum(map(len, before)) <= _MOST_BYTES and _says_new(text, b"".join(before))
 
 
