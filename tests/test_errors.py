@@ -45,3 +45,8 @@ def test_the_tree() -> None:
         assert kind.reason != "refused"
     assert issubclass(tokenmeter.ConfigError, ValueError)
     assert not issubclass(tokenmeter.ConfigError, Refused)
+
+
+def test_every_refusal_says_that_it_is_to_be_paid_for_first() -> None:
+    """402, which no framework takes for a fault that a further try could mend."""
+    assert {error.status_code for error in SAMPLES} == {402}

@@ -22,7 +22,17 @@ _log = logging.getLogger("tokenmeter")
 class Framed:
     """Base of the readers: `cut` takes joined bytes and returns those of the unfinished document."""
 
-    __slots__ = ("_body_bytes", "_final", "_limit", "_pending", "_pending_bytes", "_rest_bytes", "_spoilt", "tally")
+    __slots__ = (
+        "_body_bytes",
+        "_final",
+        "_limit",
+        "_peeked",
+        "_pending",
+        "_pending_bytes",
+        "_rest_bytes",
+        "_spoilt",
+        "tally",
+    )
 
     def __init__(self, tally: Tally) -> None:
         self.tally = tally
@@ -32,6 +42,7 @@ class Framed:
         self._rest_bytes = 0
         self._body_bytes = 0
         self._spoilt = False
+        self._peeked: Reading | None = None  # at the end mark, with nothing left over
         self._final: Reading | None = None
 
     def feed(self, chunk: bytes) -> bytes:
@@ -56,14 +67,18 @@ class Framed:
         """The end, however it came; whoever asks again gets the same."""
         if self._final is None:
             self._drain(last=True)
-            complete = False if self._spoilt else self.complete()
-            self._final = self.tally.reading(body_bytes=self._body_bytes, complete=complete)
+            complete, told = False if self._spoilt else self.complete(), self._peeked
+            if told is None or told.body_bytes != self._body_bytes or not complete:
+                told = self.tally.reading(body_bytes=self._body_bytes, complete=complete)
+            self._final = told
         return b"", self._final
 
     def peek(self) -> Reading:
         """What was read so far."""
         self._drain(last=False)
-        return self.tally.reading(body_bytes=self._body_bytes, complete=not self._spoilt and self.tally.ended)
+        found = self.tally.reading(body_bytes=self._body_bytes, complete=not self._spoilt and self.tally.ended)
+        self._peeked = found if found.complete and not self._pending else None
+        return found
 
     def _drain(self, *, last: bool) -> None:
         joined = b"".join(self._pending)
