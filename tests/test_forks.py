@@ -19,50 +19,32 @@ from tokenmeter.outcomes.sink import MemorySink
 from tokenmeter.pricing import ExpectedCost, InputBound, PriceBook
 from tokenmeter.pricing.tokenizers import TokenCounter
 
-OWNERS: list[tuple[Callable[[], Any], str]] = [
-    (MemoryLedger, "_lock"),
-    (MemorySink, "_lock"),
-    (ExpectedCost, "_lock"),
-    (InputBound, "_lock"),
-    (PriceBook, "_lock"),
-    (TokenCounter, "_lock"),
-    (Meter, "_opening"),
-]
+OWNERS: list[Callable[[], Any]] = [MemoryLedger, MemorySink, ExpectedCost, InputBound, PriceBook, TokenCounter, Meter]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-@pytest.mark.parametrize(("make", "name"), OWNERS, ids=lambda each: getattr(each, "__name__", ""))
-def test_a_lock_that_was_held_is_free_in_the_child(make: Callable[[], Any], name: str) -> None:
+@pytest.mark.parametrize("make", OWNERS)
+def test_a_turn_that_was_taken_is_free_in_the_child(make: Callable[[], Any]) -> None:
     owner = make()
     held, let_go = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with getattr(owner, name):
-            held.set()
-            let_go.wait(30)
+        held.set()
+        let_go.wait(30)
 
-    holder = threading.Thread(target=hold)
+    holder = threading.Thread(target=owner._turn.run, args=(hold,))
     holder.start()
     assert held.wait(30)
     child = os.fork()
     if child == 0:
         signal.alarm(20)
-        with getattr(owner, name):
-            os._exit(0)
+        owner._turn.run(os._exit, 0)
     try:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     finally:
         let_go.set()
         holder.join()
-
-
-@pytest.mark.parametrize(("make", "name"), OWNERS, ids=lambda each: getattr(each, "__name__", ""))
-def test_a_signal_handler_finds_no_lock_that_its_own_thread_holds(make: Callable[[], Any], name: str) -> None:
-    lock = getattr(make(), name)
-    with lock:
-        assert lock.acquire(timeout=1)
-        lock.release()
 
 
 RIGHT_AFTER_WRAP = """

@@ -7,7 +7,6 @@ import hmac
 import logging
 import os
 import secrets
-import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +41,7 @@ from tokenmeter.notes import House, UsageOption
 from tokenmeter.pricing import ExpectedCost, InputBound, Overshoot, Price, PriceBook, parse_prices
 from tokenmeter.record import Recorder
 from tokenmeter.telemetry import Metrics, Spans
+from tokenmeter.turn import Turn, in_turn
 from tokenmeter.version import VERSION
 
 if TYPE_CHECKING:
@@ -161,8 +161,8 @@ class Meter:
         self._store = _store_at(store) if isinstance(store, str) else checked_store(store)
         self._owns_store = isinstance(store, str)
         self._outcomes: Sink | None = None
-        self._opening = threading.RLock()  # the ledger
-        renew_in_child(self, "_opening", threading.RLock)
+        self._turn = Turn()  # of who opens the ledger
+        renew_in_child(self, "_turn", Turn)
         self._closed = False
         self._pauses = Pauses(self._store)
         self._pauses.refresh()
@@ -414,13 +414,13 @@ class Meter:
         at_s = check_revocation(kind, key, self._clock.now_s(), why)
         self._sink().revoke(kind, key, at_s, why)
 
+    @in_turn
     def _sink(self) -> Sink:
-        with self._opening:
-            if self._closed:
-                raise StoreUnavailable("the meter is closed, and its ledger with it; tell it what came of calls before")
-            if self._outcomes is None:
-                self._outcomes = self._open_sink()
-            return self._outcomes
+        if self._closed:
+            raise StoreUnavailable("the meter is closed, and its ledger with it; tell it what came of calls before")
+        if self._outcomes is None:
+            self._outcomes = self._open_sink()
+        return self._outcomes
 
     def _open_sink(self) -> Sink:
         if self._ledger_url is not None:
@@ -450,11 +450,14 @@ class Meter:
         self._pauses.close()
         if self._owns_store:
             self._store.close()
-        with self._opening:
-            self._closed = True
-            close = getattr(self._outcomes, "close", None)
-            if close is not None:
-                close()
+        self._close_sink()
+
+    @in_turn
+    def _close_sink(self) -> None:
+        self._closed = True
+        close = getattr(self._outcomes, "close", None)
+        if close is not None:
+            close()
 
     def __enter__(self) -> Meter:
         return self

@@ -54,10 +54,7 @@ def is_free(store: MemoryStore) -> bool:
     found: list[bool] = []
 
     def take() -> None:
-        got = store._lock.acquire(timeout=LONG_S)
-        found.append(got)
-        if got:
-            store._lock.release()
+        found.append(store._turn.take(lambda: True, otherwise=False, timeout_s=LONG_S))
 
     thread = threading.Thread(target=take)
     thread.start()
@@ -411,10 +408,9 @@ def test_a_forked_child_is_not_stuck() -> None:
         store.hold("parent", claims, 0.0)
         taken, forked = threading.Event(), threading.Event()
         def sit():
-            with store._lock:
-                taken.set()
-                forked.wait()
-        thread = threading.Thread(target=sit)
+            taken.set()
+            forked.wait()
+        thread = threading.Thread(target=store._turn.run, args=(sit,))
         thread.start()
         taken.wait()
         child = os.fork()

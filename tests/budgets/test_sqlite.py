@@ -583,7 +583,7 @@ def test_control_c_leaves_a_verb_done_or_not_done(connect: Open, outer: str, aft
             else:
                 assert place >= watching.count
                 break
-        assert not store._desk._lock._is_owned()  # type: ignore[attr-defined]
+        assert not store._desk._turn.mine
         books = whole(store)
         assert sum(state.held for state in books.values()) <= 2
         store.release("other")

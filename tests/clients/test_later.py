@@ -212,11 +212,12 @@ def test_what_waits_keeps_nothing_of_the_client_alive() -> None:
     usage = {"prompt_tokens": 3, "completion_tokens": 1}
     transport = httpx2.MockTransport(lambda _: httpx2.Response(200, json={"choices": [], "usage": usage}))
     with Meter() as meter, meter.wrap(httpx2.Client(transport=transport)) as client:
-        with meter._later._doing:  # nobody does it meanwhile
-            response = client.post("https://api.openai.com/v1/chat/completions", json={"model": "m", "messages": []})
-            held = [weakref.ref(each) for each in (response, response.request, response.request.headers)]
-            del response
-            gc.collect()
-            assert len(meter._later._waiting) == 1
-            assert [ref() for ref in held] == [None, None, None]
+        assert meter._later._doing.begin(60.0)  # nobody does it meanwhile
+        response = client.post("https://api.openai.com/v1/chat/completions", json={"model": "m", "messages": []})
+        held = [weakref.ref(each) for each in (response, response.request, response.request.headers)]
+        del response
+        gc.collect()
+        assert len(meter._later._waiting) == 1
+        assert [ref() for ref in held] == [None, None, None]
+        meter._later._doing.end()
         assert meter.spend().input_tokens == 3

@@ -335,11 +335,10 @@ def test_a_child_of_a_fork_has_its_own_lock_and_waits_for_nobody() -> None:
     held, let_go = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with seen._lock:
-            held.set()
-            let_go.wait(20)
+        held.set()
+        let_go.wait(20)
 
-    holder = threading.Thread(target=hold)
+    holder = threading.Thread(target=seen._turn.run, args=(hold,))
     holder.start()
     held.wait(20)
     child = os.fork()

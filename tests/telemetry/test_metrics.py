@@ -391,6 +391,27 @@ def test_a_row_that_cant_be_written_does_not_stop_the_rest(
     assert "broken" in caplog.text
 
 
+def test_who_interrupts_the_writing_on_its_own_thread_waits_for_nobody(
+    meter: Meter, reader: InMemoryMetricReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a signal handler does that flushes."""
+    write = Metrics._write
+
+    def interrupted(self: Metrics, row: Any, costs: Any) -> None:
+        meter.flush()
+        write(self, row, costs)
+
+    monkeypatch.setattr(Metrics, "_start", lambda self: None)
+    monkeypatch.setattr(Metrics, "_write", interrupted)
+    posted(meter, times=3)
+    flushing = threading.Thread(target=meter.flush, daemon=True)
+    flushing.start()
+    flushing.join(60)
+    assert not flushing.is_alive()
+    [duration] = points_of(metrics_of(reader)["gen_ai.client.operation.duration"]).values()
+    assert duration.count == 3
+
+
 # -- other processes ---------------------------------------------------------------------------------------------
 
 SETUP = """
@@ -519,13 +540,14 @@ meter = tokenmeter.Meter(meter_provider=MeterProvider([reader], shutdown_on_exit
 post(meter, 3)
 meter.flush()
 import faulthandler, signal
-with meter._metrics._writing:
-    child = os.fork()
-    if child == 0:
-        signal.alarm(5)  # kills a child that hangs
-        post(meter, 1)
-        meter.flush()
-        os._exit(0 if counted(reader) == 4 else 1)
+meter._metrics._writing.begin(60.0)
+child = os.fork()
+if child == 0:
+    signal.alarm(5)  # kills a child that hangs
+    post(meter, 1)
+    meter.flush()
+    os._exit(0 if counted(reader) == 4 else 1)
+meter._metrics._writing.end()
 _, status = os.waitpid(child, 0)
 print(json.dumps(status))
 meter.close()

@@ -10,8 +10,8 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.store import Book, Drawn, Entry, Grant, Held, Note, Pause, Settled, Short, State, Store, Ticket
-from tokenmeter.budgets.turn import Turn
 from tokenmeter.errors import StoreUnavailable
+from tokenmeter.turn import Turn
 
 logger = logging.getLogger("tokenmeter")
 

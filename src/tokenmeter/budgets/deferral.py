@@ -4,7 +4,7 @@ A lock guards the books, and three things could get in its way, because Python m
 steps of a verb: a finalizer (the garbage collector closes an abandoned stream, which settles), a signal
 handler, and the ``KeyboardInterrupt`` that it raises. So:
 
-- The lock may be taken again by the thread that has it, and ``_busy`` tells that thread that it is in the
+- The turn may be taken again by the thread that has it, and ``_busy`` tells that thread that it is in the
   middle of a verb. What must not wait (settle, release, post, leaving the line) is then put in
   ``_deferred`` and done by the interrupted verb at its end. What needs an answer (hold, queue, adjust)
   raises ``StoreUnavailable``.
@@ -17,11 +17,11 @@ handler, and the ``KeyboardInterrupt`` that it raises. So:
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from tokenmeter.errors import StoreUnavailable
+from tokenmeter.turn import Turn, in_turn
 
 _T = TypeVar("_T")
 _Deferred = tuple[Callable[..., object], tuple[Any, ...]]
@@ -34,7 +34,7 @@ class OneVerbAtATime:
         self._recheck: dict[str, None] = {}  # books whose line must be looked at, in order
         self._deferred: dict[object, _Deferred] = {}  # by what they end: a hold, an entry or a waiter
         self._busy: str | None = None  # in a verb; the id while one is ended or charged, "" else
-        self._lock = threading.RLock()
+        self._turn = Turn()
 
     def _serve(self, key: str) -> None:
         """Look at the line of a book, and take it out of ``_recheck``."""
@@ -67,13 +67,13 @@ class OneVerbAtATime:
             finally:
                 self._busy = None
 
+    @in_turn
     def _do(self, ending: object, verb: Callable[..., object], *args: Any) -> None:
         """Now, or at the end of the verb that was interrupted."""
-        with self._lock:
-            if self._busy is None:
-                self._answer("", verb, *args)
-            else:
-                self._defer(ending, verb, *args)
+        if self._busy is None:
+            self._answer("", verb, *args)
+        else:
+            self._defer(ending, verb, *args)
 
     def _defer(self, ending: object, verb: Callable[..., object], *args: Any) -> bool:
         """Leave a verb to the one that was interrupted. False when that, or another deferred one, ends the same."""
@@ -83,7 +83,7 @@ class OneVerbAtATime:
 
     def _start_afresh(self) -> None:
         """In a forked child, where the threads that waited or had the lock are not. Each commit is whole."""
-        self._lock = threading.RLock()
+        self._turn = Turn()
         self._busy = None
         self._recheck.clear()
         self._deferred.clear()

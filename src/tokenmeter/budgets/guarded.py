@@ -242,10 +242,12 @@ class GuardedStore(Telling):
 
     def _undo_first(self, hold_id: str, call: _Call) -> None:
         """What an earlier try with the same id may have left must go before the next, not after it."""
-        with self._undoing:  # not for as long as all is told that waits
-            self.through.release(hold_id)
-            self.journal.forget(hold_id)
+        self._undoing.run(self._undo_now, hold_id)  # not for as long as all is told that waits
         call.uncertain = False
+
+    def _undo_now(self, hold_id: str) -> None:
+        self.through.release(hold_id)
+        self.journal.forget(hold_id)
 
     def _answered(self, hold_id: str, call: _Call, answer: Held | Short) -> Held | Short:
         if isinstance(answer, Held):

@@ -17,12 +17,10 @@ import logging
 import os
 import re
 import sys
-import threading
 import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tokenmeter.budgets.journal_heirs import WHOLE, left_behind, own_lock
@@ -38,6 +36,7 @@ from tokenmeter.budgets.journal_lines import (
 )
 from tokenmeter.budgets.store import Store
 from tokenmeter.errors import ConfigError, StoreUnavailable
+from tokenmeter.turn import Turn, in_turn
 
 logger = logging.getLogger("tokenmeter")
 
@@ -89,7 +88,7 @@ class Journal:
 
     def _start_afresh(self) -> None:
         self.owner = f"{self._word}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
-        self._lock = threading.RLock()
+        self._turn = Turn()
         self._live: dict[str, tuple[Record, int]] = {}
         self._live_bytes = 0
         self._file: int | None = None
@@ -124,53 +123,53 @@ class Journal:
         """The lines that wait to be told, the oldest first; not those of calls that are under way."""
         return [record for record, _ in list(self._live.values()) if not isinstance(record, Lease) and is_final(record)]
 
+    @in_turn
     def put(self, record: Record) -> bool:
         """Write a line; it replaces one of the same id. False: it is not in the file, and the log said why."""
         line = encode(record) + b"\n"
         size = len(line)
-        with self._lock:
-            before = self._live.get(record.id)
-            if before is None and isinstance(record, Write) and self._live_bytes + size > self._max_bytes // 2:
-                self._tell_once(
-                    "rows",
-                    "tokenmeter's journal %s is half full (%d bytes): rows of calls that charge nothing, such as "
-                    "refused ones, are left out from now on; what calls spend is kept",
-                    self._live_bytes,
-                )
-                return False
-            if before is None and self._live_bytes + size > self._max_bytes:
-                self._tell_once(
-                    "full",
-                    "tokenmeter's journal %s is full (%d bytes): what calls spend from now on is lost until the "
-                    "store is back",
-                    self._max_bytes,
-                )
-                self._lost = True
-                self._not_whole()
-                return False
-            self._live[record.id] = record, size
-            self._live_bytes += size - (before[1] if before is not None else 0)
-            if self._busy:
-                self._late.append(line)
-            written = (self._gap and self._mend()) or self._append(line)
-            while self._late and not self._busy:  # of those who came in while the file was opened
-                self._append(self._late.pop(0))
-            if not written:
-                self._not_whole()
-            return written
+        before = self._live.get(record.id)
+        if before is None and isinstance(record, Write) and self._live_bytes + size > self._max_bytes // 2:
+            self._tell_once(
+                "rows",
+                "tokenmeter's journal %s is half full (%d bytes): rows of calls that charge nothing, such as "
+                "refused ones, are left out from now on; what calls spend is kept",
+                self._live_bytes,
+            )
+            return False
+        if before is None and self._live_bytes + size > self._max_bytes:
+            self._tell_once(
+                "full",
+                "tokenmeter's journal %s is full (%d bytes): what calls spend from now on is lost until the "
+                "store is back",
+                self._max_bytes,
+            )
+            self._lost = True
+            self._not_whole()
+            return False
+        self._live[record.id] = record, size
+        self._live_bytes += size - (before[1] if before is not None else 0)
+        if self._busy:
+            self._late.append(line)
+        written = (self._gap and self._mend()) or self._append(line)
+        while self._late and not self._busy:  # of those who came in while the file was opened
+            self._append(self._late.pop(0))
+        if not written:
+            self._not_whole()
+        return written
 
+    @in_turn
     def drop(self, records: Iterable[Record]) -> None:
         """Cross lines out, but for those that were replaced meanwhile."""
-        with self._lock:
-            gone = []
-            for record in records:
-                found = self._live.get(record.id)
-                if found is not None and found[0] is record:
-                    del self._live[record.id]
-                    self._live_bytes -= found[1]
-                    gone.append(record.id)
-            if gone:
-                self._cross_out(gone)
+        gone = []
+        for record in records:
+            found = self._live.get(record.id)
+            if found is not None and found[0] is record:
+                del self._live[record.id]
+                self._live_bytes -= found[1]
+                gone.append(record.id)
+        if gone:
+            self._cross_out(gone)
 
     def forget(self, record_id: str) -> None:
         """Cross a line out by its id."""
@@ -178,21 +177,28 @@ class Journal:
         if found is not None:
             self.drop((found[0],))
 
-    def replay_own(self, store: Store, undoing: AbstractContextManager[object] | None = None) -> int:
+    def replay_own(self, store: Store, undoing: Turn | None = None) -> int:
         """Tell the store what waits here. Raises `StoreUnavailable` where it stops.
 
-        ``undoing`` is held while a hold is given back: whoever takes its id into use again has it meanwhile.
+        A hold is given back in the turn of ``undoing``: whoever takes its id into use again has it meanwhile.
         """
+        undoing = undoing or Turn()
         count = 0
         for work, records in steps(self.waiting()):
-            undo = isinstance(records[0], Undo)
-            with (undo and undoing) or contextlib.nullcontext():
-                if undo and self.get(records[0].id) is not records[0]:
-                    continue  # its id is in use again
-                self._tell(work, store, records)
-                self.drop(records)
-            count += len(records)
+            if isinstance(records[0], Undo):
+                count += undoing.run(self._replay_undo, work, store, records)
+            else:
+                count += self._replay(work, store, records)
         return count
+
+    def _replay_undo(self, work: Callable[[Store], object], store: Store, records: Sequence[Record]) -> int:
+        in_use_again = self.get(records[0].id) is not records[0]
+        return 0 if in_use_again else self._replay(work, store, records)
+
+    def _replay(self, work: Callable[[Store], object], store: Store, records: Sequence[Record]) -> int:
+        self._tell(work, store, records)
+        self.drop(records)
+        return len(records)
 
     def replay_dead(self, store: Store) -> int:
         """Tell the store what processes of this machine left that are gone, and end their leases."""
@@ -215,11 +221,11 @@ class Journal:
         except OSError:
             return False
 
+    @in_turn
     def close(self) -> None:
         """Let go of the file; one with lines in it is left to whoever comes next."""
-        with self._lock:
-            self._let_go(remove=not self._live)
-            self._broken = True
+        self._let_go(remove=not self._live)
+        self._broken = True
 
     # -- inside
 

@@ -18,7 +18,7 @@ from tokenmeter.budgets.deferral import OneVerbAtATime
 from tokenmeter.budgets.journal_lines import Draw
 from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.store import Held, Note, Settled, State, in_use
-from tokenmeter.budgets.turn import Turn
+from tokenmeter.turn import Turn, in_turn
 
 FIRST_CALLS = 16  # a slice is for so many calls at first
 MAX_UNDRAWN = 16_384
@@ -90,25 +90,25 @@ class LeaseSums(OneVerbAtATime):
 
     # -- the verbs of a call
 
+    @in_turn
     def take(self, hold_id: str, claims: Sequence[Claim], note: Note | None, now_s: float) -> Held | None:
         """Hold all claims, or None."""
-        with self._lock:
-            return self._answer("", self._take, hold_id, claims, note, now_s) if self._busy is None else None
+        return self._answer("", self._take, hold_id, claims, note, now_s) if self._busy is None else None
 
+    @in_turn
     def settle(self, call: Call, draw: Draw, amounts: Sequence[int]) -> Settled | None:
         """End a call with what it spent."""
-        with self._lock:
-            if self._busy is None:
-                return self._answer(draw.id, self._settle, draw, amounts)
-            deferred = draw.id in self.calls and self._defer(draw.id, self._settle, draw, amounts)
-            return self._reckoned(call, amounts) if deferred else None
+        if self._busy is None:
+            return self._answer(draw.id, self._settle, draw, amounts)
+        deferred = draw.id in self.calls and self._defer(draw.id, self._settle, draw, amounts)
+        return self._reckoned(call, amounts) if deferred else None
 
+    @in_turn
     def release(self, hold_id: str) -> bool:
         """End a call with nothing spent."""
-        with self._lock:
-            if self._busy is None:
-                return self._answer(hold_id, self._release, hold_id)
-            return hold_id in self.calls and self._defer(hold_id, self._release, hold_id)
+        if self._busy is None:
+            return self._answer(hold_id, self._release, hold_id)
+        return hold_id in self.calls and self._defer(hold_id, self._release, hold_id)
 
     def adjust(self, hold_id: str, claims: Sequence[Claim]) -> Held | None:
         """Let a call hold these claims; None where a slice is too small."""
@@ -121,20 +121,20 @@ class LeaseSums(OneVerbAtATime):
         size, under_way, undrawn = self.sums.get(part.id, (0, 0, 0))
         return size - under_way - undrawn
 
+    @in_turn
     def all(self) -> list[tuple[Slice, _Sum]]:
         """Every slice with its sums."""
-        with self._lock:
-            return [(part, self.sums[part.id]) for part in self.by_id.values()]
+        return [(part, self.sums[part.id]) for part in self.by_id.values()]
 
+    @in_turn
     def open(self, fresh: Slice) -> Slice:
         """Keep an empty slice, unless the book has one."""
-        with self._lock:
-            part = self.by_book.get(fresh.claim.key)
-            if part is None:
-                self.sums[fresh.id] = (0, 0, 0)
-                self.by_id[fresh.id] = fresh
-                self.by_book[fresh.claim.key] = part = fresh
-            return part
+        part = self.by_book.get(fresh.claim.key)
+        if part is None:
+            self.sums[fresh.id] = (0, 0, 0)
+            self.by_id[fresh.id] = fresh
+            self.by_book[fresh.claim.key] = part = fresh
+        return part
 
     def resize(self, part: Slice, by: int) -> int:
         """Change the size; never by more than is free. By how much it was changed."""
@@ -148,11 +148,11 @@ class LeaseSums(OneVerbAtATime):
         """Let no call take from a slice any more. Whether all is over that was taken."""
         return self._locally(self._retire, part)
 
+    @in_turn
     def forget(self, part: Slice) -> None:
         """A retired slice is over."""
-        with self._lock:
-            self.sums.pop(part.id, None)
-            self.by_id.pop(part.id, None)
+        self.sums.pop(part.id, None)
+        self.by_id.pop(part.id, None)
 
     def start_afresh(self) -> None:
         """In a forked child: all of it is the parent's."""
@@ -160,9 +160,9 @@ class LeaseSums(OneVerbAtATime):
         for kept in (self.by_book, self.by_id, self.sums, self.calls, self.undrawn):
             kept.clear()
 
+    @in_turn
     def _locally(self, verb: Callable[..., _T], *args: Any) -> _T:
-        with self._lock:
-            return self._answer("", verb, *args)
+        return self._answer("", verb, *args)
 
     def _serve(self, key: str) -> None:
         """Nobody stands in line here."""

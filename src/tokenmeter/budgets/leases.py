@@ -32,10 +32,10 @@ from tokenmeter.budgets.lease_sums import Call, LeaseSums
 from tokenmeter.budgets.memory_books import check
 from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.store import Book, Entry, Held, Note, Settled, Short, State, Ticket
-from tokenmeter.budgets.turn import Turn
 from tokenmeter.ending import TIMEOUT_S, at_end
 from tokenmeter.errors import StoreUnavailable
 from tokenmeter.faults import swallow
+from tokenmeter.turn import Turn
 
 TICK_S = 0.05  # how long what was spent waits to be drawn
 DRAW_AT = 64  # or so many calls
@@ -68,7 +68,7 @@ class LeasedStore(Through):
         self._bell: SimpleQueue[bool] = SimpleQueue()
         self._asleep = True
         self._rung = False
-        self._starting = threading.Lock()
+        self._starting = Turn()
         self._drawing = Turn()
         self._thread: threading.Thread | None = None
         self._ending = False  # nothing more is leased
@@ -292,13 +292,15 @@ class LeasedStore(Through):
 
     def _start(self) -> None:
         if self._thread is None:
-            with self._starting:
-                if self._thread is None:
-                    thread = threading.Thread(
-                        target=_tend, args=(weakref.ref(self), self._bell), name="tokenmeter-leases", daemon=True
-                    )
-                    thread.start()
-                    self._thread = thread
+            self._starting.run(self._start_thread)
+
+    def _start_thread(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(
+                target=_tend, args=(weakref.ref(self), self._bell), name="tokenmeter-leases", daemon=True
+            )
+            thread.start()
+            self._thread = thread
 
     def _end(self, timeout_s: float) -> None:
         """Draw and give back all that can be; what ends later is drawn as it ends."""

@@ -16,6 +16,7 @@ from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.store import Book, Drawn, Entry, Grant, Held, Note, Pause, Settled, Short, State, Ticket, in_use
 from tokenmeter.budgets.ticket import MemoryTicket
 from tokenmeter.budgets.waiting import Waiter, stands_in_line
+from tokenmeter.turn import in_turn
 
 
 class MemoryStore(OneVerbAtATime):
@@ -39,82 +40,82 @@ class MemoryStore(OneVerbAtATime):
         self._pauses: dict[str, Pause] = {}
         _stores.add(self)
 
+    @in_turn
     def hold(self, hold_id: str, claims: Sequence[Claim], now_s: float, note: Note | None = None) -> Held | Short:
         """Hold all claims or none."""
-        with self._lock:
-            return self._answer("", self._hold, hold_id, claims, now_s)
+        return self._answer("", self._hold, hold_id, claims, now_s)
 
+    @in_turn
     def queue(
         self, hold_id: str, claims: Sequence[Claim], now_s: float, note: Note | None = None
     ) -> Held | Short | Ticket:
         """Hold all claims, or get in line where only other calls stand in the way."""
-        with self._lock:
-            return self._answer("", self._queue, hold_id, claims, now_s)
+        return self._answer("", self._queue, hold_id, claims, now_s)
 
     def sent(self, hold_id: str) -> bool:
         """Whether the hold stands: nobody can take the process for dead."""
         return hold_id in self._holds
 
+    @in_turn
     def settle(self, hold_id: str, amounts: Sequence[int], row: bytes = b"") -> Settled | None:
         """Turn a hold into what was spent; None if it was settled before."""
-        with self._lock:
-            if self._busy is None:
-                return self._answer(hold_id, self._books.settle, hold_id, amounts)
-            claims = self._holds.get(hold_id)
-            if claims is None:
-                return None
-            check(claims, amounts)
-            deferred = self._defer(hold_id, self._books.settle, hold_id, amounts)
-            return self._expected(hold_id, claims, amounts) if deferred else None
+        if self._busy is None:
+            return self._answer(hold_id, self._books.settle, hold_id, amounts)
+        claims = self._holds.get(hold_id)
+        if claims is None:
+            return None
+        check(claims, amounts)
+        deferred = self._defer(hold_id, self._books.settle, hold_id, amounts)
+        return self._expected(hold_id, claims, amounts) if deferred else None
 
+    @in_turn
     def release(self, hold_id: str) -> bool:
         """Give a hold or a place in the line back; True the first time only."""
-        with self._lock:
-            if self._busy is None:
-                return self._answer(hold_id, self._release, hold_id)
-            if hold_id not in self._holds and hold_id not in self._waiters:
-                return False
-            return self._defer(hold_id, self._release, hold_id)
+        if self._busy is None:
+            return self._answer(hold_id, self._release, hold_id)
+        if hold_id not in self._holds and hold_id not in self._waiters:
+            return False
+        return self._defer(hold_id, self._release, hold_id)
 
+    @in_turn
     def adjust(self, hold_id: str, amounts: Sequence[int]) -> Held | Short:
         """Change what a hold holds: less always, more if it is admissible."""
-        with self._lock:
-            return self._answer("", self._adjust, hold_id, amounts)
+        return self._answer("", self._adjust, hold_id, amounts)
 
+    @in_turn
     def post(self, entry_id: str, claims: Sequence[Claim], amounts: Sequence[int], row: bytes = b"") -> Settled | None:
         """Charge what was spent, once; a hold of that id is settled by it."""
         check(claims, amounts)
-        with self._lock:
-            if self._busy is None:
-                return self._answer(entry_id, self._books.post, entry_id, claims, amounts)
-            if entry_id not in self._holds and self._books.was_charged(entry_id):
-                return None
-            deferred = self._defer(entry_id, self._books.post, entry_id, claims, amounts)
-            return self._expected(entry_id, claims, amounts) if deferred else None
+        if self._busy is None:
+            return self._answer(entry_id, self._books.post, entry_id, claims, amounts)
+        if entry_id not in self._holds and self._books.was_charged(entry_id):
+            return None
+        deferred = self._defer(entry_id, self._books.post, entry_id, claims, amounts)
+        return self._expected(entry_id, claims, amounts) if deferred else None
 
+    @in_turn
     def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> tuple[Drawn, ...]:
         """Charge entries out of holds that go on, each once."""
         given = tuple(hold_ids), tuple(entries)
-        with self._lock:
-            if self._busy is None:
-                return self._answer("", self._draw, *given)
-            self._defer(object(), self._draw, *given)
-            return ()
+        if self._busy is None:
+            return self._answer("", self._draw, *given)
+        self._defer(object(), self._draw, *given)
+        return ()
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Note the ids, so that they are charged by nobody; the rows are not kept."""
         self._do(object(), self._write, tuple(entries))
 
+    @in_turn
     def read(self, keys: Iterable[str]) -> tuple[State, ...]:
         """The books of these keys."""
-        with self._lock:
-            now_s = self.time_s()
-            return tuple([self._books.shown(key, now_s) for key in keys])
+        now_s = self.time_s()
+        return tuple([self._books.shown(key, now_s) for key in keys])
 
+    @in_turn
     def books(self) -> list[Book]:
         """Every book that is kept."""
-        with self._lock:
-            return self._books.all(self.time_s())
+        return self._books.all(self.time_s())
 
     def entries(self, after: str = "") -> Iterator[tuple[str, Entry]]:
         """None: rows are not kept."""
@@ -309,10 +310,10 @@ class MemoryStore(OneVerbAtATime):
             self._books.release(waiter.hold_id)
             waiter.answer = self._short_of_the_gone(waiter)
 
+    @in_turn
     def take(self, waiter: Waiter) -> Held | Short:
         """The answer to a waiter whose waiting is over; for tickets."""
-        with self._lock:
-            return self._answer("", self._take, waiter)
+        return self._answer("", self._take, waiter)
 
     def _take(self, waiter: Waiter) -> Held | Short:
         if waiter.answer is None:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from tokenmeter.budgets.store import Pause, Store
 from tokenmeter.errors import Paused, StoreUnavailable
 from tokenmeter.faults import swallow
+from tokenmeter.turn import Turn, in_turn
 
 logger = logging.getLogger("tokenmeter")
 
@@ -58,8 +59,8 @@ class Pauses:
         _all.add(self)
 
     def _start_afresh(self) -> None:
-        self._starting = threading.Lock()
-        self._taking = threading.RLock()  # a signal handler may ask in the middle of a look
+        self._starting = Turn()
+        self._turn = Turn()
         self._bell = threading.Event()
         self._numbers = itertools.count(1)
         self._newest = 0
@@ -113,14 +114,14 @@ class Pauses:
             self._take(number, found)
         return True
 
+    @in_turn
     def _take(self, number: int, found: list[Pause]) -> None:
         """Go by what was found, unless a look that began later has ended before."""
-        with self._taking:
-            if number > self._newest:
-                self._newest = number
-                if found != self._read:
-                    self._view = _viewed(found)
-                    self._read = found
+        if number > self._newest:
+            self._newest = number
+            if found != self._read:
+                self._view = _viewed(found)
+                self._read = found
 
     def _complain(self, error: StoreUnavailable) -> None:
         if not self._told and not self._closed:
@@ -132,8 +133,10 @@ class Pauses:
             )
 
     def _start(self) -> None:
-        if self._closed or not self._starting.acquire(blocking=False):
-            return
+        if not self._closed:
+            self._starting.take(self._start_follower, None)
+
+    def _start_follower(self) -> None:
         try:
             if self._follower is None:
                 follower = threading.Thread(
@@ -146,8 +149,6 @@ class Pauses:
                 self._follower = follower
         except RuntimeError as error:  # the interpreter ends, or the system has no thread left
             swallow(error, "starting the thread that reads what is paused")
-        finally:
-            self._starting.release()
 
 
 def _follow(ref: Callable[[], Pauses | None], bell: threading.Event, interval_s: float) -> None:

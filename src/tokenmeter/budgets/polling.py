@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ from tokenmeter.budgets.polling_ticket import FIRST_S, Look, Place, PollingTicke
 from tokenmeter.budgets.store import Held, Short, Ticket, in_use
 from tokenmeter.budgets.waiting import stands_in_line
 from tokenmeter.errors import StoreUnavailable
+from tokenmeter.turn import Turn, in_turn
 
 LONGEST_S = 0.05
 _GROWTH = 1.5
@@ -41,7 +41,7 @@ class Line:
     def forget(self) -> None:
         """In a forked child: those who wait are the parent's."""
         # It may be taken again by a finalizer that interrupts the thread that has it; all below bears that.
-        self._lock = threading.RLock()
+        self._turn = Turn()
         self._places: dict[str, Place] = {}
         self._lines: dict[str, OrderedDict[Place, None]] = {}
         self._rooms: dict[str, int] = {}  # by book: what was left beside the holds when somebody asked last
@@ -97,12 +97,16 @@ class Line:
 
     def leave(self, hold_id: str) -> bool:
         """Send one who waits away. False if nobody waits by that id."""
-        with self._lock:
-            place = self._places.get(hold_id)
-            if place is None or place.over:
-                return False
-            self._leave(place)
+        place = self._places.get(hold_id)
+        if place is None or not self._turn.run(self._sent_away, place):
+            return False
         place.wake()
+        return True
+
+    def _sent_away(self, place: Place) -> bool:
+        if place.over:
+            return False
+        self._leave(place)
         return True
 
     def close(self) -> None:
@@ -150,15 +154,7 @@ class Line:
                     raise
                 self._undo(place)  # nobody hears of it, and the hold may have been made
                 return place.short
-        with self._lock:
-            gone = place.over  # meanwhile
-            place.held = isinstance(answer, Held) and not gone
-            if isinstance(answer, Short):
-                place.short = answer
-            if last or place.held or place.short.spent_out:
-                self._leave(place)
-            place.trying = False
-        if gone:
+        if self._turn.run(self._heard, place, answer, last):
             if isinstance(answer, Held):
                 self._undo(place)
             return place.short
@@ -168,14 +164,29 @@ class Line:
 
     def give_up(self, place: Place, *, here: bool, aside: bool = False) -> None:
         """Leave the line, and give back what was got. ``here``: no other thread asks for this place."""
-        with self._lock:
-            self._leave(place)
-            undo = place.held or (here and place.trying)
-            place.held = False
+        undo = self._turn.run(self._given_up, place, here)
         if undo and aside:
             self.in_thread(self._undo, place)
         elif undo:
             self._undo(place)
+
+    def _heard(self, place: Place, answer: Held | Short, last: bool) -> bool:
+        """Note what the store said. Whether nobody waits for it any more."""
+        gone = place.over
+        place.held = isinstance(answer, Held) and not gone
+        if isinstance(answer, Short):
+            place.short = answer
+        if last or place.held or place.short.spent_out:
+            self._leave(place)
+        place.trying = False
+        return gone
+
+    def _given_up(self, place: Place, here: bool) -> bool:
+        """Take a place out of line. Whether a hold may stand for it."""
+        self._leave(place)
+        undo = place.held or (here and place.trying)
+        place.held = False
+        return undo
 
     def in_thread(self, work: Callable[[Place], object], place: Place) -> None:
         """Do it on a thread, or here where no more can be started."""
@@ -188,12 +199,12 @@ class Line:
 
     # -- inside
 
+    @in_turn
     def _join(self, place: Place) -> None:
-        with self._lock:
-            self._places[place.hold_id] = place
-            for key in place.amounts:
-                self._rooms.pop(key, None)
-                self._lines.setdefault(key, OrderedDict())[place] = None
+        self._places[place.hold_id] = place
+        for key in place.amounts:
+            self._rooms.pop(key, None)
+            self._lines.setdefault(key, OrderedDict())[place] = None
 
     def _leave(self, place: Place) -> None:
         """Harmless when done twice. Those who are first now are woken."""
@@ -213,14 +224,14 @@ class Line:
             if first is not None and not self._behind(first):
                 first.wake()
 
+    @in_turn
     def _first(self, key: str) -> Place | None:
         """Who is first in line for a book, without those who can't hear any more."""
         while True:
-            with self._lock:
-                first = next(iter(self._lines.get(key, ())), None)
-                if first is None or not first.gone:
-                    return first
-                self._leave(first)
+            first = next(iter(self._lines.get(key, ())), None)
+            if first is None or not first.gone:
+                return first
+            self._leave(first)
 
     def _behind(self, place: Place) -> frozenset[str]:
         """The books for which others wait before this one."""

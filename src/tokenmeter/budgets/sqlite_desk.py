@@ -15,7 +15,6 @@ import contextlib
 import os
 import random
 import sqlite3
-import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -24,6 +23,7 @@ from tokenmeter.budgets.sqlite_schema import prepare, version
 from tokenmeter.budgets.sqlite_url import SqliteOptions
 from tokenmeter.errors import ConfigError, StoreUnavailable
 from tokenmeter.faults import swallow
+from tokenmeter.turn import Turn, in_turn
 
 _T = TypeVar("_T")
 Connection = sqlite3.Connection
@@ -59,7 +59,7 @@ class Desk:
         self._start_afresh()
 
     def _start_afresh(self) -> None:
-        self._lock = threading.RLock()
+        self._turn = Turn()
         self._busy: str | None = None  # in a verb; the id of what it ends, "" if nothing
         self._later: dict[str, Callable[[], object]] = {}
         self._catching_up = False
@@ -85,34 +85,36 @@ class Desk:
             self._later.pop(next(iter(self._later)), None)
         return added
 
+    @in_turn
     def close(self) -> None:
         """Let go of the file; a verb that comes after opens it for itself alone."""
-        with self._lock:
-            self._shut = True
-            if self._busy is None:
-                self._let_go()
+        self._shut = True
+        if self._busy is None:
+            self._let_go()
 
     def _do(self, begin: str, work: Callable[[Connection], _T], ending: str) -> _T:
-        deadline = time.monotonic() + self.options.timeout_s
-        with self._lock:
-            if self._busy is not None:
-                raise Nested(
-                    "the budgets were asked by a finalizer or a signal handler that had interrupted them on the "
-                    "same thread; make the call elsewhere"
-                )
-            answers = True
-            try:
-                self._busy = ending
-                return self._try(begin, work, deadline)
-            except StoreUnavailable:
-                answers = False
-                raise
-            finally:
-                self._busy = None
-                if self._later and answers and not self._catching_up:
-                    self._catch_up()
-                if self._shut:
-                    self._let_go()
+        return self._alone(begin, work, ending, time.monotonic() + self.options.timeout_s)
+
+    @in_turn
+    def _alone(self, begin: str, work: Callable[[Connection], _T], ending: str, deadline: float) -> _T:
+        if self._busy is not None:
+            raise Nested(
+                "the budgets were asked by a finalizer or a signal handler that had interrupted them on the "
+                "same thread; make the call elsewhere"
+            )
+        answers = True
+        try:
+            self._busy = ending
+            return self._try(begin, work, deadline)
+        except StoreUnavailable:
+            answers = False
+            raise
+        finally:
+            self._busy = None
+            if self._later and answers and not self._catching_up:
+                self._catch_up()
+            if self._shut:
+                self._let_go()
 
     def _try(self, begin: str, work: Callable[[Connection], _T], deadline: float) -> _T:
         pause_s = _FIRST_PAUSE_S
@@ -283,7 +285,7 @@ class Desk:
 
     def before_fork(self) -> None:
         """Close the connection and let no verb begin."""
-        self._forking = self._lock.acquire(timeout=self.options.timeout_s)
+        self._forking = self._turn.begin(self.options.timeout_s)
         if self._forking and self._busy is None:
             self._let_go()
 
@@ -291,7 +293,7 @@ class Desk:
         """In the parent, go on."""
         if self._forking:
             self._forking = False
-            self._lock.release()
+            self._turn.end()
 
     def after_fork_there(self) -> None:
         """In the child, start afresh."""

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tokenmeter.errors import ConfigError, StoreUnavailable
 from tokenmeter.faults import swallow
+from tokenmeter.turn import Turn, in_turn
 
 if sys.platform != "win32":
     from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
@@ -41,7 +42,7 @@ class Owner:
 
     def forget(self) -> None:
         """In a forked child: another one. The lock stays with the parent, who has it open too."""
-        self._starting = threading.RLock()
+        self._turn = Turn()
         self._in_start = False
         self._let_go()
         self.id = secrets.randbits(62)
@@ -49,19 +50,19 @@ class Owner:
         self.by_lease = False
         self._gone = threading.Event()
 
+    @in_turn
     def begin(self) -> None:
         """Show from now on that this process lives."""
-        with self._starting:
-            if self.begun or self._gone.is_set():
-                return
-            if self._in_start:
-                raise StoreUnavailable("the budgets were asked by a signal handler as they began; make the call later")
-            try:
-                self._in_start = True
-                self._start()
-                self.begun = True
-            finally:
-                self._in_start = False
+        if self.begun or self._gone.is_set():
+            return
+        if self._in_start:
+            raise StoreUnavailable("the budgets were asked by a signal handler as they began; make the call later")
+        try:
+            self._in_start = True
+            self._start()
+            self.begun = True
+        finally:
+            self._in_start = False
 
     def end(self) -> None:
         """As death does: let the others end what is still held."""

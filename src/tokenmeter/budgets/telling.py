@@ -13,10 +13,10 @@ from queue import Empty, SimpleQueue
 from tokenmeter.budgets.breaker import Breaker, Through
 from tokenmeter.budgets.journal import Journal
 from tokenmeter.budgets.store import Store
-from tokenmeter.budgets.turn import Turn
 from tokenmeter.ending import TIMEOUT_S, at_end
 from tokenmeter.errors import StoreUnavailable
 from tokenmeter.faults import swallow
+from tokenmeter.turn import Turn
 
 _TICK_S = 15.0  # how often an idle writer looks for what dead processes left
 
@@ -41,8 +41,8 @@ class Telling(Through):
     def _start_afresh(self) -> None:
         self._bell: SimpleQueue[bool] = SimpleQueue()  # its put can't be caught half-way by a finalizer
         self._writing = Turn()
-        self._undoing = threading.Lock()
-        self._starting = threading.Lock()
+        self._undoing = Turn()
+        self._starting = Turn()
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -85,13 +85,15 @@ class Telling(Through):
 
     def _start(self) -> None:
         if self._thread is None and not self._closed:
-            with self._starting:
-                if self._thread is None:
-                    thread = threading.Thread(
-                        target=_write, args=(weakref.ref(self), self._bell), name="tokenmeter-store", daemon=True
-                    )
-                    thread.start()
-                    self._thread = thread
+            self._starting.run(self._start_thread)
+
+    def _start_thread(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(
+                target=_write, args=(weakref.ref(self), self._bell), name="tokenmeter-store", daemon=True
+            )
+            thread.start()
+            self._thread = thread
 
     def _work(self, timeout_s: float = -1.0) -> bool:
         """Tell the store what waits. True if nothing is left."""

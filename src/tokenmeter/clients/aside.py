@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenmeter.faults import swallow
+from tokenmeter.turn import Turn, in_turn
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -73,24 +73,18 @@ class _Errand:
     def __init__(self, work: Callable[[], Any], undo: Callable[[], object] | None) -> None:
         self._work = work
         self._undo = undo
-        self._lock = threading.Lock()
-        self._done = False
-        self._abandoned = False
+        self._end: dict[str, str] = {}  # what came first, in one step: it was done, or nobody waits for it any more
 
     def run(self) -> Any:
         try:
             return self._work()
         finally:
-            with self._lock:
-                self._done = True
-                abandoned = self._abandoned
-            if abandoned:
+            if self._end.setdefault("", "done") != "done":
                 self._undone()
 
     def abandon(self) -> None:
         """Nobody will hear what came of it. What is done already, the caller's own clean-up undoes."""
-        with self._lock:
-            self._abandoned = not self._done
+        self._end.setdefault("", "abandoned")
 
     def _undone(self) -> None:
         if self._undo is not None:
@@ -106,18 +100,20 @@ class _Pool:
     def __init__(self) -> None:
         self._pid = 0
         self._threads: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
+        self._turn = Turn()
 
     def get(self) -> ThreadPoolExecutor:
         threads = self._threads
-        if threads is None or self._pid != os.getpid():
-            with self._lock:
-                threads = self._threads
-                if threads is None or self._pid != os.getpid():
-                    from concurrent.futures import ThreadPoolExecutor
+        return self._open() if threads is None or self._pid != os.getpid() else threads
 
-                    threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="tokenmeter-aside")
-                    self._pid, self._threads = os.getpid(), threads
+    @in_turn
+    def _open(self) -> ThreadPoolExecutor:
+        threads = self._threads
+        if threads is None or self._pid != os.getpid():
+            from concurrent.futures import ThreadPoolExecutor
+
+            threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="tokenmeter-aside")
+            self._pid, self._threads = os.getpid(), threads
         return threads
 
 

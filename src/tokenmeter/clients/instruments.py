@@ -19,6 +19,7 @@ from tokenmeter.clients.patches import Patch
 from tokenmeter.errors import ConfigError
 from tokenmeter.faults import logger
 from tokenmeter.forks import renew_in_child
+from tokenmeter.turn import Turn, in_turn
 
 HTTP_LIBRARIES = {"httpx": "tokenmeter.clients.for_httpx", "httpx2": "tokenmeter.clients.for_httpx2"}
 
@@ -47,8 +48,8 @@ class _Patching:
     """One lock for all meters: two that patch one client at once would overwrite each other."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
-        renew_in_child(self, "lock", threading.RLock)
+        self.turn = Turn()
+        renew_in_child(self, "turn", Turn)
 
 
 _patching = _Patching()
@@ -67,71 +68,73 @@ class Instruments:
         # every client that was ever wrapped.
         self._clients: weakref.WeakKeyDictionary[Any, list[weakref.ref[Patch]]] = weakref.WeakKeyDictionary()
 
+    @property
+    def _turn(self) -> Turn:
+        return _patching.turn
+
+    @in_turn
     def wrap(self, client: Any) -> None:
         """Meter one client. Raises `ConfigError` for what can't be metered this way."""
-        with _patching.lock:
-            if client in self._clients:
-                return
-            library = _library_of(client)
-            if library is not None:
-                self._clients[client] = [
-                    weakref.ref(self._send(library, client, isinstance(client, library.async_client)))
-                ]
-                return
-            sdk = _sdk_class(client)
-            inner = getattr(client, "_client", None)
-            if sdk is None or _library_of(inner) is None:
-                kind = f"{type(client).__module__}.{type(client).__qualname__}"
-                raise ConfigError(
-                    f"can't wrap a {kind}; give an httpx or httpx2 client or an SDK client that is built on one, "
-                    "or call meter.instrument() to meter every client of the process"
-                )
-            identity = getattr(client, "workload_identity", None)
-            if isinstance(identity, Mapping) and identity.get("type") == "x509":
-                raise ConfigError(
-                    f"can't wrap a {type(client).__qualname__} that logs in with an X.509 identity: it sends through "
-                    "clients that it makes anew; call meter.instrument() to meter every client of the process"
-                )
-            self.wrap(inner)
-            patches = [Patch(client, "request", SDK_CLASSES[sdk.__name__])]
-            patches += [Patch(client, name, self._derive) for name in ("copy", "with_options") if hasattr(client, name)]
-            self._clients[client] = [weakref.ref(patch) for patch in patches]
+        if client in self._clients:
+            return
+        library = _library_of(client)
+        if library is not None:
+            self._clients[client] = [weakref.ref(self._send(library, client, isinstance(client, library.async_client)))]
+            return
+        sdk = _sdk_class(client)
+        inner = getattr(client, "_client", None)
+        if sdk is None or _library_of(inner) is None:
+            kind = f"{type(client).__module__}.{type(client).__qualname__}"
+            raise ConfigError(
+                f"can't wrap a {kind}; give an httpx or httpx2 client or an SDK client that is built on one, "
+                "or call meter.instrument() to meter every client of the process"
+            )
+        identity = getattr(client, "workload_identity", None)
+        if isinstance(identity, Mapping) and identity.get("type") == "x509":
+            raise ConfigError(
+                f"can't wrap a {type(client).__qualname__} that logs in with an X.509 identity: it sends through "
+                "clients that it makes anew; call meter.instrument() to meter every client of the process"
+            )
+        self.wrap(inner)
+        patches = [Patch(client, "request", SDK_CLASSES[sdk.__name__])]
+        patches += [Patch(client, name, self._derive) for name in ("copy", "with_options") if hasattr(client, name)]
+        self._clients[client] = [weakref.ref(patch) for patch in patches]
 
+    @in_turn
     def instrument(self) -> None:
         """Meter every client of the process, those made before too."""
-        with _patching.lock:
-            if self._on:
-                return
-            self._on = True
-            self._process += threads.patches()
-            for name in (*HTTP_LIBRARIES, *(f"{sdk}._base_client" for sdk in SDKS), _GOOGLE, threads.POOLS):
-                if name not in sys.modules:
-                    self._hook_import(name)
-                elif _is_being_imported(name):
-                    # To wait for it here could be for ever.
-                    work = partial(_when_imported, weakref.ref(self), name)
-                    threading.Thread(target=work, name="tokenmeter-import", daemon=True).start()
-                else:
-                    self._imported(sys.modules[name])
+        if self._on:
+            return
+        self._on = True
+        self._process += threads.patches()
+        for name in (*HTTP_LIBRARIES, *(f"{sdk}._base_client" for sdk in SDKS), _GOOGLE, threads.POOLS):
+            if name not in sys.modules:
+                self._hook_import(name)
+            elif _is_being_imported(name):
+                # To wait for it here could be for ever.
+                work = partial(_when_imported, weakref.ref(self), name)
+                threading.Thread(target=work, name="tokenmeter-import", daemon=True).start()
+            else:
+                self._imported(sys.modules[name])
 
+    @in_turn
     def uninstrument(self) -> None:
         """Undo `instrument`."""
-        with _patching.lock:
-            self._on = False
-            for patch in reversed(self._process):
-                patch.undo()
-            self._process.clear()
-            self._patched.clear()
+        self._on = False
+        for patch in reversed(self._process):
+            patch.undo()
+        self._process.clear()
+        self._patched.clear()
 
+    @in_turn
     def close(self) -> None:
         """Undo everything."""
-        with _patching.lock:
-            self.uninstrument()
-            for patches in self._clients.values():
-                for found in reversed(patches):
-                    if (patch := found()) is not None:
-                        patch.undo()
-            self._clients.clear()
+        self.uninstrument()
+        for patches in self._clients.values():
+            for found in reversed(patches):
+                if (patch := found()) is not None:
+                    patch.undo()
+        self._clients.clear()
 
     def _hook_import(self, name: str) -> None:
         """A library that is imported from now on is patched then."""
@@ -149,18 +152,18 @@ class Instruments:
 
         wrapt.register_post_import_hook(imported, name)
 
+    @in_turn
     def _imported(self, module: Any) -> None:
         """A library is here: patch it, unless that is done."""
-        with _patching.lock:
-            name = module.__name__
-            if self._on and name not in self._patched:
-                self._patched.add(name)
-                if name == _GOOGLE:
-                    _say_what_is_not_seen()
-                elif name == threads.POOLS:
-                    self._process += threads.patches_of_pools(module)
-                else:
-                    (self._on_http if name in HTTP_LIBRARIES else self._on_sdk)(module)
+        name = module.__name__
+        if self._on and name not in self._patched:
+            self._patched.add(name)
+            if name == _GOOGLE:
+                _say_what_is_not_seen()
+            elif name == threads.POOLS:
+                self._process += threads.patches_of_pools(module)
+            else:
+                (self._on_http if name in HTTP_LIBRARIES else self._on_sdk)(module)
 
     def _on_http(self, module: Any) -> None:
         library: Library = importlib.import_module(HTTP_LIBRARIES[module.__name__]).LIBRARY

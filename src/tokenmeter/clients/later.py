@@ -10,15 +10,18 @@ Where the books take time to write to, a thread does it within a hundredth of a 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 
 from tokenmeter.ending import at_end
+from tokenmeter.turn import Turn
 
 TICK_S = 0.01
 QUIET_S = 0.05
@@ -44,7 +47,7 @@ class Later:
 
     def _start_afresh(self) -> None:
         self._waiting: deque[Callable[[], object]] = deque()
-        self._doing = threading.RLock()  # a finalizer may flush in the midst of it
+        self._doing = Turn()
         self._bell: SimpleQueue[bool] = SimpleQueue()  # its put can't be caught half-way by a finalizer
         self._thread: threading.Thread | None = None
         self._asleep = False
@@ -75,19 +78,24 @@ class Later:
 
         What is under way on the thread counts, and is waited for; what comes meanwhile is not.
         """
-        until_s = time.monotonic() + timeout_s
-        busy = not self._doing.acquire(blocking=False)
-        if busy and not self._doing.acquire(timeout=timeout_s):
-            return True
-        try:
-            count = len(self._waiting)
-            while count and self._waiting and (timeout_s < 0 or time.monotonic() < until_s):
-                count -= 1
-                busy = True
-                self._do_next()
-            return busy
-        finally:
-            self._doing.release()
+        until_s = math.inf if timeout_s < 0 else time.monotonic() + timeout_s
+        if self._doing.mine:
+            return self._do_all(until_s)
+        done = self._doing.take(partial(self._do_all, until_s), None)
+        if done is None:
+            done = True
+            self._doing.take(partial(self._do_all, until_s), True, timeout_s)
+        return done
+
+    def _do_all(self, until_s: float) -> bool:
+        """Do what waits by now, while there is time. Whether there was anything to do."""
+        busy = False
+        for _ in range(len(self._waiting)):
+            if not self._waiting or time.monotonic() >= until_s:
+                break
+            busy = True
+            self._do_next()
+        return busy
 
     def leave_rest(self, until_s: float) -> None:
         """Do what waits while there is time, also if the thread is still at something."""
@@ -119,8 +127,7 @@ class Later:
         return done
 
     def _do_oldest(self) -> None:
-        with self._doing:
-            self._do_next()
+        self._doing.run(self._do_next)
 
     def _do_next(self) -> bool:
         try:

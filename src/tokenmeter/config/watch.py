@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from tokenmeter.config.load import Config, load_config
 from tokenmeter.errors import ConfigError
+from tokenmeter.turn import Turn
 
 logger = logging.getLogger("tokenmeter")
 
@@ -40,7 +40,7 @@ class Watched:
 
     def _start_afresh(self) -> None:
         self._pid = os.getpid()
-        self._looking = threading.Lock()
+        self._looking = Turn()
 
     def changed(self) -> Config | None:
         """The new configuration, once, when there is one. A broken one is logged once and changes nothing."""
@@ -50,12 +50,7 @@ class Watched:
         self._next_s = now_s + INTERVAL_S
         if self._pid != os.getpid():  # a fork may have come while another thread had the lock
             self._start_afresh()
-        if not self._looking.acquire(blocking=False):
-            return None
-        try:
-            return self._read_again()
-        finally:
-            self._looking.release()
+        return self._looking.take(self._read_again, None)
 
     def _read_again(self) -> Config | None:
         found = _look(self.config.files)

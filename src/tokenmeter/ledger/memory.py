@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
 from tokenmeter.forks import renew_in_child
 from tokenmeter.money import usd
 from tokenmeter.record import CallRecord, was_warned_of
+from tokenmeter.turn import Turn
+
+_T = TypeVar("_T")
 
 ANY: Any = object()  # "whatever it is", because None asks for calls without one
 
@@ -155,19 +156,14 @@ class MemoryLedger:
         self._pending: deque[CallRecord] = deque()
         self._sums: dict[Group, _Sum] = {}
         self._max_groups = max_groups
-        self._lock = threading.RLock()
-        renew_in_child(self, "_lock", threading.RLock)
-        self._inside = 0  # the thread that is at the sums
+        self._turn = Turn()
+        renew_in_child(self, "_turn", Turn)
 
     def record(self, row: CallRecord) -> None:
         """Queue one row."""
         self._pending.append(row)
-        if len(self._pending) >= MAX_PENDING and self._lock.acquire(blocking=False):
-            try:
-                with self._added_up():
-                    pass
-            finally:
-                self._lock.release()
+        if len(self._pending) >= MAX_PENDING:
+            self._turn.take(self._add_up, None)
 
     def spend(
         self,
@@ -191,29 +187,24 @@ class MemoryLedger:
         }
         asked = {name: value for name, value in wanted.items() if value is not ANY}
         wanted_tags = frozenset((tags or {}).items())
-        total = _Sum()
-        with self._lock, self._added_up():
+
+        def fit() -> _Sum:
+            total = _Sum()
             for group, part in self._sums.items():
                 if all(getattr(group, name) == value for name, value in asked.items()) and wanted_tags <= group.tags:
                     total.merge(part)
-        return total.spend()
+            return total
+
+        return self._added_up(fit).spend()
 
     def groups(self) -> dict[Group, Spend]:
         """Every sum that is kept, by whose calls it is of."""
-        with self._lock, self._added_up():
-            return {group: part.spend() for group, part in self._sums.items()}
+        return self._added_up(lambda: {group: part.spend() for group, part in self._sums.items()})
 
-    @contextmanager
-    def _added_up(self) -> Iterator[None]:
-        """With all that is queued in the sums, unless it interrupts its own thread at them, as a signal handler may."""
-        here, before = threading.get_ident(), self._inside
-        self._inside = here
-        try:
-            if before != here:
-                self._add_up()
-            yield
-        finally:
-            self._inside = before
+    def _added_up(self, read: Callable[[], _T]) -> _T:
+        """What is read once all that is queued is in the sums, but where a signal handler interrupted that."""
+        self._turn.take(self._add_up, None, -1.0)
+        return self._turn.run(read)
 
     def _add_up(self) -> None:
         pending = self._pending

@@ -12,7 +12,6 @@ leaves a note that the next request reads. A child of a fork starts with a lock 
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections import OrderedDict, deque
 from typing import Final
@@ -20,7 +19,10 @@ from typing import Final
 from msgspec import Struct
 
 from tokenmeter.loops.fingerprints import Prints
+from tokenmeter.turn import Turn, in_turn, in_turn_or
 
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 30.0
 _STALE_S: Final = 900.0  # a request under way for so long is taken for lost
 _MAX_AGENTS_KEPT: Final = 4
 _MANY_ENDED: Final = 64
@@ -143,8 +145,7 @@ class Seen:
         self._max_prints = max_prints
         self._max_agents = max_agents
         self._max_runs = max_runs
-        self._lock = threading.RLock()
-        self._inside = False  # somebody who holds the lock is at work
+        self._turn = Turn()
         self._ended: deque[tuple[int, bool]] = deque(maxlen=65_536)  # answers that no request has read yet
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._minutes: OrderedDict[str, _Minute] = OrderedDict()  # by agent
@@ -156,137 +157,110 @@ class Seen:
         self._brakes: OrderedDict[str, tuple[int, float]] = OrderedDict()
         _memories.add(self)
 
+    @in_turn
     def count_call(self, run: str, at_s: float) -> tuple[int, int, float]:
         """Count a call of a run; the calls and the nanodollars of it in this process before, and since when."""
-        with self._lock:
-            found = self._spent.get(run)
-            if found is None:
-                found = self._spent[run] = _Run(at_s)
-                if len(self._spent) > self._max_runs:
-                    self._spent.popitem(last=False)
-            else:
-                self._spent.move_to_end(run)
-            before = found.calls, found.nanos, found.since_s
-            found.calls += 1
-            return before
+        found = self._spent.get(run)
+        if found is None:
+            found = self._spent[run] = _Run(at_s)
+            if len(self._spent) > self._max_runs:
+                self._spent.popitem(last=False)
+        else:
+            self._spent.move_to_end(run)
+        before = found.calls, found.nanos, found.since_s
+        found.calls += 1
+        return before
 
+    @in_turn
     def add_spend(self, run: str, nanos: int) -> None:
         """Add what a call of a run came to."""
-        with self._lock:
-            found = self._spent.get(run)
-            if found is not None:
-                found.nanos += nanos
+        found = self._spent.get(run)
+        if found is not None:
+            found.nanos += nanos
 
+    @in_turn_or(_UNKNOWN)
     def begin(self, asker: Asker, key: int | None, window_s: float) -> Known:
         """Count a request that is about to go out; what was known before it."""
         agent, run, at_s = asker.agent or "", asker.run, asker.at_s
-        with self._lock:
-            if self._inside:
-                return _UNKNOWN
-            try:
-                self._inside = True
-                goes_on = (agent, run) == self._latest
-                if not goes_on:
-                    self._minute = self._minute_of(agent)
-                    self._latest = agent, run
-                minute = self._minute
-                left = minute.left(at_s)
-                calls, runs = minute.calls + int(minute.calls_before * left), 0
-                minute.calls += 1
-                if not goes_on and run is not None and self._is_new_run(run, agent):
-                    runs = minute.runs + int(minute.runs_before * left)
-                    minute.runs += 1
-                if len(self._ended) >= _MANY_ENDED:
-                    self._read_ended()
-                if key is None:
-                    return Known(NEVER, None, calls, runs)
-                key ^= asker.owner
-                return Known(self._count(key, asker, window_s), key, calls, runs)
-            finally:
-                self._inside = False
+        goes_on = (agent, run) == self._latest
+        if not goes_on:
+            self._minute = self._minute_of(agent)
+            self._latest = agent, run
+        minute = self._minute
+        left = minute.left(at_s)
+        calls, runs = minute.calls + int(minute.calls_before * left), 0
+        minute.calls += 1
+        if not goes_on and run is not None and self._is_new_run(run, agent):
+            runs = minute.runs + int(minute.runs_before * left)
+            minute.runs += 1
+        if len(self._ended) >= _MANY_ENDED:
+            self._read_ended()
+        if key is None:
+            return Known(NEVER, None, calls, runs)
+        key ^= asker.owner
+        return Known(self._count(key, asker, window_s), key, calls, runs)
 
+    @in_turn_or((NEVER, NEVER, NEVER))
     def note(self, ticket: int | None, prints: Prints, at_s: float) -> tuple[Tally, Tally, Tally]:
         """How often a request that began went out before with the same fingerprints: exact, loose and ticked.
 
         Nobody looked at the first of a key: it is taken for one like the second.
         """
-        with self._lock:
-            if self._inside:
-                return NEVER, NEVER, NEVER
-            try:
-                self._inside = True
-                entry = None if ticket is None else self._entries.get(ticket)
-                if entry is None:
-                    return NEVER, NEVER, NEVER
-                fresh, entry.noted = entry.noted != entry.times, entry.times
-                first = not entry.rows
-                if first:
-                    entry.rows = tuple(_Row(entry.first_s) for _ in range(3))
-                exact, loose, ticked = entry.rows
-                alike = first or loose.print == prints.loose
-                return (
-                    exact.note(prints.exact, entry, fresh, at_s),
-                    loose.note(prints.loose, entry, fresh, at_s),
-                    ticked.note(prints.ticked() if alike else None, entry, fresh, at_s),  # slow
-                )
-            finally:
-                self._inside = False
+        entry = None if ticket is None else self._entries.get(ticket)
+        if entry is None:
+            return NEVER, NEVER, NEVER
+        fresh, entry.noted = entry.noted != entry.times, entry.times
+        first = not entry.rows
+        if first:
+            entry.rows = tuple(_Row(entry.first_s) for _ in range(3))
+        exact, loose, ticked = entry.rows
+        alike = first or loose.print == prints.loose
+        return (
+            exact.note(prints.exact, entry, fresh, at_s),
+            loose.note(prints.loose, entry, fresh, at_s),
+            ticked.note(prints.ticked() if alike else None, entry, fresh, at_s),  # slow
+        )
 
+    @in_turn_or(_NO_TURNS)
     def turn(self, asker: Asker) -> tuple[int, tuple[str, ...]]:
         """How many requests of a run in a row brought nothing new, this one among them, and which agents made them."""
-        with self._lock:
-            if self._inside:
-                return _NO_TURNS
-            try:
-                self._inside = True
-                owner, agent = asker.owner, asker.agent or ""
-                count, agents = self._quiet.pop(owner, _NO_TURNS)
-                if agent not in agents and len(agents) < _MAX_AGENTS_KEPT:
-                    agents = (*agents, agent)
-                self._quiet[owner] = count + 1, agents
-                if len(self._quiet) > self._max_runs:
-                    self._quiet.popitem(last=False)
-                return count + 1, agents
-            finally:
-                self._inside = False
+        owner, agent = asker.owner, asker.agent or ""
+        count, agents = self._quiet.pop(owner, _NO_TURNS)
+        if agent not in agents and len(agents) < _MAX_AGENTS_KEPT:
+            agents = (*agents, agent)
+        self._quiet[owner] = count + 1, agents
+        if len(self._quiet) > self._max_runs:
+            self._quiet.popitem(last=False)
+        return count + 1, agents
 
     def news(self, asker: Asker) -> tuple[int, tuple[str, ...]]:
         """A request of a run brought something new."""
         if self._quiet:
-            with self._lock:
-                if not self._inside:
-                    try:
-                        self._inside = True
-                        self._quiet.pop(asker.owner, None)
-                    finally:
-                        self._inside = False
+            self._forget_quiet(asker.owner)
         return _NO_TURNS
+
+    @in_turn_or(None)
+    def _forget_quiet(self, owner: int) -> None:
+        self._quiet.pop(owner, None)
 
     def end(self, ticket: int, failed: bool) -> None:
         """A request that began has its answer, or failed; a refused one failed. Never waits for anybody."""
         self._ended.append((ticket, failed))
 
-    def brake(self, what: str, at_s: float, first_s: float = 0.5, most_s: float = 30.0) -> float:
+    @in_turn_or(_FIRST_PAUSE_S)
+    def brake(self, what: str, at_s: float) -> float:
         """How long to pause now: twice as long as the last time, from the start after a quiet minute."""
-        with self._lock:
-            if self._inside:
-                return first_s
-            try:
-                self._inside = True
-                times, last_s = self._brakes.pop(what, (0, at_s))
-                if at_s - last_s > 60 + most_s:
-                    times = 0
-                self._brakes[what] = (times + 1, at_s)
-                if len(self._brakes) > self._max_agents:
-                    self._brakes.popitem(last=False)
-            finally:
-                self._inside = False
-        return float(min(most_s, first_s * 2 ** min(times, 16)))
+        times, last_s = self._brakes.pop(what, (0, at_s))
+        if at_s - last_s > 60 + _LONGEST_PAUSE_S:
+            times = 0
+        self._brakes[what] = (times + 1, at_s)
+        if len(self._brakes) > self._max_agents:
+            self._brakes.popitem(last=False)
+        return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * (1 << min(times, 16)))
 
     def renew(self) -> None:
         """In a child of a fork: the threads that held the lock or wait for an answer are not there."""
-        self._lock = threading.RLock()
-        self._inside = False
+        self._turn = Turn()
         self._ended.clear()
         for entry in self._entries.values():
             entry.open = 0

@@ -6,12 +6,12 @@ is heard of earlier makes no difference.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from typing import Final, Protocol
 
 from tokenmeter.forks import renew_in_child
 from tokenmeter.ledger.views import Outcome
+from tokenmeter.turn import Turn, in_turn
 
 MOST: Final = 10_000
 
@@ -33,35 +33,35 @@ class MemorySink:
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
-        self._lock = threading.RLock()
-        renew_in_child(self, "_lock", threading.RLock)
+        self._turn = Turn()
+        renew_in_child(self, "_turn", Turn)
         self._kept: dict[tuple[str, str], _Kept] = {}
 
+    @in_turn
     def put_outcome(self, outcome: Outcome) -> bool:
         """Keep an outcome. False, and nothing is changed, if there is one of its kind and key."""
-        with self._lock:
-            kept = self._of(outcome.kind, outcome.key)
-            if kept.outcome is not None:
-                return False
-            kept.outcome = replace(outcome, revoked_s=None, revoked_why=None)
-            if outcome.revoked_s is not None:
-                kept.revoke(outcome.revoked_s, outcome.revoked_why or "")
-            return True
+        kept = self._of(outcome.kind, outcome.key)
+        if kept.outcome is not None:
+            return False
+        kept.outcome = replace(outcome, revoked_s=None, revoked_why=None)
+        if outcome.revoked_s is not None:
+            kept.revoke(outcome.revoked_s, outcome.revoked_why or "")
+        return True
 
+    @in_turn
     def revoke(self, kind: str, key: str, at_s: float, why: str | None = None) -> bool:
         """Take an outcome back, also before it is known; the earliest counts. False if it was taken back before."""
-        with self._lock:
-            return self._of(kind, key).revoke(at_s, why or "")
+        return self._of(kind, key).revoke(at_s, why or "")
 
+    @in_turn
     def outcomes(self) -> tuple[Outcome, ...]:
         """All outcomes, with what is known of their revocation, in the order of their kinds and keys."""
-        with self._lock:
-            found = []
-            for _, kept in sorted(self._kept.items()):
-                if kept.outcome is not None:
-                    at_s, why = kept.revoked or (None, None)
-                    found.append(replace(kept.outcome, revoked_s=at_s, revoked_why=why))
-            return tuple(found)
+        found = []
+        for _, kept in sorted(self._kept.items()):
+            if kept.outcome is not None:
+                at_s, why = kept.revoked or (None, None)
+                found.append(replace(kept.outcome, revoked_s=at_s, revoked_why=why))
+        return tuple(found)
 
     def _of(self, kind: str, key: str) -> _Kept:
         kept = self._kept.setdefault((kind, key), _Kept())

@@ -9,7 +9,6 @@ data, all is looked up anew.
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 from tokenmeter.forks import renew_in_child
 from tokenmeter.pricing.price import Price
 from tokenmeter.pricing.rates import PricedUnit, Rate
+from tokenmeter.turn import Turn, in_turn
 
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
@@ -57,8 +57,8 @@ class PriceBook:
         lowered = {key.strip().lower(): price for key, price in (overrides or {}).items()}
         self._exact = {key: price for key, price in lowered.items() if "*" not in key}
         self._patterns = [(key, price) for key, price in lowered.items() if "*" in key]
-        self._lock = threading.RLock()
-        renew_in_child(self, "_lock", threading.RLock)
+        self._turn = Turn()
+        renew_in_child(self, "_turn", Turn)
         self._get_snapshot: Callable[[], DataSnapshot] | None = None
         self._source = ""
         self._state: tuple[DataSnapshot | None, _Known, dict[object, Rate | _Dated | None]] = (
@@ -70,14 +70,17 @@ class PriceBook:
     def preload(self) -> None:
         """Load genai-prices and its data now; for a background thread. Does nothing the second time."""
         if self._get_snapshot is None:
-            with self._lock:
-                if self._get_snapshot is None:
-                    import genai_prices
-                    from genai_prices.data_snapshot import get_snapshot
+            self._load()
 
-                    get_snapshot()
-                    self._source = f"genai-prices {genai_prices.__version__}"
-                    self._get_snapshot = get_snapshot
+    @in_turn
+    def _load(self) -> None:
+        if self._get_snapshot is None:
+            import genai_prices
+            from genai_prices.data_snapshot import get_snapshot
+
+            get_snapshot()
+            self._source = f"genai-prices {genai_prices.__version__}"
+            self._get_snapshot = get_snapshot
 
     def rate(
         self, provider: str | None, model: str | None, *, at: datetime | float, context: Mapping[str, str] = _NOTHING

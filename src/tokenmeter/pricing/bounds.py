@@ -11,7 +11,6 @@ The same settled calls teach what to charge when a call's own usage never comes.
 from __future__ import annotations
 
 import re
-import threading
 from collections import deque
 from typing import TypeVar
 
@@ -19,6 +18,7 @@ from msgspec import Struct
 
 from tokenmeter.forks import renew_in_child
 from tokenmeter.pricing.tokenizers import TokenCounter
+from tokenmeter.turn import Turn, in_turn
 from tokenmeter.wire.types import Ask, Reading, Route
 
 UNKNOWN_CONTEXT = 200_000
@@ -93,8 +93,8 @@ class InputBound:
 
     def __init__(self, *, exact: bool = True) -> None:
         self._counter = TokenCounter() if exact else None
-        self._lock = threading.RLock()
-        renew_in_child(self, "_lock", threading.RLock)
+        self._turn = Turn()
+        renew_in_child(self, "_turn", Turn)
         self._fell_short = False  # an allowance of some kind was too small once
         self._inputs: dict[_Key, _Input] = {}
         self._outputs: dict[tuple[str, str | None], _Output] = {}
@@ -153,6 +153,7 @@ class InputBound:
                 return
             self._learn(*lesson)
 
+    @in_turn
     def _learn(self, route: Route, ask: Ask, bound: int, reading: Reading) -> None:
         usage = reading.usage
         assert usage is not None  # noqa: S101 - `learn` saw to it
@@ -162,34 +163,31 @@ class InputBound:
         shortfall = 0
         if given is not None and given > (bound or self.bound(ask, route)):
             shortfall = given - self._plain(ask, route)
-        with self._lock:
-            if given is not None and reading.response_id and reading.complete:
-                _put(self._held, reading.response_id, given + (made or 0), _RESPONSES)
-            if given is not None:
-                seen = _touch(self._inputs, (route.provider, model, _kind(ask)), _Input, _KINDS)
-                seen.calls += 1
-                seen.most_tokens = max(seen.most_tokens, given)
-                if ask.text_bytes and (each := (given << 20) // ask.text_bytes + 1) > seen.tokens_per_mib:
-                    seen.tokens_per_mib = each
-                if shortfall:
-                    self._fell_short = True
-                    units = _units(ask)
-                    seen.extra_per_unit = max(
-                        seen.extra_per_unit, -(-(_with_margin(shortfall) + 2 * _TEMPLATE) // units)
-                    )
-                if ask.server_tools:
-                    calls = sum([counts.get(key, 0) for key in _TOOL_CALL_KEYS])
-                    seen.most_tool_calls = max(seen.most_tool_calls, calls)
-            if made is not None and reading.complete:
-                said = _touch(self._outputs, (route.provider, model), _Output, _KINDS)
-                reasoning = min(counts.get("output_reasoning_tokens", 0), made)
-                said.calls += 1
-                said.tokens = max(made, said.tokens - (said.tokens >> 4))
-                said.reasoning = max(reasoning, said.reasoning - (said.reasoning >> 4))
-                if reading.output_bytes >= _MIN_BYTES:
-                    said.measured += 1
-                    each = ((made - reasoning) << 20) // reading.output_bytes + 1
-                    said.tokens_per_mib = max(said.tokens_per_mib, each)
+        if given is not None and reading.response_id and reading.complete:
+            _put(self._held, reading.response_id, given + (made or 0), _RESPONSES)
+        if given is not None:
+            seen = _touch(self._inputs, (route.provider, model, _kind(ask)), _Input, _KINDS)
+            seen.calls += 1
+            seen.most_tokens = max(seen.most_tokens, given)
+            if ask.text_bytes and (each := (given << 20) // ask.text_bytes + 1) > seen.tokens_per_mib:
+                seen.tokens_per_mib = each
+            if shortfall:
+                self._fell_short = True
+                units = _units(ask)
+                seen.extra_per_unit = max(seen.extra_per_unit, -(-(_with_margin(shortfall) + 2 * _TEMPLATE) // units))
+            if ask.server_tools:
+                calls = sum([counts.get(key, 0) for key in _TOOL_CALL_KEYS])
+                seen.most_tool_calls = max(seen.most_tool_calls, calls)
+        if made is not None and reading.complete:
+            said = _touch(self._outputs, (route.provider, model), _Output, _KINDS)
+            reasoning = min(counts.get("output_reasoning_tokens", 0), made)
+            said.calls += 1
+            said.tokens = max(made, said.tokens - (said.tokens >> 4))
+            said.reasoning = max(reasoning, said.reasoning - (said.reasoning >> 4))
+            if reading.output_bytes >= _MIN_BYTES:
+                said.measured += 1
+                each = ((made - reasoning) << 20) // reading.output_bytes + 1
+                said.tokens_per_mib = max(said.tokens_per_mib, each)
 
     def estimate_input(self, ask: Ask, route: Route) -> int:
         """What to charge as input when the usage never came: the bound, until settled calls showed less.

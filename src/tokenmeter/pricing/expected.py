@@ -19,11 +19,11 @@ side by side, which can't learn from each other, at most ``n / 20 + 4 + c``.
 
 from __future__ import annotations
 
-import threading
 from array import array
 from typing import NamedTuple
 
 from tokenmeter.forks import renew_in_child
+from tokenmeter.turn import Turn, in_turn
 
 COLD_CALLS = 20
 """Calls of a key that are held at their worst case before anything is expected of the next."""
@@ -88,54 +88,54 @@ class ExpectedCost:
         self._max_keys = max_keys
         self._known: dict[Key, _Experience] = {}
         self._overshoot = Overshoot()
-        self._lock = threading.RLock()  # a finalizer may settle a call while its thread is at work here
-        renew_in_child(self, "_lock", threading.RLock)
+        self._turn = Turn()
+        renew_in_child(self, "_turn", Turn)
 
+    @in_turn
     def expect(self, key: Key, input_bound: int, output_bound: int) -> Expected:
         """What the next call is expected to use: as many tokens as bounded, or fewer."""
-        with self._lock:
-            known = self._known.get(key)
-            if known is None or known.calls < COLD_CALLS:
-                return Expected(input_bound, output_bound, learned=False)
-            output = known.output.quantile(known.level)
-            share = known.share.quantile(known.level)
+        known = self._known.get(key)
+        if known is None or known.calls < COLD_CALLS:
+            return Expected(input_bound, output_bound, learned=False)
+        output = known.output.quantile(known.level)
+        share = known.share.quantile(known.level)
         if output is None or share is None:
             return Expected(input_bound, output_bound, learned=False)
         given = -(-input_bound * share >> _SHARE_BITS)
         return Expected(min(given, input_bound), min(output, output_bound), learned=True)
 
+    @in_turn
     def learn(self, key: Key, input_bound: int, input_tokens: int, output_tokens: int) -> None:
         """Take in what a call used, however it was held; for usage that was measured, not estimated."""
-        with self._lock:
-            known = self._known.pop(key, None)
-            if known is None:
-                known = _Experience(self._least)
-                while len(self._known) >= self._max_keys:
-                    del self._known[next(iter(self._known))]
-            self._known[key] = known
-            known.calls += 1
-            known.output.add(output_tokens)
-            known.share.add(-(-(input_tokens << _SHARE_BITS) // input_bound) if input_bound > 0 else 0)
+        known = self._known.pop(key, None)
+        if known is None:
+            known = _Experience(self._least)
+            while len(self._known) >= self._max_keys:
+                del self._known[next(iter(self._known))]
+        self._known[key] = known
+        known.calls += 1
+        known.output.add(output_tokens)
+        known.share.add(-(-(input_tokens << _SHARE_BITS) // input_bound) if input_bound > 0 else 0)
 
+    @in_turn
     def settled(self, key: Key, expected: Expected, held: int, actual: int) -> None:
         """Take in what came of an expectation; for every call that `expect` was asked about and that was charged.
 
         ``held`` is what the expected tokens cost at the most, ``actual`` what the call did cost, in the same unit.
         """
         missed = expected.learned and actual > held
-        with self._lock:
-            known = self._known.get(key)
-            if known is not None:
-                known.level = known.level + self._up if missed else max(self._least, known.level - self._down)
-            if expected.learned:
-                so_far = self._overshoot
-                self._overshoot = Overshoot(
-                    so_far.calls + 1,
-                    so_far.over + missed,
-                    so_far.expected + held,
-                    so_far.actual + actual,
-                    so_far.excess + (actual - held if missed else 0),
-                )
+        known = self._known.get(key)
+        if known is not None:
+            known.level = known.level + self._up if missed else max(self._least, known.level - self._down)
+        if expected.learned:
+            so_far = self._overshoot
+            self._overshoot = Overshoot(
+                so_far.calls + 1,
+                so_far.over + missed,
+                so_far.expected + held,
+                so_far.actual + actual,
+                so_far.excess + (actual - held if missed else 0),
+            )
 
     @property
     def overshoot(self) -> Overshoot:

@@ -8,13 +8,13 @@ body that can be part of the prompt is counted, names of fields in tool definiti
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
 from tokenmeter.forks import renew_in_child
+from tokenmeter.turn import Turn, in_turn
 from tokenmeter.wire.types import Ask, Route
 
 MOST_BYTES = 256 * 1024
@@ -47,23 +47,23 @@ class TokenCounter:
     """Counts the text of a request with the model's own tokenizer. Thread-safe once loaded."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        renew_in_child(self, "_lock", threading.RLock)
+        self._turn = Turn()
+        renew_in_child(self, "_turn", Turn)
         self._counts: dict[str, _Count] | None = None
 
+    @in_turn
     def preload(self) -> None:
         """Load the tokenizers if the package is there: a second, and 100 MB. Does nothing the second time."""
-        with self._lock:
-            if self._counts is not None:
-                return
-            counts: dict[str, _Count]
-            try:
-                from bpe_openai import _bindings  # type: ignore[import-untyped,import-not-found,unused-ignore]
+        if self._counts is not None:
+            return
+        counts: dict[str, _Count]
+        try:
+            from bpe_openai import _bindings  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
-                counts = {name: _bindings.tokenizer_for_encoding(name).count for name in _ENCODINGS}
-            except Exception:  # noqa: BLE001 - an optional package that is absent or broken: bytes will do
-                counts = {}
-            self._counts = counts
+            counts = {name: _bindings.tokenizer_for_encoding(name).count for name in _ENCODINGS}
+        except Exception:  # noqa: BLE001 - an optional package that is absent or broken: bytes will do
+            counts = {}
+        self._counts = counts
 
     def count(self, ask: Ask, route: Route) -> int | None:
         """The most tokens of this request's text; ``None`` where no tokenizer at hand is the model's own."""

@@ -25,6 +25,7 @@ from tokenmeter.faults import swallow
 from tokenmeter.record import CallRecord
 from tokenmeter.telemetry import names as n
 from tokenmeter.telemetry.people import user_hash
+from tokenmeter.turn import Turn
 
 LABELS = ("agent", "user", "team", "run")
 OTHER = "(other)"
@@ -63,7 +64,7 @@ class Metrics:
         self._named: dict[str, set[str]] = {name: set() for name in _ANYBODYS}
         self._queue: deque[CallRecord | _CostOnly] = deque()
         self._dropped = 0
-        self._writing = threading.Lock()
+        self._writing = Turn()
         self._bell: SimpleQueue[bool] = SimpleQueue()  # its put can't be caught half-way by a finalizer
         self._ring_at = WAKE_AT  # rows in the queue
         self._closed = False
@@ -118,22 +119,24 @@ class Metrics:
             self._bell.put(True)
 
     def flush(self) -> None:
-        """Write all that is queued."""
+        """Write all that is queued; a signal handler that interrupts its own thread at it leaves it to that."""
         if self.before_flush is not None:
             self.before_flush()
-        with self._writing:
-            queue = self._queue
-            costs: dict[frozenset[tuple[str, AttributeValue]], int] = {}
-            while queue:
-                try:
-                    self._write(queue.popleft(), costs)
-                except Exception as fault:  # noqa: BLE001  a pipeline's fault; the rows behind it shall pass
-                    swallow(fault, "writing metrics")
-            for base, nanos in costs.items():  # added up as integers, and one `add` for many calls
-                try:
-                    self._cost.add(nanos / 1e9, dict(base))
-                except Exception as fault:  # noqa: BLE001
-                    swallow(fault, "writing metrics")
+        self._writing.take(self._write_all, None, -1.0)
+
+    def _write_all(self) -> None:
+        queue = self._queue
+        costs: dict[frozenset[tuple[str, AttributeValue]], int] = {}
+        while queue:
+            try:
+                self._write(queue.popleft(), costs)
+            except Exception as fault:  # noqa: BLE001  a pipeline's fault; the rows behind it shall pass
+                swallow(fault, "writing metrics")
+        for base, nanos in costs.items():  # added up as integers, and one `add` for many calls
+            try:
+                self._cost.add(nanos / 1e9, dict(base))
+            except Exception as fault:  # noqa: BLE001
+                swallow(fault, "writing metrics")
 
     def close(self) -> None:
         """Write all that is queued and end the thread."""
@@ -151,7 +154,7 @@ class Metrics:
 
     def _after_fork(self) -> None:
         """The parent's thread is not here, and may have held the lock; the parent writes what it queued."""
-        self._writing = threading.Lock()
+        self._writing = Turn()
         self._bell = SimpleQueue()
         self._thread = None
         self._queue.clear()
