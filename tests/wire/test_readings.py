@@ -124,6 +124,42 @@ def test_what_is_billed_beside_a_message_is_told_apart(where: tuple[str, str]) -
         assert read(where, {"type": "message", "usage": {**usage, "iterations": other}}).beside == ()
 
 
+@pytest.mark.parametrize("where", [MESSAGES, INVOKE])
+@pytest.mark.parametrize(("read_tokens", "written"), [(55_096, 0), (0, 55_096), (0, 0)])
+def test_a_stream_that_begins_with_a_compaction(where: tuple[str, str], read_tokens: int, written: int) -> None:
+    first = {"input_tokens": 100, "cache_read_input_tokens": read_tokens, "cache_creation_input_tokens": written}
+    first |= {"cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": written}}
+    own = {"input_tokens": 81, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0, "output_tokens": 8}
+    passes = [{"type": "compaction", **first, "output_tokens": 83}, {"type": "message", **own}]
+    body = events(
+        {"type": "message_start", "message": {"usage": {**first, "output_tokens": 7}}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {**own, "iterations": passes}},
+        {"type": "message_stop"},
+    )
+    found = read(where, body, "text/event-stream")
+    none = {"cache_read_tokens": 0, "cache_write_tokens": 0}
+    assert {name: count for name, count in counted(found).items() if count or name in none} == {
+        "input_tokens": 81,
+        "output_tokens": 8,
+        **none,
+    }
+    [beside] = found.beside
+    assert (beside.usage.input_tokens, beside.usage.output_tokens) == (100 + read_tokens + written, 83)
+    assert beside.usage.counts.get("cache_write_1h_tokens") == written
+
+
+def test_a_later_usage_that_tells_its_passes_keeps_how_long_was_cached() -> None:
+    written = {"cache_creation_input_tokens": 50}
+    kept = {"cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 50}}
+    own = {"input_tokens": 10, "output_tokens": 8, **written}
+    body = events(
+        {"type": "message_start", "message": {"usage": {"input_tokens": 10, **written, **kept}}},
+        {"type": "message_delta", "delta": {}, "usage": {**own, "iterations": [{"type": "message", **own}]}},
+        {"type": "message_stop"},
+    )
+    assert counted(read(MESSAGES, body, "text/event-stream"))["cache_write_1h_tokens"] == 50
+
+
 PICTURES = {
     "input_tokens": 171,
     "input_tokens_details": {"image_tokens": 0, "text_tokens": 171},

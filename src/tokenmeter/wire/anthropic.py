@@ -16,7 +16,8 @@ from tokenmeter.wire.usage import counts
 from tokenmeter.wire.words import number
 
 METRICS = "amazon-bedrock-invocationMetrics"
-_CACHED = ("cache_read_input_tokens", "cache_creation_input_tokens")
+_WRITTEN = "cache_creation_input_tokens"
+_CACHED = ("cache_read_input_tokens", _WRITTEN)
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -114,7 +115,8 @@ class CompleteTally(Tally):
 class MessagesTally(Tally):
     """One message. Counters are cumulative: the later ones win.
 
-    An input never shrinks, unless the later ones tell it apart: a proxy may learn only then what was cached of it.
+    An input never shrinks, unless the later ones tell it apart (a proxy may learn only then what was cached of it) or
+    tell the passes: a stream begins with the input of the first, which may be a compaction.
     """
 
     wanted: ClassVar[Tree] = {
@@ -195,7 +197,10 @@ class MessagesTally(Tally):
             return
         seen: Mapping[str, Any] = self.usage.get("usage") or {}
         merged = {**seen, **{key: value for key, value in usage.items() if value is not None}}
-        if not (number(usage, "input_tokens") and any(number(usage, key) for key in _CACHED)):
+        if usage.get("iterations"):  # all passes are told now, and the first one's input may be none of the usage
+            if "cache_creation" not in usage and merged.get(_WRITTEN) != seen.get(_WRITTEN):
+                merged.pop("cache_creation", None)
+        elif not (number(usage, "input_tokens") and any(number(usage, key) for key in _CACHED)):
             for key in ("input_tokens", *_CACHED):
                 before, now = number(seen, key), number(merged, key)
                 if before is not None and now is not None and before > now:
