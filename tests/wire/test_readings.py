@@ -133,6 +133,8 @@ def test_a_stream_that_begins_with_a_compaction(where: tuple[str, str], read_tok
     passes = [{"type": "compaction", **first, "output_tokens": 83}, {"type": "message", **own}]
     body = events(
         {"type": "message_start", "message": {"usage": {**first, "output_tokens": 7}}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "compaction_delta", "content": "They said so."}},
+        {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "Yes."}},
         {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {**own, "iterations": passes}},
         {"type": "message_stop"},
     )
@@ -143,6 +145,7 @@ def test_a_stream_that_begins_with_a_compaction(where: tuple[str, str], read_tok
         "output_tokens": 8,
         **none,
     }
+    assert found.output_bytes == len("They said so.Yes.")
     [beside] = found.beside
     assert (beside.usage.input_tokens, beside.usage.output_tokens) == (100 + read_tokens + written, 83)
     assert beside.usage.counts.get("cache_write_1h_tokens") == written

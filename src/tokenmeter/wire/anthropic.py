@@ -24,6 +24,7 @@ class _Delta(msgspec.Struct, gc=False):
     text: Any = None
     thinking: Any = None
     partial_json: Any = None
+    content: Any = None  # of a compaction
     stop_reason: Any = None
 
 
@@ -127,7 +128,7 @@ class MessagesTally(Tally):
         "error": TAKE,
         "stop_reason": TAKE,
         "message": {"id": TAKE, "model": TAKE, "usage": TAKE},
-        "delta": {"text": WEIGH, "thinking": WEIGH, "partial_json": WEIGH, "stop_reason": TAKE},
+        "delta": {"text": WEIGH, "thinking": WEIGH, "partial_json": WEIGH, "content": WEIGH, "stop_reason": TAKE},
         "content": {EACH: {"text": WEIGH, "thinking": WEIGH, "input": WEIGH}},
         METRICS: TAKE,
     }
@@ -154,7 +155,7 @@ class MessagesTally(Tally):
             if delta is not None:
                 text = delta.text
                 if text is None:
-                    text = delta.partial_json if delta.partial_json is not None else delta.thinking
+                    text = delta.partial_json if delta.partial_json is not None else delta.thinking or delta.content
                 if type(text) is str:
                     text_bytes += len(text) if text.isascii() else weigh(text)
                 if delta.stop_reason is not None:
