@@ -127,7 +127,8 @@ def test_what_is_billed_beside_a_message_is_told_apart(where: tuple[str, str]) -
 @pytest.mark.parametrize("where", [MESSAGES, INVOKE])
 @pytest.mark.parametrize(("read_tokens", "written"), [(55_096, 0), (0, 55_096), (0, 0)])
 def test_a_stream_that_begins_with_a_compaction(where: tuple[str, str], read_tokens: int, written: int) -> None:
-    first = {"input_tokens": 100, "cache_read_input_tokens": read_tokens, "cache_creation_input_tokens": written}
+    first: dict[str, Any] = {"input_tokens": 100, "cache_read_input_tokens": read_tokens}
+    first |= {"cache_creation_input_tokens": written}
     first |= {"cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": written}}
     own = {"input_tokens": 81, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0, "output_tokens": 8}
     passes = [{"type": "compaction", **first, "output_tokens": 83}, {"type": "message", **own}]
