@@ -242,6 +242,12 @@ def test_what_a_declined_model_had_said_is_billed_beside_the_answer(said: int, b
         assert [(each.model, each.usage.input_tokens, each.usage.output_tokens) for each in found.beside] == beside
 
 
+def test_chunks_of_writer_that_are_nothing_but_text() -> None:
+    body = "".join(f"data: {json.dumps({'value': text})}\n\n\n" for text in ("Sure", ", it's", " so."))
+    found = read(("api.writer.com", "/v1/completions"), body.encode(), "text/event-stream")
+    assert (found.usage, found.output_bytes, found.complete) == (None, len("Sure, it's so."), False)
+
+
 def test_gemini_counts_what_the_last_total_says() -> None:
     def event(**usage: Any) -> str:
         return "data: " + json.dumps({"usageMetadata": usage}) + "\r\n\r\n"
