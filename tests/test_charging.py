@@ -68,6 +68,31 @@ def test_a_compaction_has_room_in_the_hold() -> None:
     assert needed({**ASKED, "context_management": edits}) < 2 * needed(ASKED)  # too short to be compacted
 
 
+def test_an_input_that_nobody_counted_is_estimated(calls: CapturedCalls) -> None:
+    url = "https://generativelanguage.googleapis.com/v1beta/models/gemini-2.5-flash:generateContent"
+    request = {"contents": [{"role": "user", "parts": [{"text": "Is it so?"}]}]}
+    said = {"content": {"role": "model", "parts": [{"text": "Yes."}]}, "finishReason": "STOP", "index": 0}
+    usage = {"candidatesTokenCount": 23, "thoughtsTokenCount": 67}
+    with Meter(recorders=[calls]) as meter:
+        call(meter, url, request, {"candidates": [said], "usageMetadata": usage, "modelVersion": "gemini-2.5-flash"})
+    [row] = calls
+    assert row.usage is not None
+    assert (row.status, row.estimated, row.usage.output_tokens) == ("ok", True, 23 + 67)
+    assert row.usage.input_tokens is not None
+    assert 0 < row.usage.input_tokens <= len(json.dumps(request)) + 100
+    assert row.cost_nanos == row.usage.input_tokens * 300 + 90 * 2_500
+
+
+def test_a_prompt_that_ollama_had_whole_is_none(calls: CapturedCalls) -> None:
+    answer = {"model": "llama3", "message": {"role": "assistant", "content": "Yes."}, "done": True, "eval_count": 3}
+    request = {"model": "llama3", "messages": [{"role": "user", "content": "Is it so?"}], "stream": False}
+    with Meter(recorders=[calls]) as meter:
+        call(meter, "http://localhost:11434/api/chat", request, answer)
+    [row] = calls
+    assert row.usage is not None
+    assert (row.estimated, row.usage.counts) == (False, {"input_tokens": 0, "output_tokens": 3})
+
+
 @pytest.mark.parametrize("status", ["queued", "in_progress"])
 def test_an_answer_made_in_the_background_is_worth_its_cap(calls: CapturedCalls, status: str) -> None:
     request = {"model": "gpt-5-mini", "input": "Is it so?", "background": True, "max_output_tokens": 3_000}

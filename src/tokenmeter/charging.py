@@ -53,9 +53,13 @@ def _charge(house: House, call: Call, answer: Answer) -> Charge:
         return _estimate(house, call, reading, error_type)
     if not (reading.complete or reading.finish_reasons):
         return _estimate(house, call, reading, error_type)  # the counters stopped half-way
+    usage = reading.usage
+    if usage.input_tokens is None and usage.output_tokens is not None:  # there is no answer to nothing
+        bound(house, call)
+        usage = Usage({**usage.counts, "input_tokens": _input(house, call)}, estimated=True)
     rate = _settled_rate(house, call, reading)
-    cost = None if rate is None else rate.cost_nanos(reading.usage.counts)
-    return Charge("error" if reading.failed else "ok", reading.usage, cost, rate, error_type)
+    cost = None if rate is None else rate.cost_nanos(usage.counts)
+    return Charge("error" if reading.failed else "ok", usage, cost, rate, error_type)
 
 
 def _with_beside(house: House, call: Call, outcome: Charge, beside: Sequence[Beside]) -> Charge:
@@ -83,7 +87,8 @@ def _estimate(house: House, call: Call, reading: Reading | None, error_type: str
     model = call.model
     seen: Mapping[str, int] = reading.usage.counts if reading is not None and reading.usage is not None else {}
     counts = dict(seen)
-    counts.setdefault("input_tokens", min(call.input_bound, house.bounds.estimate_input(call.ask, call.route)))
+    if "input_tokens" not in counts:
+        counts["input_tokens"] = _input(house, call)
     if reading is None or reading.pending:
         typical = house.bounds.typical_output(call.route.provider, model)
         output = call.output_bound if typical is None else min(typical, call.output_bound)
@@ -96,6 +101,11 @@ def _estimate(house: House, call: Call, reading: Reading | None, error_type: str
     cost = None if rate is None else rate.cost_nanos(counts)
     finished = reading is not None and reading.complete and not reading.failed
     return Charge("ok" if finished else "incomplete", usage, cost, rate, error_type)
+
+
+def _input(house: House, call: Call) -> int:
+    """The input of a call that is bound, where nobody counted it."""
+    return min(call.input_bound, house.bounds.estimate_input(call.ask, call.route))
 
 
 def _settled_rate(house: House, call: Call, reading: Reading | None) -> Rate | None:

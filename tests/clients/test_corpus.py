@@ -159,11 +159,17 @@ def _miscounted(one: Passed) -> str | None:
         return f"{exchange.id}: status {exchange.status}, recorded {record.http_status}"
     if exchange.truth is None or exchange.id in DISPUTED:
         return None
-    if record.status != "ok":
+    if record.status != "ok" and not (record.status == "error" and _reports_an_error(exchange)):
         return f"{exchange.id}: recorded as {record.status}"
     if record.estimated or (record.usage is not None and record.usage.estimated):
         return f"{exchange.id}: {exchange.truth} billed, estimated {record.usage}"
     return wrong(exchange, wire.Reading(usage=record.usage))
+
+
+def _reports_an_error(exchange: Exchange) -> bool:
+    """Whether the body says itself that something failed, beside the usage that it bills."""
+    assert exchange.route is not None
+    return wire.read_body(exchange.route, exchange.response, exchange.content_type).failed is not None
 
 
 def _altered(one: Passed) -> str | None:

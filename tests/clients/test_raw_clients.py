@@ -173,6 +173,19 @@ async def test_a_whole_answer_that_is_streamed(face: Face, origin: Origin, meter
     check_counted(calls)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@on_a_loop
+async def test_what_only_the_headers_count(face: Face, meter: Meter, calls: CapturedCalls, stream: bool) -> None:
+    headers = {"content-type": "application/json", "x-amzn-bedrock-input-token-count": "4"}
+    client = meter.wrap(face.client(lambda request: face.response(200, [b'{"embeddings":', b"[[0.1]]}"], headers)))
+    url = "https://bedrock-runtime.us-east-1.amazonaws.com/model/cohere.embed-english-v3/invoke"
+    response = await come(client.send(client.build_request("POST", url, json={"texts": ["hi"]}), stream=stream))
+    assert await face.read(response) == b'{"embeddings":[[0.1]]}'
+    [row] = calls
+    assert row.usage is not None
+    assert (row.status, row.estimated, row.usage.counts) == ("ok", False, {"input_tokens": 4})
+
+
 @on_a_loop
 async def test_sse_as_a_whole_asks_for_usage_and_hides_it(origin: Origin, meter: Meter, calls: CapturedCalls) -> None:
     response = await come(meter.wrap(origin.client()).post(URL, json=STREAMED))

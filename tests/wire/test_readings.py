@@ -124,6 +124,46 @@ def test_what_is_billed_beside_a_message_is_told_apart(where: tuple[str, str]) -
         assert read(where, {"type": "message", "usage": {**usage, "iterations": other}}).beside == ()
 
 
+@pytest.mark.parametrize("where", [MESSAGES, INVOKE])
+@pytest.mark.parametrize(("read_tokens", "written"), [(55_096, 0), (0, 55_096), (0, 0)])
+def test_a_stream_that_begins_with_a_compaction(where: tuple[str, str], read_tokens: int, written: int) -> None:
+    first: dict[str, Any] = {"input_tokens": 100, "cache_read_input_tokens": read_tokens}
+    first |= {"cache_creation_input_tokens": written}
+    first |= {"cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": written}}
+    own = {"input_tokens": 81, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0, "output_tokens": 8}
+    passes = [{"type": "compaction", **first, "output_tokens": 83}, {"type": "message", **own}]
+    body = events(
+        {"type": "message_start", "message": {"usage": {**first, "output_tokens": 7}}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "compaction_delta", "content": "They said so."}},
+        {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "Yes."}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {**own, "iterations": passes}},
+        {"type": "message_stop"},
+    )
+    found = read(where, body, "text/event-stream")
+    none = {"cache_read_tokens": 0, "cache_write_tokens": 0}
+    assert {name: count for name, count in counted(found).items() if count or name in none} == {
+        "input_tokens": 81,
+        "output_tokens": 8,
+        **none,
+    }
+    assert found.output_bytes == len("They said so.Yes.")
+    [beside] = found.beside
+    assert (beside.usage.input_tokens, beside.usage.output_tokens) == (100 + read_tokens + written, 83)
+    assert beside.usage.counts.get("cache_write_1h_tokens") == written
+
+
+def test_a_later_usage_that_tells_its_passes_keeps_how_long_was_cached() -> None:
+    written = {"cache_creation_input_tokens": 50}
+    kept = {"cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 50}}
+    own = {"input_tokens": 10, "output_tokens": 8, **written}
+    body = events(
+        {"type": "message_start", "message": {"usage": {"input_tokens": 10, **written, **kept}}},
+        {"type": "message_delta", "delta": {}, "usage": {**own, "iterations": [{"type": "message", **own}]}},
+        {"type": "message_stop"},
+    )
+    assert counted(read(MESSAGES, body, "text/event-stream"))["cache_write_1h_tokens"] == 50
+
+
 PICTURES = {
     "input_tokens": 171,
     "input_tokens_details": {"image_tokens": 0, "text_tokens": 171},
@@ -200,6 +240,12 @@ def test_what_a_declined_model_had_said_is_billed_beside_the_answer(said: int, b
     for found in (whole, read(MESSAGES, stream, "text/event-stream")):
         assert (found.model, counted(found)) == ("claude-opus-4-8", {"input_tokens": 412, "output_tokens": 264})
         assert [(each.model, each.usage.input_tokens, each.usage.output_tokens) for each in found.beside] == beside
+
+
+def test_chunks_of_writer_that_are_nothing_but_text() -> None:
+    body = "".join(f"data: {json.dumps({'value': text})}\n\n\n" for text in ("Sure", ", it's", " so."))
+    found = read(("api.writer.com", "/v1/completions"), body.encode(), "text/event-stream")
+    assert (found.usage, found.output_bytes, found.complete) == (None, len("Sure, it's so."), False)
 
 
 def test_gemini_counts_what_the_last_total_says() -> None:

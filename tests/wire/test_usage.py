@@ -152,6 +152,7 @@ def test_extractors_take_counters_that_are_written_as_floats() -> None:
             TEXT,
         ),
         ("mistral", "openai.chat", {**CHAT, "num_cached_tokens": 4}, TEXT),  # billed in full
+        (None, "openai.chat", {**CHAT, "num_cached_tokens": 4}, TEXT),  # whoever passes it on
         (
             "openrouter",
             "openai.chat",

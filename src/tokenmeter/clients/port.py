@@ -235,6 +235,7 @@ class Port(Struct, eq=False):
         response = self.response
         call = effect.call
         route, ask = call.route, call.ask
+        counted = wire.read_headers(route, response.headers)
         reader = wire.reader(route, response.headers.get("content-type"), stream=ask.stream, hide_usage=hide_usage)
         coding = response.headers.get("content-encoding")
         decoder: Decoder | None
@@ -252,7 +253,7 @@ class Port(Struct, eq=False):
             self.metering.streams,
             reader,
             decoder,
-            lambda answer: self._over(story, answer),
+            lambda answer: self._over(story, _with_headers(answer, counted)),
             status=response.status_code,
             start_s=self._start_s,
             rewrites=hide_usage,
@@ -383,9 +384,16 @@ class _Rest(Struct, frozen=True, gc=False, eq=False):
 
     def _answer(self) -> Answer:
         reading = wire.read_body(self.route, self.body, self.content_type)
-        if reading.usage is None and self.counted is not None:
-            reading = replace(reading, usage=self.counted)
-        return Answer(status=self.status, reading=reading, duration_s=self.duration_s)
+        answer = Answer(status=self.status, reading=reading, duration_s=self.duration_s)
+        return _with_headers(answer, self.counted)
+
+
+def _with_headers(answer: Answer, counted: Usage | None) -> Answer:
+    """The answer with what its headers counted, where its body counted nothing."""
+    reading = answer.reading
+    if counted is None or reading is None or reading.usage is not None:
+        return answer
+    return replace(answer, reading=replace(reading, usage=counted))
 
 
 class _Nothing:

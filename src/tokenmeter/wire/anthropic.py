@@ -16,13 +16,15 @@ from tokenmeter.wire.usage import counts
 from tokenmeter.wire.words import number
 
 METRICS = "amazon-bedrock-invocationMetrics"
-_CACHED = ("cache_read_input_tokens", "cache_creation_input_tokens")
+_WRITTEN = "cache_creation_input_tokens"
+_CACHED = ("cache_read_input_tokens", _WRITTEN)
 
 
 class _Delta(msgspec.Struct, gc=False):
     text: Any = None
     thinking: Any = None
     partial_json: Any = None
+    content: Any = None  # of a compaction
     stop_reason: Any = None
 
 
@@ -114,7 +116,8 @@ class CompleteTally(Tally):
 class MessagesTally(Tally):
     """One message. Counters are cumulative: the later ones win.
 
-    An input never shrinks, unless the later ones tell it apart: a proxy may learn only then what was cached of it.
+    An input never shrinks, unless the later ones tell it apart (a proxy may learn only then what was cached of it) or
+    tell the passes: a stream begins with the input of the first, which may be a compaction.
     """
 
     wanted: ClassVar[Tree] = {
@@ -125,7 +128,7 @@ class MessagesTally(Tally):
         "error": TAKE,
         "stop_reason": TAKE,
         "message": {"id": TAKE, "model": TAKE, "usage": TAKE},
-        "delta": {"text": WEIGH, "thinking": WEIGH, "partial_json": WEIGH, "stop_reason": TAKE},
+        "delta": {"text": WEIGH, "thinking": WEIGH, "partial_json": WEIGH, "content": WEIGH, "stop_reason": TAKE},
         "content": {EACH: {"text": WEIGH, "thinking": WEIGH, "input": WEIGH}},
         METRICS: TAKE,
     }
@@ -152,7 +155,7 @@ class MessagesTally(Tally):
             if delta is not None:
                 text = delta.text
                 if text is None:
-                    text = delta.partial_json if delta.partial_json is not None else delta.thinking
+                    text = delta.partial_json if delta.partial_json is not None else delta.thinking or delta.content
                 if type(text) is str:
                     text_bytes += len(text) if text.isascii() else weigh(text)
                 if delta.stop_reason is not None:
@@ -195,7 +198,10 @@ class MessagesTally(Tally):
             return
         seen: Mapping[str, Any] = self.usage.get("usage") or {}
         merged = {**seen, **{key: value for key, value in usage.items() if value is not None}}
-        if not (number(usage, "input_tokens") and any(number(usage, key) for key in _CACHED)):
+        if usage.get("iterations"):  # all passes are told now, and the first one's input may be none of the usage
+            if "cache_creation" not in usage and merged.get(_WRITTEN) != seen.get(_WRITTEN):
+                merged.pop("cache_creation", None)
+        elif not (number(usage, "input_tokens") and any(number(usage, key) for key in _CACHED)):
             for key in ("input_tokens", *_CACHED):
                 before, now = number(seen, key), number(merged, key)
                 if before is not None and now is not None and before > now:

@@ -73,7 +73,7 @@ class OllamaTally(Tally):
         counted = {"prompt_eval_count": prompt, "eval_count": answer}
         counted = {key: value for key, value in counted.items() if value is not None}
         if counted:
-            self.usage["counted"] = {**self.usage.get("counted", {}), **counted}
+            self.usage["counted"] = {"prompt_eval_count": 0, **self.usage.get("counted", {}), **counted}
 
 
 def ask_ollama(fields: Fields) -> dict[str, Any]:

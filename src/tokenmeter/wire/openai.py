@@ -41,6 +41,7 @@ class _Chunk(msgspec.Struct, gc=False):
     service_tier: Any = None
     error: Any = None
     x_groq: Any = None
+    value: Any = None  # all that a chunk of Writer's completions has
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
@@ -66,6 +67,7 @@ class ChatTally(Tally):
         "service_tier": TAKE,
         "error": TAKE,
         "x_groq": {"usage": TAKE},
+        "value": WEIGH,
         "choices": {
             EACH: {
                 "index": TAKE,
@@ -117,6 +119,8 @@ class ChatTally(Tally):
                             self.usage["usage"] = choice.usage  # Moonshot's place; the chunk's own comes over it
                 if len(choices) != self._choices:
                     self._choices = max(self._choices, len(choices))
+            elif chunk.value is not None:
+                text_bytes += weigh(chunk.value)
             if chunk.usage is not None or chunk.x_groq is not None or chunk.error is not None:
                 self._take_rare(chunk)
             if self.response_id is None or self.model is None:

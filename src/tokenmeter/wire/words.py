@@ -104,13 +104,13 @@ def bring_in_thoughts(found: Counts, usage: Any) -> None:
         found["output_tokens"] = max(found.get("output_tokens", 0), total - found["input_tokens"])
 
 
+# Not in it: num_cached_tokens, which Mistral sends, are read from a cache and billed in full.
 _CHAT: Final[Mapping[str, str]] = {
     "prompt_tokens": "input_tokens",
     "completion_tokens": "output_tokens",
     "reasoning_tokens": "output_reasoning_tokens",
     "prompt_cache_hit_tokens": "cache_read_tokens",
     "cached_tokens": "cache_read_tokens",
-    "num_cached_tokens": "cache_read_tokens",
     "cache_read_input_tokens": "cache_read_tokens",
     "cache_creation_input_tokens": "cache_write_tokens",
     "prompt_audio_seconds": "audio_seconds",  # Mistral's, beside the tokens
@@ -131,15 +131,14 @@ _CHAT_WITHIN: Final[Mapping[str, Mapping[str, str]]] = {
     "server_tool_use_details": {"web_search_requests": "web_searches"},
 }
 
-# What an extractor may pass over, the surest first. Input and output are its own; and num_cached_tokens, which Mistral
-# sends, are read from a cache and billed in full.
+# What an extractor may pass over, the surest first. Input and output are its own.
 _Spares: TypeAlias = tuple[tuple[tuple[str, ...], str], ...]
 _BESIDE: Final = frozenset(
     {"cache_read_tokens", "cache_write_tokens", "output_reasoning_tokens", "audio_seconds", "web_searches"}
 )
 CHAT_SPARES: Final[_Spares] = (
     *(((key, inner), name) for key, names in _CHAT_WITHIN.items() for inner, name in names.items() if name in _BESIDE),
-    *(((key,), name) for key, name in _CHAT.items() if name in _BESIDE and key != "num_cached_tokens"),
+    *(((key,), name) for key, name in _CHAT.items() if name in _BESIDE),
 )
 MESSAGES_SPARES: Final[_Spares] = (
     (("input_tokens_details", "cached_tokens"), "cache_read_tokens"),
