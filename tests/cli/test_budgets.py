@@ -162,7 +162,7 @@ def test_rich_draws_it_on_a_terminal(
     shared: SharedBooks, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("rich")
-    monkeypatch.setattr(tables, "fancy", lambda: True)
+    monkeypatch.setattr(tables, "fancy", lambda _: True)
     monkeypatch.setenv("COLUMNS", "200")
     shared.call("[bold]x", Need(5 * USD, 0))
 

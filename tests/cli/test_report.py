@@ -62,7 +62,7 @@ def test_a_terminal_gets_tables_of_rich(
     filled: tuple[str, int], elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("rich")
-    monkeypatch.setattr("tokenmeter.cli.tables.fancy", lambda: True)
+    monkeypatch.setattr("tokenmeter.cli.tables.fancy", lambda _: True)
 
     fancy = told(capsys, "--ledger", filled[0], *UNTIL)
     plain = told(capsys, "--ledger", filled[0], *UNTIL, "--plain")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import math
 import sys
@@ -12,12 +11,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from tokenmeter.cli import where
+from tokenmeter.budgets import Store
+from tokenmeter.cli import tables, where
+from tokenmeter.cli.numbers import interval_s, number
 from tokenmeter.cli.trouble import Trouble
 from tokenmeter.errors import StoreUnavailable
+from tokenmeter.ledger import ledger_beside, open_ledger
+from tokenmeter.texts import clean
 
 if TYPE_CHECKING:
-    from tokenmeter.budgets import Store
     from tokenmeter.ledger.drain import Drained
     from tokenmeter.ledger.ledger import Ledger
 
@@ -48,7 +50,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     how.add_argument(
         "--follow",
         nargs="?",
-        type=_interval,
+        type=interval_s,
         const=_INTERVAL_S,
         metavar="SECONDS",
         help=f"go on until Ctrl-C, and look for more every {_INTERVAL_S:g} seconds",
@@ -56,7 +58,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--trim",
         nargs="?",
-        type=_days,
+        type=number(1, 36_500, "number of days; give 1 or more: late words need their entries"),
         const=_TRIM_DAYS,
         metavar="DAYS",
         help=f"drop entries from the store that are in the ledger and older than this; default: {_TRIM_DAYS:g} days",
@@ -67,7 +69,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Drain once, or until Ctrl-C."""
-    from tokenmeter.ledger import open_ledger
 
     place = where.find(arguments, with_policy=arguments.ledger is None)
     url = ledger_url(arguments.ledger, place)
@@ -86,7 +87,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def ledger_url(given: str | None, place: where.Where) -> str:
     """The address of the ledger: what was given, what the configuration names, or the file beside that of SQLite."""
-    from tokenmeter.ledger import ledger_beside
 
     config = place.config
     url = given or (config.ledger if config is not None else None) or ledger_beside(place.url)
@@ -159,7 +159,6 @@ def _report(done: Drained, store: str, ledger: str, work: _Work, arguments: argp
         }
         print(json.dumps(told))
         return
-    from tokenmeter.texts import clean
 
     if done.anew:
         print(clean(f"{store} is not the file that was drained before: it was read from its beginning."))
@@ -173,32 +172,10 @@ def _report(done: Drained, store: str, ledger: str, work: _Work, arguments: argp
 @contextlib.contextmanager
 def _progress(arguments: argparse.Namespace) -> Iterator[Callable[[Drained], None]]:
     """How far it is, on a terminal: by rich if it is there."""
-    if arguments.json or not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
+    if arguments.json or not tables.fancy(sys.stderr):
         yield lambda _: None
         return
     from rich.console import Console
 
     with Console(stderr=True).status("draining") as status:
         yield lambda done: status.update(f"draining: {done.entries:,} entries")
-
-
-def _interval(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0.1 <= seconds <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is no interval; give 0.1 to 86400 seconds")
-    return seconds
-
-
-def _days(text: str) -> float:
-    try:
-        days = float(text)
-    except ValueError:
-        days = math.nan
-    if not 1 <= days <= 36_500:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no number of days; give 1 or more: late words need their entries"
-        )
-    return days

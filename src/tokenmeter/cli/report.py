@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import secrets
 import shutil
 import sys
@@ -14,12 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenmeter.cli import drain, where
+from tokenmeter.budgets import Store
+from tokenmeter.cli import drain, tables, where
+from tokenmeter.cli.numbers import whole
+from tokenmeter.cli.times import parse_duration, parse_moment
 from tokenmeter.cli.trouble import FAILURE, Trouble
+from tokenmeter.config import Config
+from tokenmeter.ledger import open_ledger
+from tokenmeter.texts import clean
 
 if TYPE_CHECKING:
-    from tokenmeter.budgets import Store
-    from tokenmeter.config import Config
     from tokenmeter.ledger.drain import Drained
     from tokenmeter.ledger.ledger import Ledger
     from tokenmeter.report import ReportData
@@ -63,7 +66,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--me", metavar="USER", help="your own figures too, by your user name")
     parser.add_argument(
         "--min-group",
-        type=_group,
+        type=whole(2, 10_000, "size of a group; give 2 or more"),
         metavar="N",
         help="fold groups of fewer people, at least 2; default: what the configuration says, else 5",
     )
@@ -127,7 +130,6 @@ class Books:
 @contextlib.contextmanager
 def opened(arguments: argparse.Namespace) -> Iterator[Books]:
     """What is reported from: the ledger that was named, or the one of the store."""
-    from tokenmeter.ledger import open_ledger
 
     config = where.config_of(arguments)
     place = _place(arguments, config)
@@ -152,7 +154,6 @@ def _place(arguments: argparse.Namespace, config: Config | None) -> where.Where 
 
 def window(arguments: argparse.Namespace, now_s: float) -> tuple[float, float]:
     """From when to when. Raises `Trouble` for what is no time, and for a window that ends before it begins."""
-    from tokenmeter.cli.times import parse_duration, parse_moment
 
     until_s = now_s if arguments.until is None else parse_moment(arguments.until)
     text: str = arguments.since.strip()
@@ -181,7 +182,7 @@ class Bar:
 @contextlib.contextmanager
 def progress(arguments: argparse.Namespace) -> Iterator[Bar]:
     """A bar on a terminal that has rich."""
-    if not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
+    if not tables.fancy(sys.stderr):
         yield Bar()
         return
     from rich.console import Console
@@ -201,7 +202,6 @@ def progress(arguments: argparse.Namespace) -> Iterator[Bar]:
 
 def _warn_of_nothing(data: ReportData) -> None:
     """A name that is mistyped looks like a team or an agent that spent nothing."""
-    from tokenmeter.texts import clean
 
     named = [f"{what} {name!r}" for what, name in (("team", data.team), ("agent", data.agent)) if name is not None]
     if named and not data.lines:
@@ -242,9 +242,7 @@ def _raw(text: str) -> None:
 
 
 def _tables(data: ReportData, *, plain: bool) -> None:
-    from tokenmeter.cli import tables
     from tokenmeter.report.terminal import sections
-    from tokenmeter.texts import clean
 
     for number, section in enumerate(sections(data)):
         if number:
@@ -290,9 +288,3 @@ def _missing(url: str) -> Path | None:
         return None
     path = Path(url.removeprefix("sqlite:///").partition("?")[0])
     return None if path.is_file() else path
-
-
-def _group(text: str) -> int:
-    if not text.isdecimal() or not 2 <= int(text) <= 10_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size of a group; give 2 or more")
-    return int(text)

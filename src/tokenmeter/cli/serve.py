@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from tokenmeter.cli import report
+from tokenmeter.cli.numbers import whole
 from tokenmeter.cli.trouble import Trouble
 
 NAME = "serve"
@@ -27,13 +28,23 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         f"which ${VARIABLE} or --token-file gives; else it is made and printed.",
     )
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where; default: 127.0.0.1")
-    parser.add_argument("--port", type=_port, default=_PORT, metavar="N", help=f"0 for any; default: {_PORT}")
+    parser.add_argument(
+        "--port",
+        type=whole(0, 65_535, "port; give 0 to 65535"),
+        default=_PORT,
+        metavar="N",
+        help=f"0 for any; default: {_PORT}",
+    )
     parser.add_argument("--token-file", metavar="PATH", help="a file with the token, of 16 characters or more")
     parser.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="a name by which this server is reached, too"
     )
     parser.add_argument(
-        "--refresh", type=_seconds, default=_REFRESH_S, metavar="SECONDS", help=f"default: {_REFRESH_S}"
+        "--refresh",
+        type=whole(1, 86_400, "interval; give 1 to 86400 seconds"),
+        default=_REFRESH_S,
+        metavar="SECONDS",
+        help=f"default: {_REFRESH_S}",
     )
     report.add_options(parser)
     parser.set_defaults(run=run)
@@ -71,15 +82,3 @@ def _token(arguments: argparse.Namespace) -> str | None:
         return Path(arguments.token_file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise Trouble(f"--token-file {arguments.token_file!r} can't be read: {error}") from None
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65_535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; give 0 to 65535")
-    return int(text)
-
-
-def _seconds(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is no interval; give 1 to 86400 seconds")
-    return int(text)

@@ -11,15 +11,13 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
+from tokenmeter.budgets import Store, open_store
+from tokenmeter.budgets.address import split_leases
 from tokenmeter.cli.trouble import Trouble
+from tokenmeter.config import Config, find_config, load_config
 from tokenmeter.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tokenmeter.budgets import Store
-    from tokenmeter.config import Config
 
 _REMEDY = "give --store redis://HOST:6379/0 or --store sqlite:///FILE, or name it in tokenmeter.toml under [store]"
 _TIMEOUT_S = 2.0  # people are more patient than calls are
@@ -51,7 +49,6 @@ def find(arguments: argparse.Namespace, *, with_policy: bool) -> Where:
     Where a store is named, the configuration is only looked for if its budgets are needed: who pulls the kill switch
     must not be kept by a fault in a file that has nothing to do with it.
     """
-    from tokenmeter.config import find_config, load_config
 
     url: str | None = arguments.store
     path = arguments.config
@@ -70,7 +67,6 @@ def find(arguments: argparse.Namespace, *, with_policy: bool) -> Where:
 
 def config_of(arguments: argparse.Namespace) -> Config | None:
     """The configuration that is named, else the one that is found from here, if there is one."""
-    from tokenmeter.config import find_config, load_config
 
     path = arguments.config or find_config()
     return None if path is None else load_config(path)
@@ -79,7 +75,6 @@ def config_of(arguments: argparse.Namespace) -> Config | None:
 @contextlib.contextmanager
 def opened(where: Where) -> Iterator[Store]:
     """The store, for the length of a command."""
-    from tokenmeter.budgets import open_store
 
     if (path := missing_file(where.url)) is not None:
         # A path that is mistyped must not become an empty set of books, in which nothing is spent and nothing paused.
@@ -111,7 +106,6 @@ def shown_address(url: str) -> str:
 
 def bare(url: str) -> str:
     """The address without what only a meter goes by: whether it takes leases."""
-    from tokenmeter.budgets.address import split_leases
 
     return split_leases(url)[0]
 

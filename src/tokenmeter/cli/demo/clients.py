@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from tokenmeter import Meter
-from tokenmeter.cli.demo.missing import MissingExtra
+from tokenmeter.cli.trouble import Trouble
 from tokenmeter.testing import ScriptedProvider
 
 KEY = "no-key-is-needed"
@@ -52,12 +52,20 @@ def installed(package: str) -> bool:
         return False
 
 
+def missing_extra(package: str, extra: str, why: str) -> Trouble:
+    """What to say where an optional package isn't installed."""
+    return Trouble(
+        f"{package} isn't installed, and {why}. Install the extra: "
+        f"pip install 'tokenmeter-sdk[{extra}]', or in a checkout: pip install -e '.[{extra}]'"
+    )
+
+
 def http_library() -> Any:
-    """``httpx``, or else ``httpx2``. Raises `MissingExtra`."""
+    """``httpx``, or else ``httpx2``. Raises `Trouble`."""
     for name in ("httpx", "httpx2"):
         if installed(name):
             return importlib.import_module(name)
-    raise MissingExtra("httpx", "demo", "the agents call through it")
+    raise missing_extra("httpx", "demo", "the agents call through it")
 
 
 def openai_chat(meter: Meter, provider: ScriptedProvider) -> StreamedChat:

@@ -13,12 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from tokenmeter.cli import where
-
-if TYPE_CHECKING:
-    from tokenmeter.cli.doctor.check import Check
+from tokenmeter.cli.doctor.check import Check
+from tokenmeter.texts import clean
 
 NAME = "doctor"
 
@@ -65,7 +63,6 @@ def examine(arguments: argparse.Namespace) -> Iterator[Check]:
 
 
 def _show(checks: Sequence[Check]) -> None:
-    from tokenmeter.texts import clean
 
     width = max(len(check.name) for check in checks)
     for check in checks:
