@@ -41,11 +41,11 @@ class Source:
 class Table:
     """One table. Each key is taken once; `done` refuses those that nobody took."""
 
-    def __init__(self, source: Source, place: Place, found: object, title: str, known: Iterable[str] = ()) -> None:
+    def __init__(self, source: Source, place: Place, found: object, title: str) -> None:
         self.source = source
         self.place = place
         self.title = title
-        self._known = list(known)
+        self._known: list[str] = []
         if not isinstance(found, dict):
             source.refuse(place, f"{title} is {kind_of(found)}; write it as a table")
         self._left: dict[str, Any] = dict(found)

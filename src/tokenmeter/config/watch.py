@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tokenmeter.config.load import Config, load_config
 from tokenmeter.errors import ConfigError
+from tokenmeter.forks import renew_in_child
 
 logger = logging.getLogger("tokenmeter")
 
@@ -35,12 +36,9 @@ class Watched:
             self._seen = self._before = _look(self.config.files)
         self._clock = clock
         self._told = ""
-        self._start_afresh()
-        self._next_s = clock() + INTERVAL_S
-
-    def _start_afresh(self) -> None:
-        self._pid = os.getpid()
         self._looking = threading.Lock()
+        renew_in_child(self, "_looking", threading.Lock)
+        self._next_s = clock() + INTERVAL_S
 
     def changed(self) -> Config | None:
         """The new configuration, once, when there is one. A broken one is logged once and changes nothing."""
@@ -48,8 +46,6 @@ class Watched:
         if now_s < self._next_s:
             return None
         self._next_s = now_s + INTERVAL_S
-        if self._pid != os.getpid():  # a fork may have come while another thread had the lock
-            self._start_afresh()
         if not self._looking.acquire(blocking=False):
             return None
         try:
