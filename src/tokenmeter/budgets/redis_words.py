@@ -23,8 +23,7 @@ def bulk(word: bytes) -> bytes:
 
 def number(amount: int) -> bytes:
     """An argument that is a number."""
-    word = b"%d" % amount
-    return b"$%d\r\n%b\r\n" % (len(word), word)
+    return bulk(b"%d" % amount)
 
 
 # -- claims, as six fields: key, amount, limit, flags, end, label
@@ -99,8 +98,8 @@ def _states(words: Sequence[bytes]) -> list[State]:
     return list(map(State, numbers, numbers, numbers))
 
 
-def held(claims: Sequence[Claim], answer: bytes, more: Sequence[int] | None = None) -> Held:
-    """The answer of hold and adjust: the books as they were, without the caller's hold."""
+def held(claims: Sequence[Claim], answer: bytes) -> Held:
+    """The answer of hold and adjust, which tells the books as they were, without the caller's hold."""
     states = []
     warned: tuple[Claim, ...] = ()
     for claim, (posted, under_way, limit) in zip(claims, _states(answer.split()[1:]), strict=True):
