@@ -17,6 +17,7 @@ from tokenmeter.cli.numbers import interval_s, number
 from tokenmeter.cli.trouble import Trouble
 from tokenmeter.errors import StoreUnavailable
 from tokenmeter.ledger import ledger_beside, open_ledger
+from tokenmeter.ledger.trim import TRIM_DAYS, trim
 from tokenmeter.texts import clean
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ NAME = "drain"
 _INTERVAL_S = 2.0
 _MOST_PAUSE_S = 60.0
 _PRUNE_EVERY_S = 3600.0
-_TRIM_DAYS = 7.0
 _DAY_S = 86_400
 _REMEDY = (
     "name one with --ledger postgresql://USER@HOST/DATABASE or --ledger sqlite:///FILE, or in tokenmeter.toml under "
@@ -59,9 +59,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--trim",
         nargs="?",
         type=number(1, 36_500, "number of days; give 1 or more: late words need their entries"),
-        const=_TRIM_DAYS,
+        const=TRIM_DAYS,
         metavar="DAYS",
-        help=f"drop entries from the store that are in the ledger and older than this; default: {_TRIM_DAYS:g} days",
+        help=f"drop entries from the store that are in the ledger and older than this; default: {TRIM_DAYS:g} days",
     )
     where.add_options(parser)
     parser.set_defaults(run=run)
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.follow is None:
             with _progress(arguments) as tell:
                 done = work.pass_once(tell)
-            _report(done, place.address, ledger.address, work, arguments)
+            _report(done, place.address, work, arguments)
         else:
             with contextlib.suppress(KeyboardInterrupt):
                 _follow(work, place.address, arguments)
@@ -99,7 +99,7 @@ class _Work:
     """One pass, and what is done beside it now and then."""
 
     def __init__(self, store: Store, ledger: Ledger, keep_days: float, trim_days: float | None) -> None:
-        self._store, self._ledger = store, ledger
+        self._store, self.ledger = store, ledger
         self._keep_days, self._trim_days = keep_days, trim_days
         self._tidy_at_s = -math.inf
         self.pruned = self.trimmed = 0
@@ -108,17 +108,15 @@ class _Work:
         """Drain what there is; hourly drop what has had its time."""
         from tokenmeter.ledger.drain import drain
 
-        done = drain(self._store, self._ledger, progress=tell)
+        done = drain(self._store, self.ledger, progress=tell)
         if time.monotonic() >= self._tidy_at_s:
             self._tidy_at_s = time.monotonic() + _PRUNE_EVERY_S
             self._tidy(done.mark)
         return done
 
     def _tidy(self, mark: str) -> None:
-        from tokenmeter.ledger.trim import trim
-
         if self._keep_days:
-            self.pruned += self._ledger.prune(self._store.time_s() - self._keep_days * _DAY_S)
+            self.pruned += self.ledger.prune(self._store.time_s() - self._keep_days * _DAY_S)
         if self._trim_days is not None:
             self.trimmed += trim(self._store, mark, self._trim_days)
 
@@ -135,13 +133,13 @@ def _follow(work: _Work, address: str, arguments: argparse.Namespace) -> None:
         else:
             pause_s = arguments.follow
             if done.entries or done.anew:
-                _report(done, address, work._ledger.address, work, arguments)
+                _report(done, address, work, arguments)
                 sys.stdout.flush()
         time.sleep(pause_s)
 
 
-def _report(done: Drained, store: str, ledger: str, work: _Work, arguments: argparse.Namespace) -> None:
-    pruned, trimmed = work.pruned, work.trimmed
+def _report(done: Drained, store: str, work: _Work, arguments: argparse.Namespace) -> None:
+    ledger, pruned, trimmed = work.ledger.address, work.pruned, work.trimmed
     work.pruned = work.trimmed = 0
     if arguments.json:
         told = {

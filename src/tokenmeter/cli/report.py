@@ -80,15 +80,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise Trouble("--json and another form are asked for; choose one")
     if arguments.html is not None:
         _refuse_folder(Path(arguments.html))
-    with opened(arguments) as books, progress(arguments) as bar:
-        data = books.read(bar)
+    with opened(arguments) as sources, progress(arguments) as bar:
+        data = sources.read(bar)
     _warn_of_nothing(data)
     _show(data, arguments)
     return 0
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class Sources:
     """The ledger, and the store and the configuration if there are such."""
 
     ledger: Ledger
@@ -128,7 +128,7 @@ class Books:
 
 
 @contextlib.contextmanager
-def opened(arguments: argparse.Namespace) -> Iterator[Books]:
+def opened(arguments: argparse.Namespace) -> Iterator[Sources]:
     """What is reported from: the ledger that was named, or the one of the store."""
 
     config = where.config_of(arguments)
@@ -141,7 +141,7 @@ def opened(arguments: argparse.Namespace) -> Iterator[Books]:
         raise Trouble(f"no ledger {str(path)!r} is there; correct the path, or drain a store into it")
     with contextlib.ExitStack() as stack:
         store = None if place is None else stack.enter_context(where.opened(place))
-        yield Books(stack.enter_context(open_ledger(url)), store, config, arguments)
+        yield Sources(stack.enter_context(open_ledger(url)), store, config, arguments)
 
 
 def _place(arguments: argparse.Namespace, config: Config | None) -> where.Where | None:

@@ -64,10 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
         token = secrets.token_urlsafe(24)
         sys.stderr.write(f"tokenmeter {NAME}: the token is {token}\n")
     access = Access(token, arguments.allow_host)
-    with report.opened(arguments) as books:
-        pages = Pages(books.ledger, lambda: books.read(report.Bar()), refresh_s=arguments.refresh)
+    with report.opened(arguments) as sources:
+        pages = Pages(sources.ledger, lambda: sources.read(report.Bar()), refresh_s=arguments.refresh)
         with report.progress(arguments) as bar:
-            pages.keep(books.read(bar))
+            pages.keep(sources.read(bar))
         with Server(arguments.host, arguments.port, pages, access) as server, contextlib.suppress(KeyboardInterrupt):
             print(f"{server.address} until Ctrl-C" + ("" if access.is_open else ", with the token"), flush=True)
             server.serve_forever(poll_interval=0.2)
