@@ -328,15 +328,8 @@ class Meter:
         Raises:
             StoreUnavailable: the store can't be read.
         """
-        facts: dict[str, str | None] = {
-            "agent": agent,
-            "user": user,
-            "team": team,
-            "run": run,
-            "model": model,
-            "provider": provider,
-        }
-        facts.update({"tag:" + name: value for name, value in (tags or {}).items()})
+        facts = {"agent": agent, "user": user, "team": team, "run": run, "model": model, "provider": provider}
+        facts |= {"tag:" + name: value for name, value in (tags or {}).items()}
         self._later.flush()
         now_s = self._clock.now_s()
         claims = self._metering.current().policy.claims(facts, Need(0, 0, 0), now_s)

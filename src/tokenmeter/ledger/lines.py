@@ -20,7 +20,6 @@ _MOST_TOKENS = 10**12
 _MOST_NANOS = 10**17
 _LATEST_S = 253_402_300_000.0
 _LONGEST_NAME = 256
-_PRINTED = "fingerprint" in CallRecord.__struct_fields__
 _KNOWN = {
     "input_tokens": "input_tokens",
     "output_tokens": "output_tokens",
@@ -106,7 +105,7 @@ class Line:
         return path or ((agent,) if agent is not None else ())
 
     def sums(self) -> tuple[int, ...]:
-        """What it adds to each of `tables.SUMS`."""
+        """What it adds to each of `views.SUMS`."""
         if self.status == "refused":
             return (0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0)
         incomplete = int(self.status == "incomplete")
@@ -183,7 +182,7 @@ class Line:
             downgraded_from=rest.downgraded_from,
             root=rest.root,
             guards=rest.guards,
-            **({"fingerprint": self.fingerprint} if _PRINTED else {}),
+            fingerprint=self.fingerprint,
         )
 
 
@@ -203,7 +202,6 @@ def line_of(call_id: str, record: CallRecord) -> Line:
     estimated = record.estimated or (usage is not None and usage.estimated)
     stands_in = estimated and record.error_type == DIED
     cost = record.cost_nanos
-    printed = getattr(record, "fingerprint", None)
     return Line(
         id=name_of(call_id),
         at_s=_moment(record.at_s),
@@ -217,7 +215,7 @@ def line_of(call_id: str, record: CallRecord) -> Line:
         tokens=tokens,
         cost_nanos=None if cost is None or usage is None else max(-_MOST_NANOS, min(cost, _MOST_NANOS)),
         error_type=_name(record.error_type),
-        fingerprint=_name(printed.hex() if isinstance(printed, bytes) else printed),
+        fingerprint=_name(record.fingerprint),
         rest=Rest(
             operation=name_of(record.operation),
             duration_s=record.duration_s if math.isfinite(record.duration_s) else 0.0,
