@@ -67,6 +67,7 @@ class Rest(Struct, frozen=True, omit_defaults=True, array_like=True):
     guards: tuple[str, ...] = ()
 
 
+_AS_RECORDED = tuple(name for name in Rest.__struct_fields__ if name != "counts")
 _encode = msgspec.json.Encoder(enc_hook=dict).encode
 _decode = msgspec.json.Decoder(Rest).decode
 
@@ -153,36 +154,15 @@ class Line:
         return CallRecord(
             id=self.id,
             at_s=self.at_s,
-            duration_s=rest.duration_s,
-            agent=self.group.agent,
-            user=self.group.user,
-            team=self.group.team,
             run=self.run,
-            path=rest.path,
-            tags=rest.tags,
-            provider=self.group.provider,
-            operation=rest.operation,
-            model=self.group.model,
-            response_model=rest.response_model,
-            response_id=rest.response_id,
-            stream=rest.stream,
             status=cast(Status, self.status),
             error_type=self.error_type,
-            http_status=rest.http_status,
-            finish_reasons=rest.finish_reasons,
             usage=Usage(counts, estimated) if self.charged else None,
             cost_nanos=self.cost_nanos,
-            price_source=rest.price_source,
             estimated=estimated,
-            output_cap=rest.output_cap,
-            warned=rest.warned,
-            host=rest.host,
-            port=rest.port,
-            time_to_first_chunk_s=rest.time_to_first_chunk_s,
-            downgraded_from=rest.downgraded_from,
-            root=rest.root,
-            guards=rest.guards,
             fingerprint=self.fingerprint,
+            **self.group._asdict(),
+            **{name: getattr(rest, name) for name in _AS_RECORDED},
         )
 
 
