@@ -131,7 +131,6 @@ def _urgency(line: Line) -> tuple[bool, float, float, str, str]:
 
     Those of users stand in the order of their names: by how full they are they would be a board of people.
     """
-
     used = math.inf if line.used is None else line.used
     near = used >= _NEAR
     full = 0.0 if "user" in (pairs_of(line.book) or {}) else -used
@@ -157,7 +156,6 @@ def _show(picture: Picture, arguments: argparse.Namespace) -> None:
 
 def _watch(store: Store, address: str, arguments: argparse.Namespace) -> None:
     """A store that is gone for a while is said so, and asked again."""
-
     terminal = sys.stdout.isatty() and not arguments.json
     while True:
         try:
@@ -176,7 +174,6 @@ def _watch(store: Store, address: str, arguments: argparse.Namespace) -> None:
 
 def _parts(picture: Picture, top: int) -> tuple[list[str], Table | None, str]:
     """What stands above the table, the table, and the line below it."""
-
     before = [
         f"PAUSED: {pause.target}, since {moment(pause.at_s)} by {pause.by or '?'}: {pause.reason}"
         for pause in picture.pauses

@@ -69,7 +69,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Drain once, or until Ctrl-C."""
-
     place = where.find(arguments, with_policy=arguments.ledger is None)
     url = ledger_url(arguments.ledger, place)
     keep_days = place.config.ledger_keep_days if place.config is not None else 0.0
@@ -87,7 +86,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def ledger_url(given: str | None, place: where.Where) -> str:
     """The address of the ledger: what was given, what the configuration names, or the file beside that of SQLite."""
-
     config = place.config
     url = given or (config.ledger if config is not None else None) or ledger_beside(place.url)
     if url is None:

@@ -135,7 +135,6 @@ def _check(account: Account, unit: str, amount: int, grants: Sequence[Grant]) ->
 
 def _give(store: Store, grant: Grant) -> None:
     """A second try does no harm: the grant has an id."""
-
     try:
         store.grant(grant)
     except StoreUnavailable:

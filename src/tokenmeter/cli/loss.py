@@ -26,7 +26,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Accept it."""
-
     place = where.find(arguments, with_policy=False)
     with where.opened(place) as store:
         accept = getattr(store, "accept_loss", None)

@@ -9,7 +9,7 @@ import secrets
 import sys
 from pathlib import Path
 
-from tokenmeter.cli import report
+from tokenmeter.cli import sources
 from tokenmeter.cli.numbers import whole
 from tokenmeter.cli.trouble import Trouble
 
@@ -46,7 +46,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="SECONDS",
         help=f"default: {_REFRESH_S}",
     )
-    report.add_options(parser)
+    sources.add_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -64,10 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
         token = secrets.token_urlsafe(24)
         sys.stderr.write(f"tokenmeter {NAME}: the token is {token}\n")
     access = Access(token, arguments.allow_host)
-    with report.opened(arguments) as sources:
-        pages = Pages(sources.ledger, lambda: sources.read(report.Bar()), refresh_s=arguments.refresh)
-        with report.progress(arguments) as bar:
-            pages.keep(sources.read(bar))
+    with sources.opened(arguments) as found:
+        pages = Pages(found.ledger, lambda: found.read(sources.Bar()), refresh_s=arguments.refresh)
+        with sources.progress() as bar:
+            pages.keep(found.read(bar))
         with Server(arguments.host, arguments.port, pages, access) as server, contextlib.suppress(KeyboardInterrupt):
             print(f"{server.address} until Ctrl-C" + ("" if access.is_open else ", with the token"), flush=True)
             server.serve_forever(poll_interval=0.2)

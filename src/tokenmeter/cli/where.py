@@ -49,7 +49,6 @@ def find(arguments: argparse.Namespace, *, with_policy: bool) -> Where:
     Where a store is named, the configuration is only looked for if its budgets are needed: who pulls the kill switch
     must not be kept by a fault in a file that has nothing to do with it.
     """
-
     url: str | None = arguments.store
     path = arguments.config
     if path is None and (url is None or with_policy):
@@ -67,7 +66,6 @@ def find(arguments: argparse.Namespace, *, with_policy: bool) -> Where:
 
 def config_of(arguments: argparse.Namespace) -> Config | None:
     """The configuration that is named, else the one that is found from here, if there is one."""
-
     path = arguments.config or find_config()
     return None if path is None else load_config(path)
 
@@ -75,7 +73,6 @@ def config_of(arguments: argparse.Namespace) -> Config | None:
 @contextlib.contextmanager
 def opened(where: Where) -> Iterator[Store]:
     """The store, for the length of a command."""
-
     if (path := missing_file(where.url)) is not None:
         # A path that is mistyped must not become an empty set of books, in which nothing is spent and nothing paused.
         raise Trouble(f"no file {str(path)!r} is there; correct the path, or start the program, whose Meter makes it")
@@ -106,7 +103,6 @@ def shown_address(url: str) -> str:
 
 def bare(url: str) -> str:
     """The address without what only a meter goes by: whether it takes leases."""
-
     return split_leases(url)[0]
 
 

@@ -27,7 +27,6 @@ def versions() -> Iterator[Check]:
 
 def configuration(path: str | None) -> tuple[Config | None, Check]:
     """The configuration that is in force here, if it can be read."""
-
     try:
         found = path or find_config()
         if found is None:
