@@ -56,9 +56,9 @@ class Link:
         self._keeps = False
         self._drop_idle()
 
-    def run(self, script: Script, arguments: Sequence[bytes], count: int, deadline: float) -> Reply:
-        """Run a script; ``arguments`` are ready to be sent, and ``count`` tells how many they are."""
-        packed = b"".join((b"*%d\r\n" % (count + 2), script.head, *arguments))
+    def run(self, script: Script, arguments: Sequence[bytes], deadline: float) -> Reply:
+        """Run a script; ``arguments`` are ready to be sent."""
+        packed = b"".join((b"*%d\r\n" % (len(arguments) + 2), script.head, *arguments))
         for _ in range(3):
             connection = self._take(deadline)
             try:
