@@ -61,7 +61,7 @@ def find(arguments: argparse.Namespace, *, with_policy: bool) -> Where:
     if url.partition("://")[0] == "memory":
         named = f"{config.path} keeps its budgets in" if config is not None and not arguments.store else "the store is"
         raise Trouble(f"{named} memory://, which ends with its process and is seen by no other; {_REMEDY}")
-    return Where(bare(url), config)
+    return Where(split_leases(url)[0], config)
 
 
 def config_of(arguments: argparse.Namespace) -> Config | None:
@@ -99,11 +99,6 @@ def shown_address(url: str) -> str:
     if scheme == "sqlite" and rest.startswith("/"):
         return f"{scheme}://{rest.partition('?')[0]}"
     return url if url == "memory://" else f"{scheme}://…"
-
-
-def bare(url: str) -> str:
-    """The address without what only a meter goes by: whether it takes leases."""
-    return split_leases(url)[0]
 
 
 def missing_file(url: str) -> Path | None:

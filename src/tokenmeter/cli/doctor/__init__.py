@@ -14,6 +14,7 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 
+from tokenmeter.budgets.address import split_leases
 from tokenmeter.cli import where
 from tokenmeter.cli.doctor.check import Check
 from tokenmeter.texts import clean
@@ -54,7 +55,7 @@ def examine(arguments: argparse.Namespace) -> Iterator[Check]:
     yield found
     yield from settings.budgets(config)
     url = arguments.store or (config.store if config is not None else None)
-    url = None if url is None else where.bare(url)
+    url = None if url is None else split_leases(url)[0]
     yield from store.checks(url)
     yield from prices.checks(config)
     yield from libraries.checks()
