@@ -23,7 +23,7 @@ MOST_RUNS: Final = 50_000
 MOST_REPEATS: Final = 2_000
 WASTE_DAYS: Final = 30  # signs of waste are read by the hour, and those of last quarter help nobody
 _BEFORE_S: Final = 31 * DAY_S  # what led to the first outcomes of a window
-_PARTS: Final = ("hours", "outcomes", "runs", "repeats", "hours of agents")
+_PARTS: Final = 5
 
 Progress = Callable[[str, int, int], None]
 
@@ -56,33 +56,37 @@ def gather(
     progress: Progress | None = None,
 ) -> Gathered:
     """Read a window. Its first and its last hour are whole ones. A directory of the rules says the team of each."""
-    tell = _telling(progress)
+    tell = progress or _quietly
     by_user = bool(rules.teams)
     charged: Any = ANY if team is None else team
     only: dict[str, Any] = {"team": ANY if by_user else charged, "agent": ANY if agent is None else agent}
     since, until = int(since_s) // HOUR_S * HOUR_S, -(-int(until_s) // HOUR_S) * HOUR_S
-    tell()
+    tell("hours", 0, _PARTS)
     since = max(since, _first_hour(ledger, since, until))
     step = fine_step(since, until)
     hours = tuple(_theirs(_hours(ledger, since, until, step, only), rules, team))
     user_hours = tuple(_hours(ledger, since, until, DAY_S, {}, by=("user",))) if by_user and agent is None else ()
-    tell()
+    tell("outcomes", 1, _PARTS)
     outcomes = tuple(ledger.outcomes(max(0, since - _BEFORE_S), until))
-    tell()
+    tell("runs", 2, _PARTS)
     runs = {run.run: run for run in ledger.runs(max(0, since - _BEFORE_S), until, largest=MOST_RUNS)}
     cut = len(runs) == MOST_RUNS
     if cut:
         named = {name for each in outcomes for name in named_runs(each)}
         runs |= {run.run: run for run in ledger.runs_named(sorted(named - runs.keys()))}
-    tell()
+    tell("repeats", 3, _PARTS)
     waste_since = max(since, until - WASTE_DAYS * DAY_S)
     repeats = tuple(ledger.repeats(waste_since, until, largest=MOST_REPEATS, **{**only, "team": charged}))
-    tell()
+    tell("hours of agents", 4, _PARTS)
     names = ("agent", "team", "model", *(["user"] if by_user else []))
     fine = tuple(_theirs(ledger.hours(waste_since, until, by=names, **only), rules, team))
-    tell()
+    tell("", _PARTS, _PARTS)
     return Gathered(since, until, step, hours, outcomes, tuple(runs.values()), cut, repeats, waste_since, fine,
                     user_hours)  # fmt: skip
+
+
+def _quietly(what: str, done: int, total: int) -> None:
+    """Nobody wants to know."""
 
 
 def _theirs(hours: Iterable[HourSum], rules: Rules, team: str | None) -> Iterator[HourSum]:
@@ -108,14 +112,3 @@ def _hours(
             for hour in ledger.hours(begin, end, by=by, step_s=step_s, **only):
                 # The first step of a window may be cut: it begins with the window.
                 yield hour if hour.hour_s >= since else replace(hour, hour_s=since)
-
-
-def _telling(progress: Progress | None) -> Callable[[], None]:
-    done = iter(range(len(_PARTS) + 1))
-
-    def tell() -> None:
-        number = next(done)
-        if progress is not None:
-            progress(_PARTS[number] if number < len(_PARTS) else "", number, len(_PARTS))
-
-    return tell
