@@ -20,9 +20,12 @@ def fold_small(rows: Iterable[Row], least: int) -> tuple[Row, ...]:
     A row of programs alone, in which nobody is named, is no group of people and stays.
     """
     rows = sorted(rows, key=lambda row: row.name or "")
-    _, folded = parted({row.name or "": row.people for row in rows if row.people is not None}, least)
-    small = [row for row in rows if row.people is not None and (row.name or "") in folded]
-    shown = [row for row in rows if row not in small]
+    _, names = parted({row.name or "": row.people for row in rows if row.people is not None}, least)
+    folded = frozenset(names)
+    shown: list[Row] = []
+    small: list[Row] = []
+    for row in rows:
+        (small if row.people is not None and (row.name or "") in folded else shown).append(row)
     return (*shown, _folded(small)) if small else tuple(shown)
 
 
