@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -150,3 +151,16 @@ def test_an_outcome_has_the_weight_of_the_kind_that_is_in_force(file: Path, prov
 
     with open_ledger(f"sqlite:///{file.parent / 'kept.db'}") as kept:
         assert {each.key: each.weight for each in kept.outcomes()} == {"one": 3, "two": 0.2, "three": 1, "four": 0.4}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_that_was_forked_while_a_thread_looked_at_the_file_follows_it(file: Path) -> None:
+    watched = watch.Watched(file)
+    put(file, TOML.replace("3 calls", "4 calls"))
+    assert watched._looking.begin(60.0)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if watched.changed() is not None else 1)
+    watched._looking.end()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

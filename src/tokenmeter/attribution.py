@@ -58,15 +58,15 @@ class Scope(Struct, frozen=True):
 NOBODY = Scope()
 
 
-def current(context: Context | None = None) -> Scope:
+def current() -> Scope:
     """The scope that is in force here."""
-    found = (otel_context.get_current() if context is None else context).get(_KEY)
+    found = otel_context.get_current().get(_KEY)
     return found if isinstance(found, Scope) else NOBODY
 
 
-def carry(scope: Scope, context: Context | None = None) -> Context:
-    """A context with ``scope`` in force."""
-    return otel_context.set_value(_KEY, scope, context)
+def carry(scope: Scope) -> Context:
+    """The context that is in force here, with ``scope`` in place of its own."""
+    return otel_context.set_value(_KEY, scope)
 
 
 def is_alone(context: Context) -> bool:
@@ -74,33 +74,70 @@ def is_alone(context: Context) -> bool:
     return not context or (len(context) == 1 and _KEY in context)
 
 
-def enter(manager: object, context: Context) -> None:
-    """Put a context in force until the same context manager exits; it may be entered any number of times."""
-    managers, before = _entered.get()
-    _entered.set(((*managers, manager), (*before, otel_context.get_current())))
-    otel_context.attach(context)
-
-
-def leave(manager: object) -> None:
-    """Take back what this context manager put in force.
-
-    If it was entered in another context, as by a framework that runs both ends of a dependency on threads of their
-    own, nothing of it is in force here.
-    """
-    managers, before = _entered.get()
-    for at, each in enumerate(managers):
-        if each is manager:  # they may end in another order than they began
-            _entered.set((managers[:at] + managers[at + 1 :], before[:-1]))
-            # Not detached by a token: that is good in one context only, and a generator may be closed in another.
-            otel_context.attach(before[-1])
-            return
-
-
-class AgentScope:
-    """What ``meter.agent(...)`` returns: a context manager, sync and async, and a decorator.
+class Entering:
+    """A context manager, sync and async, with a scope in force inside.
 
     It may be entered any number of times, even nested and by several threads or tasks at once.
     """
+
+    __slots__ = ()
+
+    def _inside(self) -> tuple[Scope, Context]:
+        """The scope, and a context with it in force."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Scope:
+        scope, context = self._inside()
+        managers, before = _entered.get()
+        _entered.set(((*managers, self), (*before, otel_context.get_current())))
+        otel_context.attach(context)
+        return scope
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take back what this put in force.
+
+        If it was entered in another context, as by a framework that runs both ends of a dependency on threads of their
+        own, nothing of it is in force here.
+        """
+        managers, before = _entered.get()
+        for at, each in enumerate(managers):
+            if each is self:  # they may end in another order than they began
+                _entered.set((managers[:at] + managers[at + 1 :], before[:-1]))
+                # Not detached by a token: that is good in one context only, and a generator may be closed in another.
+                otel_context.attach(before[-1])
+                return
+
+    async def __aenter__(self) -> Scope:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+
+class _InForce:
+    """Puts a scope in force for a block."""
+
+    __slots__ = ("_scope", "_token")
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __enter__(self) -> None:
+        self._token = otel_context.attach(carry(self._scope))
+
+    def __exit__(self, *exc: object) -> None:
+        otel_context.detach(self._token)
+
+
+in_force = _InForce
+
+
+class AgentScope(Entering):
+    """What ``meter.agent(...)`` returns: a context manager, sync and async, and a decorator."""
 
     __slots__ = ("_name", "_run", "_tags", "_team", "_user")
 
@@ -129,23 +166,9 @@ class AgentScope:
             hidden=outer.hidden,
         )
 
-    def __enter__(self) -> Scope:
+    def _inside(self) -> tuple[Scope, Context]:
         scope = self._scope()
-        enter(self, carry(scope))
-        return scope
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        leave(self)
-
-    async def __aenter__(self) -> Scope:
-        return self.__enter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.__exit__(kind, error, trace)
+        return scope, carry(scope)
 
     def __call__(self, function: F) -> F:
         """Decorate a function, coroutine function, generator function or async generator function."""
@@ -162,7 +185,7 @@ class AgentScope:
     def _around_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             scope = self._scope()
-            with _Fresh(scope):
+            with in_force(scope):
                 result = function(*args, **kwargs)
             return _within(scope, result) if inspect.iscoroutine(result) else result
 
@@ -170,7 +193,7 @@ class AgentScope:
 
     def _around_coroutine(self, function: Callable[..., Any]) -> Callable[..., Any]:
         async def wrapped(*args: Any, **kwargs: Any) -> Any:
-            with _Fresh(self._scope()):
+            with in_force(self._scope()):
                 return await function(*args, **kwargs)
 
         return wrapped
@@ -183,7 +206,7 @@ class AgentScope:
             try:
                 while True:
                     try:
-                        with _Fresh(scope):
+                        with in_force(scope):
                             value = step()
                     except StopIteration as end:
                         return end.value
@@ -194,7 +217,7 @@ class AgentScope:
                     except BaseException as error:
                         step = functools.partial(inner.throw, error)
             finally:
-                with _Fresh(scope):
+                with in_force(scope):
                     inner.close()
 
         return wrapped
@@ -207,7 +230,7 @@ class AgentScope:
             try:
                 while True:
                     try:
-                        with _Fresh(scope):
+                        with in_force(scope):
                             value = await step()
                     except StopAsyncIteration:
                         return
@@ -218,34 +241,16 @@ class AgentScope:
                     except BaseException as error:
                         step = functools.partial(inner.athrow, error)
             finally:
-                with _Fresh(scope):
+                with in_force(scope):
                     await inner.aclose()
 
         return wrapped
 
 
-class _Fresh:
-    """Puts a scope in force for a block."""
-
-    __slots__ = ("_scope", "_token")
-
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
-
-    def __enter__(self) -> None:
-        self._token = otel_context.attach(carry(self._scope))
-
-    def __exit__(self, *exc: object) -> None:
-        otel_context.detach(self._token)
-
-
 async def _within(scope: Scope, coroutine: Coroutine[Any, Any, Any]) -> Any:
     """A coroutine of a function that doesn't look like one, as that of a decorator or of a callable object."""
-    with _Fresh(scope):
+    with in_force(scope):
         return await coroutine
-
-
-in_force = _Fresh
 
 
 def plain_text(text: str) -> str:

@@ -160,19 +160,27 @@ class Meter:
         # Last of what may be refused: nobody would close it.
         self._store = _store_at(store) if isinstance(store, str) else checked_store(store)
         self._owns_store = isinstance(store, str)
-        self._outcomes: Sink | None = None
-        self._turn = Turn()  # of who opens the ledger
-        renew_in_child(self, "_turn", Turn)
-        self._closed = False
         self._pauses = Pauses(self._store)
         self._pauses.refresh()
+        self._clock: Clock = clock or SystemClock()
+
+        # What is learned and kept of calls.
+        self._ledger = MemoryLedger()
         self._bounds = InputBound()
         self._expected = ExpectedCost()
-        _LIVE.add(self)
-        self._clock: Clock = clock or SystemClock()
-        self._ledger = MemoryLedger()
         self._later = Later(instant=self._store.instant)
         self._metrics.before_flush = self._later.flush
+
+        # Where outcomes go: opened with the first of them.
+        self._outcomes: Sink | None = None
+        self._turn = Turn()  # of who opens it
+        renew_in_child(self, "_turn", Turn)
+        self._closed = False
+
+        # The file that is followed, and the options that override it.
+        self._file: Watched | None = None
+        self._given: frozenset[str] = frozenset()
+
         house = House(
             prices=self._prices,
             bounds=self._bounds,
@@ -187,7 +195,6 @@ class Meter:
             rows_last=self._store.keeps_rows,
             patience_s=getattr(self._store, "patience_s", 0.0),
         )
-        self._file: Watched | None = None
         spans = Spans(tracer_provider, VERSION, user_key=user_key, propagate_baggage=propagate_baggage)
         self._metering = Metering(
             house=house,
@@ -207,8 +214,8 @@ class Meter:
         if hasattr(listening, "on_drawn"):  # calls on leases cross a threshold when they are drawn
             listening.on_drawn = self._metering.drawn
         self._instruments = Instruments(self._metering)
-        self._given: frozenset[str] = frozenset()  # the options that override the file
         self._warmed = False
+        _LIVE.add(self)
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str] | None = None, **options: Any) -> Meter:
@@ -328,15 +335,8 @@ class Meter:
         Raises:
             StoreUnavailable: the store can't be read.
         """
-        facts: dict[str, str | None] = {
-            "agent": agent,
-            "user": user,
-            "team": team,
-            "run": run,
-            "model": model,
-            "provider": provider,
-        }
-        facts.update({"tag:" + name: value for name, value in (tags or {}).items()})
+        facts = {"agent": agent, "user": user, "team": team, "run": run, "model": model, "provider": provider}
+        facts |= {"tag:" + name: value for name, value in (tags or {}).items()}
         self._later.flush()
         now_s = self._clock.now_s()
         claims = self._metering.current().policy.claims(facts, Need(0, 0, 0), now_s)

@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextvars import Context as Variables
 from contextvars import copy_context
-from types import TracebackType
 from typing import Any, TypeVar
 
 from opentelemetry import baggage
@@ -72,11 +71,8 @@ def extract(carrier: carriers.Carrier, *, keys: LineageKeys = None) -> Continued
     return Continued(found)
 
 
-class Continued:
-    """What `extract` returns. ``lineage`` is what came, or None; ``verdict`` says why.
-
-    It may be entered any number of times, even nested and by several threads or tasks at once.
-    """
+class Continued(attribution.Entering):
+    """What `extract` returns. ``lineage`` is what came, or None; ``verdict`` says why."""
 
     __slots__ = ("lineage", "verdict")
 
@@ -84,23 +80,9 @@ class Continued:
         self.lineage = found.lineage
         self.verdict = found.verdict
 
-    def __enter__(self) -> Scope:
+    def _inside(self) -> tuple[Scope, Context]:
         scope = attribution.current() if self.lineage is None else _scope(self.lineage)
-        attribution.enter(self, _without_lineage(attribution.carry(scope)))
-        return scope
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        attribution.leave(self)
-
-    async def __aenter__(self) -> Scope:
-        return self.__enter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.__exit__(kind, error, trace)
+        return scope, _without_lineage(attribution.carry(scope))
 
 
 class AsgiMiddleware:

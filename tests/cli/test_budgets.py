@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -162,7 +163,7 @@ def test_rich_draws_it_on_a_terminal(
     shared: SharedBooks, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("rich")
-    monkeypatch.setattr(tables, "fancy", lambda: True)
+    monkeypatch.setattr(tables, "fancy", lambda _: True)
     monkeypatch.setenv("COLUMNS", "200")
     shared.call("[bold]x", Need(5 * USD, 0))
 
@@ -324,7 +325,7 @@ def test_an_address_may_say_whether_a_meter_takes_leases(
     ],
 )
 def test_leases_are_none_of_a_commands_business(url: str, bare: str) -> None:
-    assert where_module.bare(url) == bare
+    assert where_module.find(argparse.Namespace(config=None, store=url), with_policy=False).url == bare
 
 
 def test_a_configuration_that_is_named_is_gone_by(

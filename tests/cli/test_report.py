@@ -24,7 +24,7 @@ from tests.cli.shared_books import SharedBooks
 from tests.ledger.rows import call
 from tests.report.ledgers import NOW_S, fill, fresh
 from tokenmeter.budgets import Need
-from tokenmeter.cli import main, report
+from tokenmeter.cli import main, report, sources
 from tokenmeter.cli.trouble import Trouble
 from tokenmeter.record import encode
 
@@ -62,7 +62,7 @@ def test_a_terminal_gets_tables_of_rich(
     filled: tuple[str, int], elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("rich")
-    monkeypatch.setattr("tokenmeter.cli.tables.fancy", lambda: True)
+    monkeypatch.setattr("tokenmeter.cli.tables.fancy", lambda _: True)
 
     fancy = told(capsys, "--ledger", filled[0], *UNTIL)
     plain = told(capsys, "--ledger", filled[0], *UNTIL, "--plain")
@@ -232,7 +232,7 @@ def test_windows() -> None:
     import argparse
 
     def of(since: str, until: str | None = None) -> tuple[float, float]:
-        return report.window(argparse.Namespace(since=since, until=until), NOW_S)
+        return sources.window(argparse.Namespace(since=since, until=until), NOW_S)
 
     assert of("30d") == (NOW_S - 30 * 86_400, NOW_S)
     assert of("12h", "2026-05-01T12:00Z") == (1_777_593_600, 1_777_636_800)

@@ -21,8 +21,8 @@ ROWS = [
 
 def shown(room: int) -> str:
     out = io.StringIO()
-    table = Table(HEAD, ROWS, right=HEAD[2:5], styles=["bold red", ""])
-    Console(file=out, width=room, highlight=False, color_system=None).print(drawn(table, room, title="Budgets"))
+    table = Table(HEAD, ROWS, right=HEAD[2:5], styles=["bold red", ""], title="Budgets")
+    Console(file=out, width=room, highlight=False, color_system=None).print(drawn(table, room))
     return out.getvalue()
 
 

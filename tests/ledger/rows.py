@@ -16,16 +16,9 @@ if TYPE_CHECKING:
 NOON_S = 1_780_012_800.0
 
 
-class Printed(CallRecord, frozen=True, kw_only=True):
-    """A record with the fingerprint of its request."""
-
-    fingerprint: str | None = None
-
-
-def printed(call_id: str, fingerprint: str, record: CallRecord | None = None, **more: Any) -> Printed:
+def printed(call_id: str, fingerprint: str, record: CallRecord | None = None, **more: Any) -> CallRecord:
     """A call, or that record, with a fingerprint."""
-    given = msgspec.structs.asdict(record if record is not None else call(**more))
-    return Printed(**{**given, "id": call_id, "fingerprint": fingerprint})
+    return msgspec.structs.replace(record or call(**more), id=call_id, fingerprint=fingerprint)
 
 
 def call(

@@ -13,7 +13,7 @@ from tests.ledger.rows import add, call, refusal
 from tests.report.ledgers import DAY_S, NOW_S, fresh
 from tests.report.test_data import texts
 from tokenmeter.outcomes import Rules
-from tokenmeter.outcomes.normalized import SMALL_GROUPS
+from tokenmeter.outcomes.groups import SMALL_GROUPS
 from tokenmeter.report import ReportData, read, to_json
 from tokenmeter.report.pages import Pages
 from tokenmeter.report.terminal import sections

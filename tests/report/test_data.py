@@ -16,7 +16,7 @@ from tokenmeter.budgets.store import Book, State
 from tokenmeter.errors import ConfigError
 from tokenmeter.ledger.views import Outcome
 from tokenmeter.outcomes import Rules
-from tokenmeter.outcomes.normalized import SMALL_GROUPS
+from tokenmeter.outcomes.groups import SMALL_GROUPS
 from tokenmeter.report import ReportData, Sums, read, to_csv, to_focus, to_json
 from tokenmeter.report.html import to_html
 from tokenmeter.report.shown import OF_A_PERSON

@@ -14,12 +14,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from tokenmeter.budgets.journal import Journal
-from tokenmeter.budgets.journal_lines import Draw, Lease
+from tokenmeter.budgets.journal_lines import Lease
 from tokenmeter.budgets.lease_sums import FIRST_CALLS, LeaseSums, Slice
 from tokenmeter.budgets.policy import Claim
-from tokenmeter.budgets.store import Drawn, Entry, Held, Settled, Short, State, Store
+from tokenmeter.budgets.store import Held, Short, State, Store
 from tokenmeter.errors import StoreUnavailable
-from tokenmeter.faults import swallow
 
 IDLE_S = 0.25  # unused so long, a slice goes back
 SHARE = 8  # a slice is at most this part of what is left
@@ -29,7 +28,6 @@ PATIENCE_S = 0.05  # how long a call waits for another that speaks with the stor
 _GONE_AFTER_S = 5.0  # an empty slice that nobody used so long is ended
 _MAX_SLICES = 1024
 _MAX_SEEN = 4096
-_DRAWN_AT_ONCE = 100  # what every store does in one step, so that either all of it is known or nothing
 
 
 class Slices:
@@ -54,6 +52,10 @@ class Slices:
         self.waiting: dict[object, tuple[str, ...]] = {}  # who waits in the store's queue, and for which books
         self.out = False
         self.now_s = 0.0  # what the last caller said
+
+    def heard(self, answers: bool) -> None:
+        """The store was spoken with elsewhere, and answers or not."""
+        self.out = not answers
 
     # -- before a call
 
@@ -144,63 +146,6 @@ class Slices:
             if self.out or time.monotonic() > until_s:
                 return
             part.io.take(partial(self._end, part), None, PATIENCE_S)
-
-    # -- what was spent
-
-    def draw(self) -> tuple[Sequence[Claim], Settled] | None:
-        """Tell the store what was spent: the oldest of it. What that did to the books; None: it can't be told now."""
-        draws, leases = self._next_draws()
-        if not draws:
-            return (), Settled((), ())
-        parts = [self._sums.by_id[lease_id] for lease_id in sorted(leases)]
-        drawn = self._with_all(parts, partial(self._draw, parts, leases, draws))
-        if drawn is None:
-            return None
-        self._journal.drop([line for draw in draws if (line := self._journal.get(draw.id)) is not None])
-        claims = {part.claim.key: part.claim for part in parts}
-        settled = Settled(tuple([each.state for each in drawn]), tuple([each.added for each in drawn]))
-        return [claims[each.key] for each in drawn], settled
-
-    def _with_all(self, parts: Sequence[Slice], work: Callable[[], Sequence[Drawn] | None]) -> Sequence[Drawn] | None:
-        """Do it with the ``io`` of all of them."""
-        for part in parts:
-            work = partial(part.io.take, work, None, PATIENCE_S)
-        return work()
-
-    def _draw(self, parts: Sequence[Slice], leases: Sequence[str], draws: Sequence[Draw]) -> Sequence[Drawn] | None:
-        try:
-            drawn = self._tell(leases, draws)
-        except StoreUnavailable:
-            self.out = True
-            for part in parts:
-                part.doubt = True  # it may be done
-            return None
-        self.out = False
-        self._sums.drawn(draws)
-        return drawn
-
-    def _next_draws(self) -> tuple[list[Draw], list[str]]:
-        """The oldest draws, and the leases to draw them from: one for each book."""
-        draws: list[Draw] = []
-        leases: dict[str, str] = {}
-        for draw in list(self._sums.undrawn.values()):
-            pairs = [(key, lease_id) for lease_id, (key, _) in zip(draw.holds, draw.charges, strict=True)]
-            if len(draws) == _DRAWN_AT_ONCE or any(leases.get(key, lease_id) != lease_id for key, lease_id in pairs):
-                break
-            leases.update(pairs)
-            draws.append(draw)
-        return draws, list(leases.values())
-
-    def _tell(self, leases: Sequence[str], draws: Sequence[Draw]) -> Sequence[Drawn]:
-        try:
-            return self._store.draw(leases, [Entry(draw.id, draw.charges, draw.row) for draw in draws])
-        except StoreUnavailable:
-            raise
-        except Exception as fault:  # noqa: BLE001 - what the store won't take must not stand before all others
-            if len(draws) == 1:
-                swallow(fault, "drawing from a lease")
-                return ()
-            return [drawn for draw in draws for drawn in self._tell(leases, [draw])]
 
     # -- one slice; with its ``io`` held where it says so
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from tokenmeter.budgets.deferral import OneVerbAtATime
@@ -27,53 +28,37 @@ _T = TypeVar("_T")
 _Sum = tuple[int, int, int]  # size, under way, undrawn
 
 
+@dataclass(slots=True, eq=False)
 class Slice:
     """A slice of one book. The sums are kept in `LeaseSums`, by its id."""
 
-    __slots__ = (
-        "asked",
-        "calls",
-        "claim",
-        "doubt",
-        "ending",
-        "grown_s",
-        "id",
-        "io",
-        "low",
-        "made",
-        "sent",
-        "state",
-        "told_s",
-        "used_s",
-    )
+    id: str
+    claim: Claim
+    state: State  # the book as the store told it last
+    told_s: float  # and when
+    used_s: float = field(init=False)
+    grown_s: float = field(init=False)
+    calls: int = FIRST_CALLS
+    low: int = 0  # with less free than this, more is asked for in advance
+    asked: bool = False
+    made: bool = False  # whether the store has the hold,
+    sent: bool = False  # and counts it as sent
+    doubt: bool = False  # the store may hold something else than is known here
+    ending: bool = False
+    io: Turn = field(default_factory=Turn)  # whoever speaks with the store about this slice
 
-    def __init__(self, lease_id: str, claim: Claim, state: State, now_s: float) -> None:
-        self.id = lease_id
-        self.claim = claim
-        self.state = state  # the book as the store told it last
-        self.told_s = now_s  # and when
-        self.used_s = now_s
-        self.grown_s = now_s
-        self.calls = FIRST_CALLS
-        self.low = 0  # with less free than this, more is asked for in advance
-        self.asked = False
-        self.made = False  # whether the store has the hold,
-        self.sent = False  # and counts it as sent
-        self.doubt = False  # the store may hold something else than is known here
-        self.ending = False
-        self.io = Turn()  # whoever speaks with the store about this slice
+    def __post_init__(self) -> None:
+        self.used_s = self.grown_s = self.told_s
 
 
+@dataclass(slots=True, eq=False)
 class Call:
     """A call that is under way on leases; ``leases`` has None where a budget per call has no book."""
 
-    __slots__ = ("claims", "in_journal", "leases", "note")
-
-    def __init__(self, claims: Sequence[Claim], leases: tuple[str | None, ...], note: Note | None) -> None:
-        self.claims = claims
-        self.leases = leases
-        self.note = note
-        self.in_journal = False
+    claims: Sequence[Claim]
+    leases: tuple[str | None, ...]
+    note: Note | None
+    in_journal: bool = False
 
 
 class LeaseSums(OneVerbAtATime):
@@ -272,8 +257,7 @@ class LeaseSums(OneVerbAtATime):
                 return None
             changed[lease_id] = size, under_way + grown, undrawn
             states.append(self.by_id[lease_id].state)
-        fresh = Call(claims, call.leases, call.note)
-        fresh.in_journal = call.in_journal
+        fresh = Call(claims, call.leases, call.note, call.in_journal)
         answer = Held(tuple(states), tuple(warned))
         calls = self.calls
         calls[hold_id] = fresh

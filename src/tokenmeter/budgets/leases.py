@@ -11,6 +11,7 @@ in its journal; whoever finds that on the same machine draws it, and gives the r
 
     lease_sums    what is free in the slices and what calls take, in memory
     lease_slices  what is asked of the store and given back
+    lease_draws   what was spent, told to the store
     leases        the store that puts them together, and its thread
 """
 
@@ -27,6 +28,7 @@ from queue import Empty, SimpleQueue
 from tokenmeter.budgets.breaker import Through
 from tokenmeter.budgets.guarded import GuardedStore
 from tokenmeter.budgets.journal_lines import Draw
+from tokenmeter.budgets.lease_draws import Draws
 from tokenmeter.budgets.lease_slices import IDLE_S, PATIENCE_S, Slices
 from tokenmeter.budgets.lease_sums import Call, LeaseSums
 from tokenmeter.budgets.memory_books import check
@@ -61,6 +63,7 @@ class LeasedStore(Through):
         self._clock = clock
         self._sums = LeaseSums()
         self._slices = Slices(guard.through, guard.journal, self._sums, clock)
+        self._draws = Draws(guard.through, guard.journal, self._sums, self._slices.heard)
         self._start_afresh()
         _stores.add(self)
 
@@ -263,7 +266,7 @@ class LeasedStore(Through):
         False: it can't be reached, or another does it.
         """
         while len(self._sums.undrawn) > but:
-            drawn = self._drawing.take(self._slices.draw, None, PATIENCE_S)
+            drawn = self._drawing.take(self._draws.draw, None, PATIENCE_S)
             if drawn is None:
                 return False
             if self.on_drawn is not None and drawn[0]:

@@ -130,8 +130,7 @@ class RedisStore(RedisViews):
         name = raw(entry_id)
         check_id(entry_id)
         arguments = (bulk(name), bulk(row), words.number(len(amounts)), *map(words.number, amounts))
-        count = 3 + len(amounts) + 6 * len(claims)
-        answer = self._room.run(scripts.post, *arguments, *self._claims(claims), count=count, ids=(name,))
+        answer = self._room.run(scripts.post, *arguments, *self._claims(claims), ids=(name,))
         self._ended(entry_id)
         return words.settled(answer) if answer[:2] == b"C " else None
 
@@ -202,11 +201,10 @@ class RedisStore(RedisViews):
 
     def _ask_for(self, hold: bytes, how: bytes, claims: Sequence[Claim]) -> bytes:
         arguments = (*self._owner.words, bulk(hold), bulk(how), *self._claims(claims))
-        count = 4 + 6 * len(claims)
         deadline = self._room.deadline()
-        answer: bytes = self._room.run(scripts.hold, *arguments, count=count, deadline=deadline, soon=True)
+        answer: bytes = self._room.run(scripts.hold, *arguments, deadline=deadline, soon=True)
         if answer[:3] == b"S 1" and self._recovered(deadline):
-            answer = self._room.run(scripts.hold, *arguments, count=count, deadline=deadline, soon=True)
+            answer = self._room.run(scripts.hold, *arguments, deadline=deadline, soon=True)
         return answer
 
     def _overtakes(self, hold_id: str, new: Sequence[Claim], behind: frozenset[str], deadline: float) -> Short | None:

@@ -56,19 +56,19 @@ class Link:
         self._keeps = False
         self._drop_idle()
 
-    def run(self, script: Script, arguments: Sequence[bytes], count: int, deadline: float) -> Reply:
-        """Run a script; ``arguments`` are ready to be sent, and ``count`` tells how many they are."""
-        packed = b"".join((b"*%d\r\n" % (count + 2), script.head, *arguments))
+    def run(self, script: Script, arguments: Sequence[bytes], deadline: float) -> Reply:
+        """Run a script; ``arguments`` are ready to be sent."""
+        packed = b"".join((b"*%d\r\n" % (len(arguments) + 2), script.head, *arguments))
         for _ in range(3):
             connection = self._take(deadline)
             try:
                 try:
-                    answer = self._ask(connection, packed, deadline)
+                    return self._use(connection, packed, deadline)
                 except NoScriptError:
-                    self._ask(connection, pack(b"SCRIPT", b"LOAD", script.text), deadline)
-                    answer = self._ask(connection, packed, deadline)
+                    self._use(self._take(deadline), pack(b"SCRIPT", b"LOAD", script.text), deadline)
+                    connection = self._take(deadline)
+                    return self._use(connection, packed, deadline)
             except ResponseError as error:
-                self._give_back(connection)
                 if isinstance(error, MovedError):
                     if self._options.kind != "cluster":
                         raise ConfigError(
@@ -79,22 +79,18 @@ class Link:
                 if isinstance(error, ReadOnlyError):  # it was the master once
                     self._lose()
                 raise self._refused(error) from error
-            except (RedisError, OSError) as error:
-                self._discard(connection)
-                self._lose()
-                raise self._gone(error) from error
-            except BaseException:
-                self._discard(connection)
-                raise
-            self._give_back(connection)
-            return answer
         raise StoreUnavailable(f"{self._name}: its books are being moved between nodes; try again")
 
     def command(self, deadline: float, *words: bytes) -> Reply:
         """One command without keys, on the node that has the books."""
-        connection = self._take(deadline)
+        return self._use(self._take(deadline), pack(*words), deadline)
+
+    # -- connections
+
+    def _use(self, connection: Connection, packed: bytes, deadline: float) -> Reply:
+        """Ask, and keep the connection or let go of it. Raises `ResponseError` or `StoreUnavailable`."""
         try:
-            answer = self._ask(connection, pack(*words), deadline)
+            answer = self._ask(connection, packed, deadline)
         except ResponseError:
             self._give_back(connection)
             raise
@@ -107,8 +103,6 @@ class Link:
             raise
         self._give_back(connection)
         return answer
-
-    # -- connections
 
     def _ask(self, connection: Connection, packed: bytes, deadline: float) -> Reply:
         connection.send_packed_command([packed], check_health=False)

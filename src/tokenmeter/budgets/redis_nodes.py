@@ -7,7 +7,7 @@ not their sum. All keys of a tenant lie in one slot, so that there is one node t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 import redis
@@ -15,6 +15,7 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from tokenmeter.budgets.redis_url import Node, RedisOptions
+from tokenmeter.budgets.redis_words import bulk
 
 
 class Connection(Protocol):
@@ -54,7 +55,7 @@ class Nodes:
         """Connect to a node; ``timeout_s`` is for each of the steps that takes."""
         options = self._options
         timeout_s = timeout_s or options.timeout_s
-        given: dict[str, Any] = {f"ssl_{name}": path for name, path in options.tls_files().items()}
+        files: dict[str, Any] = dict(options.tls_files())
         kind = redis.SSLConnection if options.tls else redis.Connection
         made = kind(
             host=node[0],
@@ -66,7 +67,7 @@ class Nodes:
             socket_connect_timeout=timeout_s,
             protocol=2,
             driver_info=None,  # it would cost two round trips
-            **given,
+            **files,
         )
         connection = cast(Connection, made)
         connection.connect()
@@ -114,9 +115,4 @@ class Nodes:
 
 def pack(*words: bytes) -> bytes:
     """A command as it is sent."""
-    return b"*%d\r\n" % len(words) + bulks(words)
-
-
-def bulks(words: Iterable[bytes]) -> bytes:
-    """Arguments as they are sent."""
-    return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
+    return b"*%d\r\n%b" % (len(words), b"".join(map(bulk, words)))

@@ -10,7 +10,7 @@ import weakref
 from tokenmeter.budgets import redis_scripts as scripts
 from tokenmeter.budgets.lasting import raw
 from tokenmeter.budgets.redis_room import Room
-from tokenmeter.budgets.redis_words import bulk
+from tokenmeter.budgets.redis_words import bulk, number
 from tokenmeter.errors import ConfigError, StoreUnavailable
 from tokenmeter.faults import swallow
 
@@ -30,7 +30,7 @@ class Owner:
     def forget(self) -> None:
         """In a forked child: another one. The parent's holds are the parent's."""
         self.id = uuid.uuid4().hex.encode()
-        self.words = (bulk(self.id), bulk(b"%d" % self._lease_ms))
+        self.words = (bulk(self.id), number(self._lease_ms))
         self._doubtful: dict[str, None] = {}
         self._later: dict[str, None] = {}
         self._thread: threading.Thread | None = None

@@ -17,7 +17,7 @@ from tokenmeter.budgets.redis_epoch import Epoch
 from tokenmeter.budgets.redis_link import Link, Reply
 from tokenmeter.budgets.redis_lua import KEYS, Script
 from tokenmeter.budgets.redis_url import RedisOptions
-from tokenmeter.budgets.redis_words import bulk
+from tokenmeter.budgets.redis_words import bulk, number
 from tokenmeter.errors import ConfigError, StoreUnavailable
 
 logger = logging.getLogger("tokenmeter")
@@ -37,9 +37,9 @@ class Room:
         self._tag = tag
         self._link = Link(options, tag)
         self._epoch = Epoch(options)
-        self._keys = b"".join([bulk(f"{tag}:{name}".encode()) for name in KEYS])
+        self._keys = tuple([bulk(f"{tag}:{name}".encode()) for name in KEYS])
         self._mark = f"{tag}:id:".encode()
-        self._keep = bulk(b"%d" % int(options.keep_days * 86_400_000))
+        self._keep = number(int(options.keep_days * 86_400_000))
         self._forever = bulk(b"0")
         self._told: set[str] = set()
         self.forget()
@@ -64,32 +64,27 @@ class Room:
         self,
         script: Script,
         *arguments: bytes,
-        count: int | None = None,
         ids: tuple[bytes, ...] = (),
         deadline: float | None = None,
         soon: bool = False,
     ) -> Reply:
         """Run a script; ``arguments`` are ready to be sent.
 
-        ``count``: how many they are, where some are several. ``ids``: of the entries that are asked for.
-        ``soon``: it must not happen any more after the time is over.
+        ``ids``: of the entries that are asked for. ``soon``: it must not happen any more after the time is over.
         """
         if deadline is None:
             deadline = self.deadline()
-        many = len(arguments) if count is None else count
         keys = self._keys
-        for each in ids:
-            keys += bulk(self._mark + each)
-        keys_count = len(KEYS) + len(ids)
-        keys_count_word = bulk(b"%d" % keys_count)
+        if ids:
+            keys += tuple([bulk(self._mark + each) for each in ids])
         for _ in range(3):
             epoch = self._known or self._look(deadline)
             limit = self._forever
             if soon:  # a little before the caller gives up, so that nothing happens behind his back
-                limit = bulk(b"%d" % int((deadline - 0.1 * self.options.timeout_s + self._offset_s) * 1000))
-            sent = (keys_count_word, keys, epoch, limit, self._keep, *arguments)
+                limit = number(int((deadline - 0.1 * self.options.timeout_s + self._offset_s) * 1000))
+            sent = (number(len(keys)), *keys, epoch, limit, self._keep, *arguments)
             try:
-                answer = self._link.run(script, sent, keys_count + many + 4, deadline)
+                answer = self._link.run(script, sent, deadline)
             except StoreUnavailable:
                 self._known = b""  # whoever answers next is looked at first
                 raise
@@ -138,8 +133,8 @@ class Room:
         deadline = self.deadline()
         fresh = _fresh()
         known = [bulk(each.encode()) for each in self._epoch.known]
-        sent = (bulk(b"%d" % len(KEYS)), self._keys, bulk(fresh), *known)
-        answer = self._link.run(scripts.accept, sent, len(KEYS) + 2 + len(known), deadline)
+        sent = (number(len(KEYS)), *self._keys, bulk(fresh), *known)
+        answer = self._link.run(scripts.accept, sent, deadline)
         self._learn(answer, time.monotonic())
 
     # -- what is looked at first
@@ -154,10 +149,10 @@ class Room:
         self._look_at_memory(deadline)
         self._epoch.reload()
         fresh = _fresh()
-        seen_ms = bulk(b"%d" % int(self._epoch.seen_s * 1000))
-        sent = (bulk(b"%d" % len(KEYS)), self._keys, bulk(self._epoch.last.encode()), bulk(fresh), seen_ms)
+        seen_ms = number(int(self._epoch.seen_s * 1000))
+        sent = (number(len(KEYS)), *self._keys, bulk(self._epoch.last.encode()), bulk(fresh), seen_ms)
         before = time.monotonic()
-        answer = self._link.run(scripts.first, sent, len(KEYS) + 4, deadline)
+        answer = self._link.run(scripts.first, sent, deadline)
         if answer == _LOST:
             raise StoreUnavailable(self._what_was_lost())
         return self._learn(answer, (before + time.monotonic()) / 2)

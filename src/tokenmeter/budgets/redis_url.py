@@ -82,9 +82,9 @@ class RedisOptions:
         return f"{scheme}://{hosts}" + (f"/{path}" if path else "")
 
     def tls_files(self) -> dict[str, str]:
-        """The files for TLS that were named."""
-        named = {"ca_certs": self.ssl_ca_certs, "certfile": self.ssl_certfile, "keyfile": self.ssl_keyfile}
-        return {name: path for name, path in named.items() if path}
+        """The files for TLS that were named, under the names of redis-py's arguments."""
+        names = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+        return {name: path for name in names if (path := getattr(self, name))}
 
 
 def parse_url(url: str) -> RedisOptions:

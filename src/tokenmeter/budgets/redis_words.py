@@ -23,18 +23,20 @@ def bulk(word: bytes) -> bytes:
 
 def number(amount: int) -> bytes:
     """An argument that is a number."""
-    word = b"%d" % amount
-    return b"$%d\r\n%b\r\n" % (len(word), word)
+    return bulk(b"%d" % amount)
 
 
 # -- claims, as six fields: key, amount, limit, flags, end, label
+
+
+_Parts = tuple[Budget, str, float | None, bytes, tuple[bytes, ...]]
 
 
 class Claims:
     """Writes claims; what is the same each time is written once."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int, int, bool], tuple[Budget, str, float | None, bytes, bytes]] = {}
+        self._known: dict[tuple[str, int, int, bool], _Parts] = {}
 
     def __call__(self, claims: Sequence[Claim]) -> list[bytes]:
         """The claims, ready to be sent."""
@@ -45,10 +47,10 @@ class Claims:
             parts = known.get((key, id(budget), limit, enforce))
             if parts is None or parts[0] is not budget or parts[1] != scope or parts[2] != resets_at:
                 parts = self._learn(claim)
-            found += (parts[3], number(amount), parts[4])
+            found += (parts[3], number(amount), *parts[4])
         return found
 
-    def _learn(self, claim: Claim) -> tuple[Budget, str, float | None, bytes, bytes]:
+    def _learn(self, claim: Claim) -> _Parts:
         budget = claim.budget
         if len(self._known) >= _MAX_CLAIMS_KNOWN:
             self._known.clear()
@@ -59,7 +61,7 @@ class Claims:
         elif budget.per == "run" or "run" in budget.scope:
             ends = b"run"
         label = label_of(budget, {"for": claim.scope, "resets_at": claim.resets_at})
-        tail = bulk(b"%d" % claim.limit) + bulk(flags) + bulk(ends) + bulk(label.encode())
+        tail = (number(claim.limit), bulk(flags), bulk(ends), bulk(label.encode()))
         parts = (budget, claim.scope, claim.resets_at, bulk(raw(claim.key)), tail)
         self._known[claim.key, id(budget), claim.limit, claim.enforce] = parts
         return parts
@@ -99,8 +101,8 @@ def _states(words: Sequence[bytes]) -> list[State]:
     return list(map(State, numbers, numbers, numbers))
 
 
-def held(claims: Sequence[Claim], answer: bytes, more: Sequence[int] | None = None) -> Held:
-    """The answer of hold and adjust: the books as they were, without the caller's hold."""
+def held(claims: Sequence[Claim], answer: bytes) -> Held:
+    """The answer of hold and adjust, which tells the books as they were, without the caller's hold."""
     states = []
     warned: tuple[Claim, ...] = ()
     for claim, (posted, under_way, limit) in zip(claims, _states(answer.split()[1:]), strict=True):

@@ -13,9 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenmeter.cli import budgets, doctor, drain, grant, loss, outcome, pause, report, serve
+from tokenmeter.cli import budgets, demo, doctor, drain, grant, loss, outcome, pause, report, serve
 from tokenmeter.cli.trouble import FAILURE, USAGE, Trouble
 from tokenmeter.errors import ConfigError, StoreUnavailable
+from tokenmeter.texts import clean
 from tokenmeter.version import VERSION
 
 _RAISING = frozenset({"strict", "surrogateescape"})  # the latter in the C locale
@@ -62,7 +63,6 @@ def _let_go_of_output() -> None:
 
 
 def _fail(command: str, error: Exception | str, status: int) -> int:
-    from tokenmeter.texts import clean
 
     sys.stderr.write(f"tokenmeter {command}: {clean(' '.join(str(error).split()))}\n")
     return status
@@ -75,25 +75,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tokenmeter {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_demo(commands)
-    for module in (budgets, grant, pause, drain, loss, outcome, report, serve, doctor):
+    for module in (demo, budgets, grant, pause, drain, loss, outcome, report, serve, doctor):
         module.add(commands)
     return parser
-
-
-def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    demo = commands.add_parser(
-        "demo",
-        help="a handful of agents against a scripted provider on this machine; no key, no network",
-        description="Runs a handful of agents against a scripted provider on this machine. No key is needed and "
-        "nothing leaves the machine, unless OTEL_EXPORTER_OTLP_ENDPOINT says where to export the spans.",
-    )
-    demo.add_argument("--plain", action="store_true", help="plain lines, also on a terminal")
-    demo.add_argument("--json", action="store_true", help="only the final figures, as JSON")
-    demo.set_defaults(run=_demo)
-
-
-def _demo(arguments: argparse.Namespace) -> int:
-    from tokenmeter.cli import demo
-
-    return demo.run(plain=arguments.plain, as_json=arguments.json)

@@ -11,16 +11,12 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 
-from tokenmeter.budgets import Need, Policy, account_of
+from tokenmeter.budgets import Book, Need, Policy, account_of
 from tokenmeter.budgets.budget import Budget
 from tokenmeter.budgets.checks import ATTRIBUTES
 from tokenmeter.budgets.policy import NONE
 from tokenmeter.cli.trouble import Trouble, suggestion
-
-if TYPE_CHECKING:
-    from tokenmeter.budgets import Book
 
 Pairs = Mapping[str, str]
 

@@ -10,13 +10,17 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tokenmeter.cli import where
-
-if TYPE_CHECKING:
-    from tokenmeter.budgets import Book, Grant, Pause, Store
-    from tokenmeter.cli.tables import Table
+from tokenmeter.budgets import Book, Grant, Pause, Store, account_of
+from tokenmeter.cli import tables, where
+from tokenmeter.cli.accounts import is_live, pairs_of
+from tokenmeter.cli.amounts import figure, for_json, words
+from tokenmeter.cli.numbers import interval_s, whole
+from tokenmeter.cli.tables import Table
+from tokenmeter.cli.times import moment, until
+from tokenmeter.errors import StoreUnavailable
+from tokenmeter.texts import clean
 
 NAME = "budgets"
 _FILTERS = ("agent", "user", "team")
@@ -61,11 +65,17 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("text", nargs="?", metavar="TEXT", help="only budgets with this in their name or scope")
     for name in _FILTERS:
         parser.add_argument(f"--{name}", metavar="NAME", help=f"only budgets that are kept for this {name}")
-    parser.add_argument("--top", type=_count, default=50, metavar="N", help="rows to show, 0 for all; default: 50")
+    parser.add_argument(
+        "--top",
+        type=whole(0, math.inf, "number of rows; give 0 or more"),
+        default=50,
+        metavar="N",
+        help="rows to show, 0 for all; default: 50",
+    )
     parser.add_argument(
         "--watch",
         nargs="?",
-        type=_interval,
+        type=interval_s,
         const=_INTERVAL_S,
         metavar="SECONDS",
         help=f"show it again and again until Ctrl-C; default: every {_INTERVAL_S:g} seconds",
@@ -95,8 +105,6 @@ def look(store: Store, address: str, arguments: argparse.Namespace) -> Picture:
 
 
 def _lines(books: Sequence[Book], grants: Sequence[Grant], now_s: float) -> Iterator[Line]:
-    from tokenmeter.budgets import account_of
-    from tokenmeter.cli.accounts import is_live
 
     in_force: dict[str, list[Grant]] = {}
     for grant in grants:
@@ -110,7 +118,6 @@ def _lines(books: Sequence[Book], grants: Sequence[Grant], now_s: float) -> Iter
 
 
 def _wanted(book: Book, arguments: argparse.Namespace) -> bool:
-    from tokenmeter.cli.accounts import pairs_of
 
     text: str | None = arguments.text
     if text is not None and text not in book.scope and text not in book.budget:
@@ -124,8 +131,6 @@ def _urgency(line: Line) -> tuple[bool, float, float, str, str]:
 
     Those of users stand in the order of their names: by how full they are they would be a board of people.
     """
-    from tokenmeter.cli.accounts import pairs_of
-
     used = math.inf if line.used is None else line.used
     near = used >= _NEAR
     full = 0.0 if "user" in (pairs_of(line.book) or {}) else -used
@@ -140,8 +145,6 @@ def _show(picture: Picture, arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(_for_json(picture)))
         return
-    from tokenmeter.cli import tables
-    from tokenmeter.texts import clean
 
     before, table, after = _parts(picture, arguments.top)
     for line in before:
@@ -153,8 +156,6 @@ def _show(picture: Picture, arguments: argparse.Namespace) -> None:
 
 def _watch(store: Store, address: str, arguments: argparse.Namespace) -> None:
     """A store that is gone for a while is said so, and asked again."""
-    from tokenmeter.errors import StoreUnavailable
-
     terminal = sys.stdout.isatty() and not arguments.json
     while True:
         try:
@@ -173,9 +174,6 @@ def _watch(store: Store, address: str, arguments: argparse.Namespace) -> None:
 
 def _parts(picture: Picture, top: int) -> tuple[list[str], Table | None, str]:
     """What stands above the table, the table, and the line below it."""
-    from tokenmeter.cli.tables import Table
-    from tokenmeter.cli.times import moment
-
     before = [
         f"PAUSED: {pause.target}, since {moment(pause.at_s)} by {pause.by or '?'}: {pause.reason}"
         for pause in picture.pauses
@@ -193,8 +191,6 @@ def _parts(picture: Picture, top: int) -> tuple[list[str], Table | None, str]:
 
 
 def _row(line: Line, now_s: float) -> tuple[str, ...]:
-    from tokenmeter.cli.amounts import figure, words
-    from tokenmeter.cli.times import moment, until
 
     book = line.book
     unit, state = book.unit, book.state
@@ -222,8 +218,6 @@ def _for_json(picture: Picture) -> dict[str, Any]:
 
 
 def _line_for_json(line: Line) -> dict[str, Any]:
-    from tokenmeter.budgets import account_of
-    from tokenmeter.cli.amounts import for_json
 
     book = line.book
     unit, state, newest = book.unit, book.state, line.newest
@@ -256,19 +250,3 @@ def _line_for_json(line: Line) -> dict[str, Any]:
 def pause_for_json(pause: Pause) -> dict[str, Any]:
     """A pause, for programs."""
     return {"target": pause.target, "since": pause.at_s, "by": pause.by, "reason": pause.reason}
-
-
-def _interval(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0.1 <= seconds <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is no interval; give 0.1 to 86400 seconds")
-    return seconds
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of rows; give 0 or more")
-    return int(text)

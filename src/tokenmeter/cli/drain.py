@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import math
 import sys
@@ -12,12 +11,16 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from tokenmeter.cli import where
+from tokenmeter.budgets import Store
+from tokenmeter.cli import tables, where
+from tokenmeter.cli.numbers import interval_s, number
 from tokenmeter.cli.trouble import Trouble
 from tokenmeter.errors import StoreUnavailable
+from tokenmeter.ledger import ledger_beside, open_ledger
+from tokenmeter.ledger.trim import TRIM_DAYS, trim
+from tokenmeter.texts import clean
 
 if TYPE_CHECKING:
-    from tokenmeter.budgets import Store
     from tokenmeter.ledger.drain import Drained
     from tokenmeter.ledger.ledger import Ledger
 
@@ -25,7 +28,6 @@ NAME = "drain"
 _INTERVAL_S = 2.0
 _MOST_PAUSE_S = 60.0
 _PRUNE_EVERY_S = 3600.0
-_TRIM_DAYS = 7.0
 _DAY_S = 86_400
 _REMEDY = (
     "name one with --ledger postgresql://USER@HOST/DATABASE or --ledger sqlite:///FILE, or in tokenmeter.toml under "
@@ -48,7 +50,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     how.add_argument(
         "--follow",
         nargs="?",
-        type=_interval,
+        type=interval_s,
         const=_INTERVAL_S,
         metavar="SECONDS",
         help=f"go on until Ctrl-C, and look for more every {_INTERVAL_S:g} seconds",
@@ -56,10 +58,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--trim",
         nargs="?",
-        type=_days,
-        const=_TRIM_DAYS,
+        type=number(1, 36_500, "number of days; give 1 or more: late words need their entries"),
+        const=TRIM_DAYS,
         metavar="DAYS",
-        help=f"drop entries from the store that are in the ledger and older than this; default: {_TRIM_DAYS:g} days",
+        help=f"drop entries from the store that are in the ledger and older than this; default: {TRIM_DAYS:g} days",
     )
     where.add_options(parser)
     parser.set_defaults(run=run)
@@ -67,8 +69,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Drain once, or until Ctrl-C."""
-    from tokenmeter.ledger import open_ledger
-
     place = where.find(arguments, with_policy=arguments.ledger is None)
     url = ledger_url(arguments.ledger, place)
     keep_days = place.config.ledger_keep_days if place.config is not None else 0.0
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.follow is None:
             with _progress(arguments) as tell:
                 done = work.pass_once(tell)
-            _report(done, place.address, ledger.address, work, arguments)
+            _report(done, place.address, work, arguments)
         else:
             with contextlib.suppress(KeyboardInterrupt):
                 _follow(work, place.address, arguments)
@@ -86,8 +86,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def ledger_url(given: str | None, place: where.Where) -> str:
     """The address of the ledger: what was given, what the configuration names, or the file beside that of SQLite."""
-    from tokenmeter.ledger import ledger_beside
-
     config = place.config
     url = given or (config.ledger if config is not None else None) or ledger_beside(place.url)
     if url is None:
@@ -99,7 +97,7 @@ class _Work:
     """One pass, and what is done beside it now and then."""
 
     def __init__(self, store: Store, ledger: Ledger, keep_days: float, trim_days: float | None) -> None:
-        self._store, self._ledger = store, ledger
+        self._store, self.ledger = store, ledger
         self._keep_days, self._trim_days = keep_days, trim_days
         self._tidy_at_s = -math.inf
         self.pruned = self.trimmed = 0
@@ -108,17 +106,15 @@ class _Work:
         """Drain what there is; hourly drop what has had its time."""
         from tokenmeter.ledger.drain import drain
 
-        done = drain(self._store, self._ledger, progress=tell)
+        done = drain(self._store, self.ledger, progress=tell)
         if time.monotonic() >= self._tidy_at_s:
             self._tidy_at_s = time.monotonic() + _PRUNE_EVERY_S
             self._tidy(done.mark)
         return done
 
     def _tidy(self, mark: str) -> None:
-        from tokenmeter.ledger.trim import trim
-
         if self._keep_days:
-            self.pruned += self._ledger.prune(self._store.time_s() - self._keep_days * _DAY_S)
+            self.pruned += self.ledger.prune(self._store.time_s() - self._keep_days * _DAY_S)
         if self._trim_days is not None:
             self.trimmed += trim(self._store, mark, self._trim_days)
 
@@ -135,13 +131,13 @@ def _follow(work: _Work, address: str, arguments: argparse.Namespace) -> None:
         else:
             pause_s = arguments.follow
             if done.entries or done.anew:
-                _report(done, address, work._ledger.address, work, arguments)
+                _report(done, address, work, arguments)
                 sys.stdout.flush()
         time.sleep(pause_s)
 
 
-def _report(done: Drained, store: str, ledger: str, work: _Work, arguments: argparse.Namespace) -> None:
-    pruned, trimmed = work.pruned, work.trimmed
+def _report(done: Drained, store: str, work: _Work, arguments: argparse.Namespace) -> None:
+    ledger, pruned, trimmed = work.ledger.address, work.pruned, work.trimmed
     work.pruned = work.trimmed = 0
     if arguments.json:
         told = {
@@ -159,7 +155,6 @@ def _report(done: Drained, store: str, ledger: str, work: _Work, arguments: argp
         }
         print(json.dumps(told))
         return
-    from tokenmeter.texts import clean
 
     if done.anew:
         print(clean(f"{store} is not the file that was drained before: it was read from its beginning."))
@@ -173,32 +168,10 @@ def _report(done: Drained, store: str, ledger: str, work: _Work, arguments: argp
 @contextlib.contextmanager
 def _progress(arguments: argparse.Namespace) -> Iterator[Callable[[Drained], None]]:
     """How far it is, on a terminal: by rich if it is there."""
-    if arguments.json or not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
+    if arguments.json or not tables.fancy(sys.stderr):
         yield lambda _: None
         return
     from rich.console import Console
 
     with Console(stderr=True).status("draining") as status:
         yield lambda done: status.update(f"draining: {done.entries:,} entries")
-
-
-def _interval(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0.1 <= seconds <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is no interval; give 0.1 to 86400 seconds")
-    return seconds
-
-
-def _days(text: str) -> float:
-    try:
-        days = float(text)
-    except ValueError:
-        days = math.nan
-    if not 1 <= days <= 36_500:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no number of days; give 1 or more: late words need their entries"
-        )
-    return days

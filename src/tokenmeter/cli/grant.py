@@ -7,15 +7,18 @@ import json
 import math
 import uuid
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tokenmeter.cli import where
+from tokenmeter.budgets import Book, Grant, Store, account_of
+from tokenmeter.budgets.limit import MAX_AMOUNT, parse_limit
+from tokenmeter.cli import tables, where
+from tokenmeter.cli.accounts import Account, name_of, parse_scope, resolve
+from tokenmeter.cli.amounts import figure, for_json, words
 from tokenmeter.cli.people import reason_of, who
-from tokenmeter.cli.trouble import FAILURE, Trouble
-
-if TYPE_CHECKING:
-    from tokenmeter.budgets import Book, Grant, Store
-    from tokenmeter.cli.accounts import Account
+from tokenmeter.cli.times import MAX_DURATION_S, moment, parse_duration, parse_moment, until
+from tokenmeter.cli.trouble import FAILURE, Trouble, suggestion
+from tokenmeter.errors import ConfigError, StoreUnavailable
+from tokenmeter.texts import clean
 
 NAME = "grant"
 _NOUNS = {"usd": "US dollars"}
@@ -72,7 +75,6 @@ def run(arguments: argparse.Namespace) -> int:
         books = store.books()
         account = _account(arguments, place, books, now_s)
         _check(account, unit, amount, store.grants())
-        from tokenmeter.budgets import Grant
 
         grant = Grant(uuid.uuid4().hex, account.key, amount, now_s, expires_at_s, reason, by)
         _give(store, grant)
@@ -81,8 +83,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _amount(text: str) -> tuple[str, int]:
-    from tokenmeter.budgets.limit import parse_limit
-    from tokenmeter.errors import ConfigError
 
     if not text:
         raise Trouble("a grant needs an AMOUNT such as '$5', '200k tokens' or '100 calls'; --list shows the grants")
@@ -96,7 +96,6 @@ def _amount(text: str) -> tuple[str, int]:
 
 
 def _expiry(arguments: argparse.Namespace, now_s: float) -> float:
-    from tokenmeter.cli.times import MAX_DURATION_S, moment, parse_duration, parse_moment
 
     if arguments.duration is not None:
         return now_s + parse_duration(arguments.duration)
@@ -109,7 +108,6 @@ def _expiry(arguments: argparse.Namespace, now_s: float) -> float:
 
 
 def _account(arguments: argparse.Namespace, place: where.Where, books: Sequence[Book], now_s: float) -> Account:
-    from tokenmeter.cli.accounts import parse_scope, resolve
 
     pairs: dict[str, str] = {}
     for text in arguments.scope or ():
@@ -122,8 +120,6 @@ def _account(arguments: argparse.Namespace, place: where.Where, books: Sequence[
 
 
 def _check(account: Account, unit: str, amount: int, grants: Sequence[Grant]) -> None:
-    from tokenmeter.budgets.limit import MAX_AMOUNT
-    from tokenmeter.cli.amounts import words
 
     if unit != account.unit:
         like = {"usd": "$5", "tokens": "200k tokens", "calls": "100 calls"}.get(account.unit, "…")
@@ -139,8 +135,6 @@ def _check(account: Account, unit: str, amount: int, grants: Sequence[Grant]) ->
 
 def _give(store: Store, grant: Grant) -> None:
     """A second try does no harm: the grant has an id."""
-    from tokenmeter.errors import StoreUnavailable
-
     try:
         store.grant(grant)
     except StoreUnavailable:
@@ -154,11 +148,6 @@ def _give(store: Store, grant: Grant) -> None:
 
 
 def _tell(store: Store, account: Account, grant: Grant, before: Sequence[Book], *, as_json: bool) -> None:
-    from tokenmeter.budgets import account_of
-    from tokenmeter.cli.amounts import figure, words
-    from tokenmeter.cli.times import moment, until
-    from tokenmeter.cli.trouble import suggestion
-    from tokenmeter.texts import clean
 
     if as_json:
         print(json.dumps(_for_json(grant, account.budget, account.scope, account.unit, grant.at_s)))
@@ -178,10 +167,6 @@ def _tell(store: Store, account: Account, grant: Grant, before: Sequence[Book], 
 
 
 def _list(store: Store, address: str, *, as_json: bool) -> None:
-    from tokenmeter.cli import tables
-    from tokenmeter.cli.accounts import name_of
-    from tokenmeter.cli.amounts import words
-    from tokenmeter.cli.times import moment, until
 
     now_s = store.time_s()
     grants = sorted(store.grants(), key=lambda grant: -grant.at_s)
@@ -217,7 +202,6 @@ def _state(grant: Grant, now_s: float) -> str:
 
 
 def _for_json(grant: Grant, budget: str, scope: str, unit: str, now_s: float) -> dict[str, Any]:
-    from tokenmeter.cli.amounts import for_json
 
     return {
         "id": grant.id,

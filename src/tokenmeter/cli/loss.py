@@ -7,6 +7,7 @@ import json
 
 from tokenmeter.cli import where
 from tokenmeter.cli.trouble import Trouble
+from tokenmeter.texts import clean
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,8 +26,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Accept it."""
-    from tokenmeter.texts import clean
-
     place = where.find(arguments, with_policy=False)
     with where.opened(place) as store:
         accept = getattr(store, "accept_loss", None)

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenmeter.cli import where
+from tokenmeter.cli.drain import ledger_url
+from tokenmeter.cli.people import reason_of
+from tokenmeter.cli.times import parse_moment
 from tokenmeter.cli.trouble import FAILURE, Trouble
+from tokenmeter.config import find_config, load_outcomes
+from tokenmeter.ledger import open_ledger
+from tokenmeter.texts import clean
 
 if TYPE_CHECKING:
     from tokenmeter.ledger.ledger import Ledger
@@ -117,7 +123,6 @@ def _put(arguments: argparse.Namespace) -> int:
 
 
 def _revoke(arguments: argparse.Namespace) -> int:
-    from tokenmeter.cli.people import reason_of
     from tokenmeter.outcomes import Harvest, Revocation
 
     back = Revocation(arguments.kind, arguments.key, _at_s(arguments.at), reason_of(arguments.reason))
@@ -125,7 +130,6 @@ def _revoke(arguments: argparse.Namespace) -> int:
 
 
 def _import_git(arguments: argparse.Namespace) -> int:
-    from tokenmeter.cli.times import parse_moment
     from tokenmeter.outcomes.git import GitOptions, read_git
 
     options = GitOptions(
@@ -143,7 +147,6 @@ def _import_git(arguments: argparse.Namespace) -> int:
 
 
 def _import_junit(arguments: argparse.Namespace) -> int:
-    from tokenmeter.cli.times import parse_moment
     from tokenmeter.outcomes.junit import read_junit
 
     found = read_junit(
@@ -180,7 +183,6 @@ def _pour(found: Harvest, arguments: argparse.Namespace) -> int:
         told = {"ledger": address, "outcomes": len(found.outcomes), "new": new, "revoked": back, "linked": linked}
         print(json.dumps({**told, "left_out": list(found.left_out)}))
         return 0
-    from tokenmeter.texts import clean
 
     known = len(found.outcomes) - new
     parts = [f"{new:,} new outcomes"] if found.outcomes or not found.revocations else []
@@ -197,7 +199,6 @@ def _pour(found: Harvest, arguments: argparse.Namespace) -> int:
 
 def _counting(arguments: argparse.Namespace) -> tuple[Kinds, Rules]:
     """The kinds and the rules of the configuration, else the built-in ones."""
-    from tokenmeter.config import find_config, load_outcomes
     from tokenmeter.outcomes import BUILT_IN, Rules
 
     path = arguments.config or find_config()
@@ -235,8 +236,6 @@ def _link(ledger: Ledger, outcomes: Iterable[Outcome], arguments: argparse.Names
 
 @contextmanager
 def _opened(arguments: argparse.Namespace) -> Iterator[Ledger]:
-    from tokenmeter.cli.drain import ledger_url
-    from tokenmeter.ledger import open_ledger
 
     url = arguments.ledger or ledger_url(None, where.find(arguments, with_policy=True))
     with open_ledger(url) as ledger:
@@ -244,7 +243,6 @@ def _opened(arguments: argparse.Namespace) -> Iterator[Ledger]:
 
 
 def _at_s(text: str | None) -> float:
-    from tokenmeter.cli.times import parse_moment
 
     return time.time() if text is None else parse_moment(text)
 

@@ -6,18 +6,17 @@ import argparse
 import json
 import re
 import shlex
-from typing import TYPE_CHECKING
 
-from tokenmeter.cli import where
+from tokenmeter.attribution import MAX_VALUE_CHARS
+from tokenmeter.budgets import Pause
+from tokenmeter.cli import tables, where
 from tokenmeter.cli.budgets import pause_for_json
 from tokenmeter.cli.people import reason_of, who
+from tokenmeter.cli.times import moment, until
 from tokenmeter.cli.trouble import FAILURE, Trouble, suggestion
-
-if TYPE_CHECKING:
-    from tokenmeter.budgets import Pause, Store
+from tokenmeter.texts import clean
 
 _KINDS = ("agent", "user", "team")
-_MAX_NAME = 256  # what attribution keeps
 _TARGET = "all, agent=NAME, user=NAME or team=NAME; without one: what is paused now"
 
 
@@ -50,8 +49,6 @@ def pause(arguments: argparse.Namespace) -> int:
     reason, by = reason_of(arguments.reason), who(arguments.by)
     place = where.find(arguments, with_policy=False)
     with where.opened(place) as store:
-        from tokenmeter.budgets import Pause
-
         found = Pause(target, store.time_s(), reason, by)
         store.pause(found)
     if arguments.json:
@@ -84,10 +81,10 @@ def resume(arguments: argparse.Namespace) -> int:
 
 def _target(text: str) -> str:
     kind, sign, name = text.partition("=")
-    if text == "all" or (sign and kind in _KINDS and 0 < len(name) <= _MAX_NAME and name.strip()):
+    if text == "all" or (sign and kind in _KINDS and 0 < len(name) <= MAX_VALUE_CHARS and name.strip()):
         return text
     if sign and kind in _KINDS:
-        raise Trouble(f"target {text[:80]!r} names no {kind}; write {kind}=NAME with 1 to {_MAX_NAME} characters")
+        raise Trouble(f"target {text[:80]!r} names no {kind}; write {kind}=NAME with 1 to {MAX_VALUE_CHARS} characters")
     if sign:
         raise Trouble(f"target {text!r} is unknown; write all, agent=NAME, user=NAME or team=NAME")
     if re.fullmatch("(?i)all|everything|everyone|global", text):
@@ -96,12 +93,10 @@ def _target(text: str) -> str:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from tokenmeter.cli import tables
-    from tokenmeter.cli.times import moment, until
 
     place = where.find(arguments, with_policy=False)
     with where.opened(place) as store:
-        now_s, found = _read(store)
+        now_s, found = store.time_s(), sorted(store.pauses())
     if arguments.json:
         pauses = [pause_for_json(each) for each in found]
         print(json.dumps({"store": place.address, "at": now_s, "pauses": pauses}))
@@ -115,12 +110,7 @@ def _list(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _read(store: Store) -> tuple[float, list[Pause]]:
-    return store.time_s(), sorted(store.pauses())
-
-
 def _say(*lines: str) -> None:
-    from tokenmeter.texts import clean
 
     for line in lines:
         print(clean(line))

@@ -9,7 +9,8 @@ import secrets
 import sys
 from pathlib import Path
 
-from tokenmeter.cli import report
+from tokenmeter.cli import sources
+from tokenmeter.cli.numbers import whole
 from tokenmeter.cli.trouble import Trouble
 
 NAME = "serve"
@@ -27,15 +28,25 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         f"which ${VARIABLE} or --token-file gives; else it is made and printed.",
     )
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where; default: 127.0.0.1")
-    parser.add_argument("--port", type=_port, default=_PORT, metavar="N", help=f"0 for any; default: {_PORT}")
+    parser.add_argument(
+        "--port",
+        type=whole(0, 65_535, "port; give 0 to 65535"),
+        default=_PORT,
+        metavar="N",
+        help=f"0 for any; default: {_PORT}",
+    )
     parser.add_argument("--token-file", metavar="PATH", help="a file with the token, of 16 characters or more")
     parser.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="a name by which this server is reached, too"
     )
     parser.add_argument(
-        "--refresh", type=_seconds, default=_REFRESH_S, metavar="SECONDS", help=f"default: {_REFRESH_S}"
+        "--refresh",
+        type=whole(1, 86_400, "interval; give 1 to 86400 seconds"),
+        default=_REFRESH_S,
+        metavar="SECONDS",
+        help=f"default: {_REFRESH_S}",
     )
-    report.add_options(parser)
+    sources.add_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -53,10 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
         token = secrets.token_urlsafe(24)
         sys.stderr.write(f"tokenmeter {NAME}: the token is {token}\n")
     access = Access(token, arguments.allow_host)
-    with report.opened(arguments) as books:
-        pages = Pages(books.ledger, lambda: books.read(report.Bar()), refresh_s=arguments.refresh)
-        with report.progress(arguments) as bar:
-            pages.keep(books.read(bar))
+    with sources.opened(arguments) as found:
+        pages = Pages(found.ledger, lambda: found.read(sources.Bar()), refresh_s=arguments.refresh)
+        with sources.progress() as bar:
+            pages.keep(found.read(bar))
         with Server(arguments.host, arguments.port, pages, access) as server, contextlib.suppress(KeyboardInterrupt):
             print(f"{server.address} until Ctrl-C" + ("" if access.is_open else ", with the token"), flush=True)
             server.serve_forever(poll_interval=0.2)
@@ -71,15 +82,3 @@ def _token(arguments: argparse.Namespace) -> str | None:
         return Path(arguments.token_file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise Trouble(f"--token-file {arguments.token_file!r} can't be read: {error}") from None
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65_535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; give 0 to 65535")
-    return int(text)
-
-
-def _seconds(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is no interval; give 1 to 86400 seconds")
-    return int(text)

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from tokenmeter.texts import clean
 
@@ -22,16 +22,17 @@ class Table:
     rows: Sequence[Sequence[str]]
     right: Sequence[str] = ()
     styles: Sequence[str] = ()
+    title: str = ""
 
 
-def fancy() -> bool:
-    """Whether there is a terminal, and rich to draw on it."""
-    return sys.stdout.isatty() and importlib.util.find_spec("rich") is not None
+def fancy(out: TextIO) -> bool:
+    """Whether that is a terminal, and there is rich to draw on it."""
+    return out.isatty() and importlib.util.find_spec("rich") is not None
 
 
 def show(table: Table) -> None:
     """Print a table in the way that fits where it goes."""
-    if fancy():
+    if fancy(sys.stdout):
         from rich.console import Console
 
         console = Console(highlight=False)
@@ -47,10 +48,11 @@ def aligned(table: Table) -> str:
     align: list[Callable[[str, int], str]] = [str.rjust if name in table.right else str.ljust for name in table.head]
     lines = ["  ".join(to(cell, width) for to, cell, width in zip(align, row, widths, strict=True)) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines)
+    above = [table.title, ""] if table.title else []
+    return "\n".join([*above, *(line.rstrip() for line in lines)])
 
 
-def drawn(table: Table, room: int, *, title: str | None = None) -> Any:
+def drawn(table: Table, room: int) -> Any:
     """What rich prints into so many columns: a table, or where none can be read in them, a list of its rows."""
     from rich import box
     from rich.table import Table as RichTable
@@ -58,8 +60,8 @@ def drawn(table: Table, room: int, *, title: str | None = None) -> Any:
 
     widths = _widths(table, room)
     if widths is None:
-        return _listed(table, title)
-    found = RichTable(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
+        return _listed(table)
+    found = RichTable(title=table.title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
                       show_edge=False, pad_edge=False, collapse_padding=True)  # fmt: skip
     for name, width in zip(table.head, widths, strict=True):
         found.add_column(Text(name), justify="right" if name in table.right else "left", overflow="fold", width=width)
@@ -87,10 +89,10 @@ def _widths(table: Table, room: int) -> list[int] | None:
     return found
 
 
-def _listed(table: Table, title: str | None) -> Any:
+def _listed(table: Table) -> Any:
     from rich.text import Text
 
-    found = Text(f"{title}\n" if title is not None else "", style="bold")
+    found = Text(f"{table.title}\n" if table.title else "", style="bold")
     for number, (first, *rest) in enumerate(table.rows):
         told = "; ".join(f"{name} {cell}" for name, cell in zip(table.head[1:], rest, strict=True) if cell)
         found.append(f"{clean(first)}: {clean(told)}\n", style=table.styles[number] if table.styles else "not bold")

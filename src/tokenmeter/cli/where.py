@@ -11,15 +11,13 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
+from tokenmeter.budgets import Store, open_store
+from tokenmeter.budgets.address import split_leases
 from tokenmeter.cli.trouble import Trouble
+from tokenmeter.config import Config, find_config, load_config
 from tokenmeter.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tokenmeter.budgets import Store
-    from tokenmeter.config import Config
 
 _REMEDY = "give --store redis://HOST:6379/0 or --store sqlite:///FILE, or name it in tokenmeter.toml under [store]"
 _TIMEOUT_S = 2.0  # people are more patient than calls are
@@ -51,8 +49,6 @@ def find(arguments: argparse.Namespace, *, with_policy: bool) -> Where:
     Where a store is named, the configuration is only looked for if its budgets are needed: who pulls the kill switch
     must not be kept by a fault in a file that has nothing to do with it.
     """
-    from tokenmeter.config import find_config, load_config
-
     url: str | None = arguments.store
     path = arguments.config
     if path is None and (url is None or with_policy):
@@ -65,13 +61,11 @@ def find(arguments: argparse.Namespace, *, with_policy: bool) -> Where:
     if url.partition("://")[0] == "memory":
         named = f"{config.path} keeps its budgets in" if config is not None and not arguments.store else "the store is"
         raise Trouble(f"{named} memory://, which ends with its process and is seen by no other; {_REMEDY}")
-    return Where(bare(url), config)
+    return Where(split_leases(url)[0], config)
 
 
 def config_of(arguments: argparse.Namespace) -> Config | None:
     """The configuration that is named, else the one that is found from here, if there is one."""
-    from tokenmeter.config import find_config, load_config
-
     path = arguments.config or find_config()
     return None if path is None else load_config(path)
 
@@ -79,8 +73,6 @@ def config_of(arguments: argparse.Namespace) -> Config | None:
 @contextlib.contextmanager
 def opened(where: Where) -> Iterator[Store]:
     """The store, for the length of a command."""
-    from tokenmeter.budgets import open_store
-
     if (path := missing_file(where.url)) is not None:
         # A path that is mistyped must not become an empty set of books, in which nothing is spent and nothing paused.
         raise Trouble(f"no file {str(path)!r} is there; correct the path, or start the program, whose Meter makes it")
@@ -107,13 +99,6 @@ def shown_address(url: str) -> str:
     if scheme == "sqlite" and rest.startswith("/"):
         return f"{scheme}://{rest.partition('?')[0]}"
     return url if url == "memory://" else f"{scheme}://…"
-
-
-def bare(url: str) -> str:
-    """The address without what only a meter goes by: whether it takes leases."""
-    from tokenmeter.budgets.address import split_leases
-
-    return split_leases(url)[0]
 
 
 def missing_file(url: str) -> Path | None:

@@ -64,7 +64,7 @@ class Config:
     rules: Rules | None = None
 
 
-def find_config(start: str | os.PathLike[str] | None = None) -> Path | None:
+def find_config() -> Path | None:
     """The configuration that is in force here, or None.
 
     It is the file that ``$TOKENMETER_CONFIG`` names, else ``tokenmeter.toml`` in the working directory or above it,
@@ -77,8 +77,7 @@ def find_config(start: str | os.PathLike[str] | None = None) -> Path | None:
         if not path.is_file():
             raise ConfigError(f"${VARIABLE} names {str(path)!r}, and no such file is there; correct or unset it")
         return path
-    here = Path(start if start is not None else Path.cwd()).absolute()
-    for folder in _folders(here):
+    for folder in _folders(Path.cwd()):
         if (folder / NAME).is_file():
             return folder / NAME
     return None
@@ -218,14 +217,7 @@ def _loops(table: Table) -> LoopPolicy:
 
 
 def _store(table: Table) -> str:
-    url = table.take("url", str, "")
-    variable = table.take("url_env", str, "")
-    table.done()
-    if url and variable:
-        table.refuse("url_env", f"{shown(variable)} stands beside url; keep one of the two")
-    key = "url_env" if variable else "url"
-    if variable:
-        url = _variable(table, "url_env", variable)
+    key, url = _url(table)
     if key in table and "://" not in url:
         # The address itself may carry a password.
         table.refuse(key, '… is no address of a store; write "sqlite:///tokenmeter.db" or "redis://HOST:6379"')
@@ -238,15 +230,8 @@ def _store(table: Table) -> str:
 
 
 def _ledger(table: Table) -> dict[str, Any]:
-    url = table.take("url", str, "")
-    variable = table.take("url_env", str, "")
     keep_days = plain(table.any("keep_days", 0))
-    table.done()
-    if url and variable:
-        table.refuse("url_env", f"{shown(variable)} stands beside url; keep one of the two")
-    key = "url_env" if variable else "url"
-    if variable:
-        url = _variable(table, "url_env", variable)
+    key, url = _url(table)
     if key in table and url.partition("://")[0] not in _LEDGERS:
         # The address itself may carry a password.
         table.refuse(key, '… is no address of a ledger; write "sqlite:///FILE" or "postgresql://USER@HOST/DATABASE"')
@@ -256,6 +241,18 @@ def _ledger(table: Table) -> dict[str, Any]:
         "ledger": _anchored(url, table.source.path.parent) if url else None,
         "ledger_keep_days": float(keep_days),
     }
+
+
+def _url(table: Table) -> tuple[str, str]:
+    """The key of the address, and the address, which may stand in an environment variable. The last of a table."""
+    url = table.take("url", str, "")
+    variable = table.take("url_env", str, "")
+    table.done()
+    if not variable:
+        return "url", url
+    if url:
+        table.refuse("url_env", f"{shown(variable)} stands beside url; keep one of the two")
+    return "url_env", _variable(table, "url_env", variable)
 
 
 def _anchored(url: str, folder: Path) -> str:

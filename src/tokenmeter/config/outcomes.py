@@ -41,11 +41,10 @@ def rules_of(source: Source, outcomes: object, teams: object) -> Rules | None:
     table = Table(source, ("outcomes",), outcomes, "[outcomes]")
     directory = _directory(Table(source, ("teams",), teams, "[teams]"))
     table.any("kinds")
-    given: dict[str, Any] = {name: table.number(name) for name in _NUMBERS if name in table}
+    given: dict[str, Any] = {name: value for name in _NUMBERS if (value := table.number(name)) is not None}
+    min_group = table.take("min_group", int, 0)
     if "min_group" in table:
-        given["min_group"] = table.take("min_group", int, 0)
-    for name in (*_NUMBERS, "min_group"):
-        table.any(name)
+        given["min_group"] = min_group
     table.done()
     if not given and not directory:
         return None
@@ -65,14 +64,12 @@ def _kind(table: Table, name: str) -> Kind:
         known = BUILT_IN.get(name) or Kind(name)
     except ConfigError as error:
         table.source.refuse(table.place, f"{table.title} {error}")
-    given: dict[str, Any] = {}
-    if "weight" in table:
-        given["weight"] = table.number("weight")
+    weight = table.number("weight")
+    given: dict[str, Any] = {} if weight is None else {"weight": weight}
     given["foldable"] = table.take("foldable", bool, known.foldable)
     accepters = table.texts("accepters")
     if "accepters" in table:
         given["accepters"] = accepters
-    table.any("weight")
     table.done()
     if "" in accepters:
         table.refuse("accepters", f"{shown(list(accepters))} has an empty name; write the names of who may accept it")

@@ -41,11 +41,11 @@ class Source:
 class Table:
     """One table. Each key is taken once; `done` refuses those that nobody took."""
 
-    def __init__(self, source: Source, place: Place, found: object, title: str, known: Iterable[str] = ()) -> None:
+    def __init__(self, source: Source, place: Place, found: object, title: str) -> None:
         self.source = source
         self.place = place
         self.title = title
-        self._known = list(known)
+        self._known: list[str] = []
         if not isinstance(found, dict):
             source.refuse(place, f"{title} is {kind_of(found)}; write it as a table")
         self._left: dict[str, Any] = dict(found)
@@ -66,10 +66,10 @@ class Table:
             self.refuse(key, f'{shown(value)} is {kind_of(value)}; write a list of texts such as ["agent", "team"]')
         return tuple(value)
 
-    def number(self, key: str) -> float:
-        """The value of a key as a number; the key is there."""
+    def number(self, key: str) -> float | None:
+        """The value of a key as a number; None where it isn't there."""
         value = plain(self.any(key))
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
             self.refuse(key, f"{shown(value)} is {kind_of(value)}, not a number; write a number, without quotes")
         return value
 

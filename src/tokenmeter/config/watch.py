@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tokenmeter.config.load import Config, load_config
 from tokenmeter.errors import ConfigError
+from tokenmeter.forks import renew_in_child
 from tokenmeter.turn import Turn
 
 logger = logging.getLogger("tokenmeter")
@@ -35,12 +36,9 @@ class Watched:
             self._seen = self._before = _look(self.config.files)
         self._clock = clock
         self._told = ""
-        self._start_afresh()
-        self._next_s = clock() + INTERVAL_S
-
-    def _start_afresh(self) -> None:
-        self._pid = os.getpid()
         self._looking = Turn()
+        renew_in_child(self, "_looking", Turn)
+        self._next_s = clock() + INTERVAL_S
 
     def changed(self) -> Config | None:
         """The new configuration, once, when there is one. A broken one is logged once and changes nothing."""
@@ -48,8 +46,6 @@ class Watched:
         if now_s < self._next_s:
             return None
         self._next_s = now_s + INTERVAL_S
-        if self._pid != os.getpid():  # a fork may have come while another thread had the lock
-            self._start_afresh()
         return self._looking.take(self._read_again, None)
 
     def _read_again(self) -> Config | None:

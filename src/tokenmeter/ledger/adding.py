@@ -15,7 +15,8 @@ from tokenmeter.ledger.adding_repeats import add_to_prints
 from tokenmeter.ledger.adding_runs import add_to_runs
 from tokenmeter.ledger.lines import MEASURED, STAND_IN, Change, Group, Line, line_in
 from tokenmeter.ledger.statements import add_up, in_parts, numbers_of, plus
-from tokenmeter.ledger.tables import SUMS, calls, day_sums, groups, hour_sums, run_sums
+from tokenmeter.ledger.tables import calls, day_sums, groups, hour_sums, run_sums
+from tokenmeter.ledger.views import SUMS
 
 
 def add(db: sa.Connection, lines: Sequence[Line]) -> tuple[int, int]:

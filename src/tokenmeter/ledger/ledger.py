@@ -8,7 +8,8 @@ nanodollar; what is pruned or forgotten leaves the sums as they are.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import islice
 from types import TracebackType
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 from tokenmeter.errors import ConfigError
 from tokenmeter.ledger import people
 from tokenmeter.ledger.adding import add
-from tokenmeter.ledger.lines import Line, line_of
+from tokenmeter.ledger.lines import line_of
 from tokenmeter.ledger.outcomes import Outcomes
 from tokenmeter.ledger.people import Changed
 from tokenmeter.ledger.place import Place
@@ -75,7 +76,7 @@ class Ledger(Reading, Outcomes):
         """
         count = 0
         lines = (line_of(call_id, record) for call_id, record in rows)
-        for some in _parts(lines):
+        while some := list(islice(lines, ROWS_A_STEP)):
             with self._place.writing() as db:
                 count += sum(add(db, some))
         return count
@@ -159,14 +160,3 @@ class Ledger(Reading, Outcomes):
 def _mark(db: sa.Connection, source: str) -> Mark:
     row = db.execute(sa.select(marks.c.mark, marks.c.anchor).where(marks.c.source == source)).first()
     return Mark() if row is None else Mark(row.mark, row.anchor)
-
-
-def _parts(lines: Iterable[Line]) -> Iterator[list[Line]]:
-    part: list[Line] = []
-    for line in lines:
-        part.append(line)
-        if len(part) == ROWS_A_STEP:
-            yield part
-            part = []
-    if part:
-        yield part

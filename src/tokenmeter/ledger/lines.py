@@ -20,7 +20,6 @@ _MOST_TOKENS = 10**12
 _MOST_NANOS = 10**17
 _LATEST_S = 253_402_300_000.0
 _LONGEST_NAME = 256
-_PRINTED = "fingerprint" in CallRecord.__struct_fields__
 _KNOWN = {
     "input_tokens": "input_tokens",
     "output_tokens": "output_tokens",
@@ -68,6 +67,7 @@ class Rest(Struct, frozen=True, omit_defaults=True, array_like=True):
     guards: tuple[str, ...] = ()
 
 
+_AS_RECORDED = tuple(name for name in Rest.__struct_fields__ if name != "counts")
 _encode = msgspec.json.Encoder(enc_hook=dict).encode
 _decode = msgspec.json.Decoder(Rest).decode
 
@@ -106,7 +106,7 @@ class Line:
         return path or ((agent,) if agent is not None else ())
 
     def sums(self) -> tuple[int, ...]:
-        """What it adds to each of `tables.SUMS`."""
+        """What it adds to each of `views.SUMS`."""
         if self.status == "refused":
             return (0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0)
         incomplete = int(self.status == "incomplete")
@@ -154,36 +154,15 @@ class Line:
         return CallRecord(
             id=self.id,
             at_s=self.at_s,
-            duration_s=rest.duration_s,
-            agent=self.group.agent,
-            user=self.group.user,
-            team=self.group.team,
             run=self.run,
-            path=rest.path,
-            tags=rest.tags,
-            provider=self.group.provider,
-            operation=rest.operation,
-            model=self.group.model,
-            response_model=rest.response_model,
-            response_id=rest.response_id,
-            stream=rest.stream,
             status=cast(Status, self.status),
             error_type=self.error_type,
-            http_status=rest.http_status,
-            finish_reasons=rest.finish_reasons,
             usage=Usage(counts, estimated) if self.charged else None,
             cost_nanos=self.cost_nanos,
-            price_source=rest.price_source,
             estimated=estimated,
-            output_cap=rest.output_cap,
-            warned=rest.warned,
-            host=rest.host,
-            port=rest.port,
-            time_to_first_chunk_s=rest.time_to_first_chunk_s,
-            downgraded_from=rest.downgraded_from,
-            root=rest.root,
-            guards=rest.guards,
-            **({"fingerprint": self.fingerprint} if _PRINTED else {}),
+            fingerprint=self.fingerprint,
+            **self.group._asdict(),
+            **{name: getattr(rest, name) for name in _AS_RECORDED},
         )
 
 
@@ -203,7 +182,6 @@ def line_of(call_id: str, record: CallRecord) -> Line:
     estimated = record.estimated or (usage is not None and usage.estimated)
     stands_in = estimated and record.error_type == DIED
     cost = record.cost_nanos
-    printed = getattr(record, "fingerprint", None)
     return Line(
         id=name_of(call_id),
         at_s=_moment(record.at_s),
@@ -217,7 +195,7 @@ def line_of(call_id: str, record: CallRecord) -> Line:
         tokens=tokens,
         cost_nanos=None if cost is None or usage is None else max(-_MOST_NANOS, min(cost, _MOST_NANOS)),
         error_type=_name(record.error_type),
-        fingerprint=_name(printed.hex() if isinstance(printed, bytes) else printed),
+        fingerprint=_name(record.fingerprint),
         rest=Rest(
             operation=name_of(record.operation),
             duration_s=record.duration_s if math.isfinite(record.duration_s) else 0.0,

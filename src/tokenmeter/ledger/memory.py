@@ -59,42 +59,21 @@ class Group(Struct, frozen=True):
     tags: frozenset[tuple[str, str]]
 
 
-class _Sum:
-    __slots__ = (
-        "cache_read",
-        "cache_write",
-        "calls",
-        "estimated",
-        "estimated_nanos",
-        "failed",
-        "input",
-        "nanos",
-        "output",
-        "reasoning",
-        "refused",
-        "unpriced",
-        "warned",
-        "warned_nanos",
-    )
-
-    def __init__(self) -> None:
-        for name in self.__slots__:
-            setattr(self, name, 0)
-
-    nanos: int
-    estimated_nanos: int
-    estimated: int
-    input: int
-    output: int
-    calls: int
-    cache_read: int
-    cache_write: int
-    reasoning: int
-    unpriced: int
-    failed: int
-    refused: int
-    warned: int
-    warned_nanos: int
+class _Sum(Struct):
+    nanos: int = 0
+    estimated_nanos: int = 0
+    estimated: int = 0
+    input: int = 0
+    output: int = 0
+    calls: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+    unpriced: int = 0
+    failed: int = 0
+    refused: int = 0
+    warned: int = 0
+    warned_nanos: int = 0
 
     def add(self, row: CallRecord) -> None:
         if row.status == "refused":
@@ -122,7 +101,7 @@ class _Sum:
             self.warned_nanos += row.cost_nanos or 0
 
     def merge(self, other: _Sum) -> None:
-        for name in self.__slots__:
+        for name in self.__struct_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def spend(self) -> Spend:
@@ -177,14 +156,7 @@ class MemoryLedger:
         tags: Mapping[str, str] | None = None,
     ) -> Spend:
         """The sum over the calls that fit; ``None`` fits those that have none, a field left out fits all."""
-        wanted = {
-            "agent": agent,
-            "user": user,
-            "team": team,
-            "run": run,
-            "model": model,
-            "provider": provider,
-        }
+        wanted = {"agent": agent, "user": user, "team": team, "run": run, "model": model, "provider": provider}
         asked = {name: value for name, value in wanted.items() if value is not ANY}
         wanted_tags = frozenset((tags or {}).items())
 

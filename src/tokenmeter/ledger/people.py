@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from tokenmeter.ledger.lines import MEASURED, Group, bared, name_of
 from tokenmeter.ledger.statements import in_parts, upsert
-from tokenmeter.ledger.tables import SUMS, calls, day_sums, groups, hour_sums, outcomes, prints, repeat_days, run_sums
+from tokenmeter.ledger.tables import calls, day_sums, groups, hour_sums, outcomes, prints, repeat_days, run_sums
+from tokenmeter.ledger.views import SUMS
 from tokenmeter.telemetry.people import user_hash
 
 LATE_S = 30 * 86_400

@@ -28,7 +28,7 @@ from sqlalchemy.exc import (
 from tokenmeter.errors import ConfigError, StoreUnavailable
 from tokenmeter.ledger.migrations import STEPS, migrate, version
 
-EXAMPLE = "write sqlite:///relative.db, sqlite:////absolute/path.db or postgresql://USER@HOST/DATABASE"
+_EXAMPLE = "write sqlite:///relative.db, sqlite:////absolute/path.db or postgresql://USER@HOST/DATABASE"
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgresql+psycopg": "postgresql+psycopg"}
 _WAIT_S = 30
 _PAUSE_S = 0.02
@@ -119,31 +119,26 @@ class Place:
             raise StoreUnavailable(f"the ledger {self.address} {told}") from error
 
 
-def parse(url: str) -> str:
-    """Check an address; the same for people, without a password."""
-    return _shown(_parsed(url))
-
-
 def _parsed(url: str) -> URL:
     # The address is left out of the texts: it may carry a password.
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError, AttributeError):
-        raise ConfigError(f"that is no address of a ledger; {EXAMPLE}") from None
+        raise ConfigError(f"that is no address of a ledger; {_EXAMPLE}") from None
     if parsed.drivername == "sqlite":
         if parsed.host or parsed.username or parsed.password or parsed.port:
-            raise ConfigError(f"sqlite:// has a host, and a file has none: it takes three slashes; {EXAMPLE}")
+            raise ConfigError(f"sqlite:// has a host, and a file has none: it takes three slashes; {_EXAMPLE}")
         if parsed.query:
-            raise ConfigError(f"a ledger in SQLite takes no options, not {', '.join(parsed.query)}; {EXAMPLE}")
+            raise ConfigError(f"a ledger in SQLite takes no options, not {', '.join(parsed.query)}; {_EXAMPLE}")
         name = parsed.database or ""
         if not name or name.endswith("/") or ":memory:" in name or name.startswith("file:"):
-            raise ConfigError(f"a ledger needs a file, not {name or 'nothing'!r}; {EXAMPLE}")
+            raise ConfigError(f"a ledger needs a file, not {name or 'nothing'!r}; {_EXAMPLE}")
         return parsed.set(database=str(Path(name).resolve()))
     driver = _DRIVERS.get(parsed.drivername)
     if driver is None:
-        raise ConfigError(f"ledger scheme {parsed.drivername + '://'!r} is unknown; {EXAMPLE}")
+        raise ConfigError(f"ledger scheme {parsed.drivername + '://'!r} is unknown; {_EXAMPLE}")
     if not parsed.database:
-        raise ConfigError(f"that address names no database; {EXAMPLE}")
+        raise ConfigError(f"that address names no database; {_EXAMPLE}")
     return parsed.set(drivername=driver)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, fields
 from typing import Any
 
 import msgspec
@@ -11,38 +10,21 @@ import sqlalchemy as sa
 
 from tokenmeter.errors import ConfigError
 from tokenmeter.ledger.adding import whole_rows
-from tokenmeter.ledger.lines import line_in, name_of
+from tokenmeter.ledger.lines import Group, line_in, name_of
+from tokenmeter.ledger.memory import ANY
 from tokenmeter.ledger.place import Place
-from tokenmeter.ledger.tables import RUN_SUMS, SUMS, calls, day_sums, groups, hour_sums, prints, repeat_days, run_sums
-from tokenmeter.ledger.views import HourSum, RepeatSum, RunSum
+from tokenmeter.ledger.statements import in_parts
+from tokenmeter.ledger.tables import RUN_SUMS, calls, day_sums, groups, hour_sums, prints, repeat_days, run_sums
+from tokenmeter.ledger.views import SUMS, HourSum, RepeatSum, RunSum, Sums
 from tokenmeter.record import CallRecord
 
-ANY: Any = object()  # "whatever it is", because None asks for those without one
-NAMES = ("agent", "team", "user", "provider", "model")
+NAMES = Group._fields
 _HOUR_S = 3600
 _DAY_S = 86_400
 _LAST_S = 2**62
 
 _read_agents = msgspec.json.Decoder(list[tuple[int, str]]).decode
 _read_models = msgspec.json.Decoder(tuple[str, ...]).decode
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """All that was ever written, rows that were pruned since too. The fields are those of `HourSum`."""
-
-    calls: int = 0
-    nanos: int = 0
-    estimated_nanos: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_read_tokens: int = 0
-    cache_write_tokens: int = 0
-    reasoning_tokens: int = 0
-    refused: int = 0
-    failed: int = 0
-    incomplete: int = 0
-    unpriced: int = 0
 
 
 class Reading:
@@ -82,7 +64,7 @@ class Reading:
         asked = {"agent": agent, "team": team, "user": user, "provider": provider, "model": model}
         names = [
             g[name] if name in kept else sa.literal("" if name == "provider" else None, sa.Text).label(name)
-            for name in ("agent", "team", "user", "provider", "model")
+            for name in NAMES
         ]
         summed = by is not None or step_s != (_DAY_S if whole else _HOUR_S)
         start = (h.start_s - h.start_s % step_s).label("start") if step_s != _HOUR_S else h.start_s
@@ -112,27 +94,18 @@ class Reading:
         Team, user and agent are those of the first call that was met of it; the sums are of the whole run.
         """
         r, g = run_sums.c, groups.c
-        columns: list[sa.Column[Any]] = [
-            r.run,
-            g.team,
-            g.user,
-            r.agents,
-            r.first_s,
-            r.last_s,
-            *[r[name] for name in RUN_SUMS[:-1]],
-        ]
-        columns += [r.max_depth, r.models, r.warned]
-        found: sa.Select[Any] = sa.select(*columns).join(groups, g.number == r.group_number)
-        found = found.where(r.last_s >= since_s).where(r.first_s < _end(until_s))
+        found = _runs().where(r.last_s >= since_s).where(r.first_s < _end(until_s))
         found = _only(found, {g.agent: agent, g.team: team, g.user: user, r.run: run})
         order = (r.last_s,) if largest is None else (r.nanos.desc(), r.run)
         found = found.order_by(*order).limit(largest)
         with self._place.reading(streamed=True) as db, db.execute(found) as rows:
-            for row in rows:
-                told: list[Any] = list(row)
-                told[3] = tuple([name for _, name in _read_agents(told[3])])
-                told[-2] = _read_models(told[-2])
-                yield RunSum(*told)
+            yield from map(_run_of, rows)
+
+    def runs_named(self, names: Collection[str]) -> Iterator[RunSum]:
+        """The runs of these names that there are: one question for many, where `runs` would be asked for each."""
+        for some in in_parts(names):
+            with self._place.reading() as db:
+                yield from map(_run_of, db.execute(_runs().where(run_sums.c.run.in_(some))))
 
     def repeats(
         self,
@@ -184,12 +157,24 @@ class Reading:
             for row in rows:
                 yield row.number, line_in(row).record()
 
-    def totals(self) -> Totals:
-        """The sum of all days."""
-        names = [field.name for field in fields(Totals)]
-        sums = [_whole(sa.func.coalesce(sa.func.sum(day_sums.c[name]), 0)) for name in names]
+    def totals(self) -> Sums:
+        """All that was ever written, rows that were pruned since too."""
+        sums = [_whole(sa.func.coalesce(sa.func.sum(day_sums.c[name]), 0)) for name in SUMS]
         with self._place.reading() as db:
-            return Totals(*db.execute(sa.select(*sums)).one())
+            return Sums(*db.execute(sa.select(*sums)).one())
+
+
+def _runs() -> sa.Select[Any]:
+    """Runs, with the group of their first call."""
+    r, g = run_sums.c, groups.c
+    sums = [r[name] for name in RUN_SUMS if name != "warned"]
+    found = sa.select(r.run, g.team, g.user, r.agents, r.first_s, r.last_s, *sums, r.max_depth, r.models, r.warned)
+    return found.join(groups, g.number == r.group_number)
+
+
+def _run_of(row: Any) -> RunSum:
+    agents = tuple([name for _, name in _read_agents(row.agents)])
+    return RunSum(**{**row._asdict(), "agents": agents, "models": _read_models(row.models)})
 
 
 def _only(found: sa.Select[Any], asked: dict[sa.Column[Any], Any]) -> sa.Select[Any]:

@@ -11,23 +11,11 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, LargeBinary, MetaData, SmallInteger, Table, Text
 
+from tokenmeter.ledger.views import SUMS
+
 metadata = MetaData()
 PREFIX = "tokenmeter_"
 
-SUMS = (
-    "calls",
-    "nanos",
-    "estimated_nanos",
-    "input_tokens",
-    "output_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "reasoning_tokens",
-    "refused",
-    "failed",
-    "incomplete",
-    "unpriced",
-)
 RUN_SUMS = (
     "calls",
     "nanos",

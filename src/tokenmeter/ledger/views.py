@@ -5,19 +5,14 @@ Money is in nanodollars, times are in seconds since the epoch. No view has a pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
-class HourSum:
-    """The calls of one hour by who made them. A name that is None was not given."""
+class Sums:
+    """Calls, and what they cost."""
 
-    hour_s: int  # when the hour begins, UTC
-    agent: str | None
-    team: str | None
-    user: str | None
-    provider: str
-    model: str | None
     calls: int = 0  # charged
     nanos: int = 0
     estimated_nanos: int = 0  # the part of it that was estimated
@@ -29,6 +24,33 @@ class HourSum:
     refused: int = 0
     failed: int = 0  # by the provider or the connection, unbilled
     incomplete: int = 0  # streams that were left or cut, and requests that were given up
+    unpriced: int = 0
+
+
+SUMS: Final = tuple(field.name for field in fields(Sums))
+
+
+@dataclass(frozen=True, slots=True)
+class HourSum:
+    """The calls of one hour by who made them, with the fields of `Sums`. A name that is None was not given."""
+
+    hour_s: int  # when the hour begins, UTC
+    agent: str | None
+    team: str | None
+    user: str | None
+    provider: str
+    model: str | None
+    calls: int = 0
+    nanos: int = 0
+    estimated_nanos: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    refused: int = 0
+    failed: int = 0
+    incomplete: int = 0
     unpriced: int = 0
 
 
@@ -58,7 +80,7 @@ class RunSum:
 
 @dataclass(frozen=True, slots=True)
 class RepeatSum:
-    """A request that came more than once: its keyed fingerprint, and the spend of all but the first."""
+    """A request that came more than once, known by its keyed fingerprint."""
 
     fingerprint: str
     agent: str | None

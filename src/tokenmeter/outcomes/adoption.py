@@ -15,7 +15,7 @@ from typing import Final
 
 from tokenmeter.errors import ConfigError
 from tokenmeter.ledger.views import HourSum
-from tokenmeter.outcomes.groups import SMALL_GROUPS
+from tokenmeter.outcomes.groups import SMALL_GROUPS, parted
 from tokenmeter.outcomes.people import plain
 
 WEEK_S: Final = 7 * 86_400
@@ -99,11 +99,7 @@ def adoption(
 
 def _shown(members: Mapping[str, set[str]], least: int) -> dict[str, str]:
     """The group under which each person is shown."""
-    by_size = sorted(members, key=lambda group: (len(members[group]), group))
-    small = [group for group in by_size if len(members[group]) < least]
-    large = by_size[len(small) :]
-    while small and large and sum(len(members[group]) for group in small) < least:
-        small.append(large.pop(0))
+    large, small = parted({group: len(users) for group, users in members.items()}, least)
     found = {user: group for group in large for user in members[group]}
     if sum(len(members[group]) for group in small) >= least:
         found |= {user: SMALL_GROUPS for group in small for user in members[group]}

@@ -5,7 +5,7 @@ A folded row that holds fewer people than the least size would be just that; the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -19,15 +19,27 @@ def fold_small(rows: Iterable[Row], least: int) -> tuple[Row, ...]:
 
     A row of programs alone, in which nobody is named, is no group of people and stays.
     """
-    rows = list(rows)
-    programs = [row for row in rows if row.people is None]
-    by_size = sorted((row for row in rows if row.people is not None), key=lambda row: (row.people or 0, row.name or ""))
-    small = [row for row in by_size if (row.people or 0) < least]
-    large = by_size[len(small) :]
-    while small and large and sum(row.people or 0 for row in small) < least:
-        small.append(large.pop(0))
-    shown = sorted(large + programs, key=lambda row: row.name or "")
+    rows = sorted(rows, key=lambda row: row.name or "")
+    _, names = parted({row.name or "": row.people for row in rows if row.people is not None}, least)
+    folded = frozenset(names)
+    shown: list[Row] = []
+    small: list[Row] = []
+    for row in rows:
+        (small if row.people is not None and (row.name or "") in folded else shown).append(row)
     return (*shown, _folded(small)) if small else tuple(shown)
+
+
+def parted(sizes: Mapping[str, int], least: int) -> tuple[list[str], list[str]]:
+    """The groups that are shown, and those that are folded: together they have ``least`` people, if there are so many.
+
+    Both from the smallest on.
+    """
+    by_size = sorted(sizes, key=lambda name: (sizes[name], name))
+    small = [name for name in by_size if sizes[name] < least]
+    large = by_size[len(small) :]
+    while small and large and sum(sizes[name] for name in small) < least:
+        small.append(large.pop(0))
+    return large, small
 
 
 def _folded(small: list[Row]) -> Row:

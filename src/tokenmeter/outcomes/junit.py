@@ -45,7 +45,6 @@ def read_junit(
     run: str | None = None,
     fold: str | None = None,
     accepted_by: str = "ci",
-    kind: str = "checks",
     kinds: Kinds = BUILT_IN,
 ) -> Harvest:
     """One outcome if the report passed. ``key`` names what was checked, as ``api@3f1c2d``; so does ``fold``.
@@ -56,13 +55,13 @@ def read_junit(
     results = parse_junit(report)
     if not results.passed:
         why = f"{results.failed} of {results.tests} failed" if results.failed else "nothing ran"
-        return Harvest(left_out=(f"{kind} {key}: {why}",))
+        return Harvest(left_out=(f"checks {key}: {why}",))
     at_s = results.at_s if at_s is None else at_s
     if at_s is None:
         raise ConfigError(f"the report {results.name!r} has no timestamp; give the time that it ran")
     counts = (("suite", (results.name or "tests")[:256]), ("tests", str(results.tests)))
     outcome = new_outcome(
-        kind, key, at_s, team=team, user=user, run=run, fold=fold or key, accepted_by=accepted_by, source="junit",
+        "checks", key, at_s, team=team, user=user, run=run, fold=fold or key, accepted_by=accepted_by, source="junit",
         attributes=counts, kinds=kinds,
     )  # fmt: skip
     return Harvest((outcome,))

@@ -35,7 +35,7 @@ def link(outcomes: Iterable[Outcome], runs: Iterable[RunSum], rules: Rules = DEF
     index.sort()
     found: list[Link] = []
     for outcome in outcomes:
-        named = _named(outcome)
+        named = named_runs(outcome)
         known = [index.by_id[name] for name in named if name in index.by_id]
         if known:
             fitting = [run for run in known if _fits(outcome, run, rules)]
@@ -48,7 +48,8 @@ def link(outcomes: Iterable[Outcome], runs: Iterable[RunSum], rules: Rules = DEF
     return tuple(found)
 
 
-def _named(outcome: Outcome) -> list[str]:
+def named_runs(outcome: Outcome) -> list[str]:
+    """The runs that an outcome names."""
     named = [] if outcome.run is None else [outcome.run]
     return list(dict.fromkeys([*named, *(value for name, value in outcome.attributes if name == RUN)]))
 

@@ -13,14 +13,17 @@ from dataclasses import dataclass
 
 from tokenmeter.ledger.views import HourSum, Link, Outcome, RunSum
 from tokenmeter.outcomes.changes import MICROS
-from tokenmeter.outcomes.groups import SMALL_GROUPS, fold_small
+from tokenmeter.outcomes.groups import fold_small
 from tokenmeter.outcomes.judging import Judged, judge
 from tokenmeter.outcomes.kinds import BUILT_IN, Kinds
 from tokenmeter.outcomes.linking import link
 from tokenmeter.outcomes.rules import DEFAULT, Rules
 from tokenmeter.outcomes.shares import split
 
-__all__ = ["SMALL_GROUPS", "Normalized", "Row", "normalize", "report"]
+
+def unit_cost(nanos: int, micros: int) -> int | None:
+    """What a unit costs, in nanodollars; None where nothing was accepted, which is not zero."""
+    return None if micros <= 0 else (nanos * MICROS + micros // 2) // micros
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,8 @@ class Row:
 
     @property
     def unit_nanos(self) -> int | None:
-        """What a unit costs, in nanodollars; None where nothing was accepted, which is not zero."""
-        return None if self.micros <= 0 else (self.nanos * MICROS + self.micros // 2) // self.micros
+        """What a unit costs."""
+        return unit_cost(self.nanos, self.micros)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class Normalized:
     @property
     def unit_nanos(self) -> int | None:
         """What a unit costs over all, what is unattributed included."""
-        return Row(None, self.total_nanos, self.micros).unit_nanos
+        return unit_cost(self.total_nanos, self.micros)
 
 
 def normalize(

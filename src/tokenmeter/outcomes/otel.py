@@ -40,8 +40,7 @@ def read_otel(
     outcomes: list[Outcome] = []
     revocations: list[Revocation] = []
     left_out: list[str] = []
-    for span in _spans(document):
-        found = _attributes(span)
+    for span, found in _spans(document):
         name = str(span.get("name", "span"))[:80]
         if "tokenmeter.revokes" in found:
             kind, sign, key = found["tokenmeter.revokes"].partition(" ")
@@ -95,8 +94,10 @@ def _is_good(span: Mapping[str, Any], found: Attributes) -> bool:
     return bool(said) and all(each in _GOOD for each in said)
 
 
-def _spans(document: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Spans, each with the attributes of its resource beneath its own."""
+def _spans(
+    document: Mapping[str, Any] | Iterable[Mapping[str, Any]],
+) -> Iterator[tuple[Mapping[str, Any], Attributes]]:
+    """Spans and their attributes, with those of the resource beneath."""
     documents: list[Any] = [document] if isinstance(document, Mapping) else list(document)
     for each in documents:
         if not isinstance(each, Mapping):
@@ -104,19 +105,14 @@ def _spans(document: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> Iterato
         if "resourceSpans" not in each:
             if "name" not in each:
                 raise ConfigError("the document has neither resourceSpans nor a span's name; give OTLP/JSON")
-            yield {**each, "attributes": _plain(each.get("attributes"))}
+            yield each, _plain(each.get("attributes"))
             continue
         for resource in _list(each["resourceSpans"]):
             whose = resource.get("resource")
             above = _plain(whose.get("attributes")) if isinstance(whose, dict) else {}
             for scope in _list(resource.get("scopeSpans")):
                 for span in _list(scope.get("spans")):
-                    yield {**span, "attributes": {**above, **_plain(span.get("attributes"))}}
-
-
-def _attributes(span: Mapping[str, Any]) -> Attributes:
-    found: Attributes = span["attributes"]
-    return found
+                    yield span, {**above, **_plain(span.get("attributes"))}
 
 
 def _plain(attributes: Any) -> Attributes:

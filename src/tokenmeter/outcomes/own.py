@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tokenmeter.ledger.views import HourSum
 from tokenmeter.outcomes.judging import Judged
-from tokenmeter.outcomes.normalized import Row
+from tokenmeter.outcomes.normalized import unit_cost
 from tokenmeter.outcomes.people import same
 
 
@@ -24,7 +24,7 @@ class Own:
     @property
     def unit_nanos(self) -> int | None:
         """What a unit costs; None where nothing was accepted."""
-        return Row(None, self.nanos, self.micros).unit_nanos
+        return unit_cost(self.nanos, self.micros)
 
 
 def own_figures(user: str, hours: Iterable[HourSum], judged: Iterable[Judged]) -> Own:

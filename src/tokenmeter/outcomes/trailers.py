@@ -26,7 +26,6 @@ _REVIEWS = ("reviewed-by", "approved-by", "acked-by", "accepted-by")
 class Message:
     """A commit message, read. ``assisted``: by a program, which a run or a co-author line tells."""
 
-    subject: str
     runs: tuple[str, ...]
     agents: tuple[str, ...]
     reviewers: tuple[str, ...]
@@ -52,7 +51,6 @@ def read_message(text: str) -> Message:
             assisted = True
     change = next((found[1] for pattern in _CHANGE if (found := pattern.search(subject))), None)
     return Message(
-        subject=subject,
         runs=tuple(dict.fromkeys(runs)),
         agents=tuple(dict.fromkeys(agents)),
         reviewers=tuple(dict.fromkeys(reviewers)),

@@ -17,7 +17,8 @@ server     the page over HTTP; `pages` has its drill-down, `access` says who may
 
 from __future__ import annotations
 
-from tokenmeter.report.data import Line, ReportData, Sums, read
+from tokenmeter.ledger.views import Sums
+from tokenmeter.report.data import Line, ReportData, read
 from tokenmeter.report.exports import to_csv, to_json
 from tokenmeter.report.focus import to_focus
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from tokenmeter.outcomes import Adoption, Rules
 from tokenmeter.outcomes import adoption as adoption_of
-from tokenmeter.outcomes.normalized import SMALL_GROUPS
+from tokenmeter.outcomes.groups import SMALL_GROUPS
 from tokenmeter.report.gathering import Gathered
-from tokenmeter.report.grids import Grid, Shelf
+from tokenmeter.report.grids import Cells, Grid
 from tokenmeter.report.series import WEEK_S
 from tokenmeter.report.words import count, day, percent, short
 
@@ -61,7 +61,7 @@ def adoption_grid(data: ReportData, most: int) -> Grid:
     for name, theirs in of.items():
         cells = [_cell(theirs[week_s]) for week_s in weeks]
         people = next(iter(theirs.values())).people
-        rows.append(Shelf((short(name), count(people), *cells)))
+        rows.append(Cells((short(name), count(people), *cells)))
     whole = {each.week_s for each in every if is_whole(each, data)}
     head = ("Team", "People", *(day(week_s) + ("" if week_s in whole else " (part)") for week_s in weeks))
     return Grid("Who used AI at all, by team and week", head, rows, head[1:], _EMPTY)

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from tokenmeter.outcomes.normalized import SMALL_GROUPS
+from tokenmeter.budgets.checks import ATTRIBUTES
+from tokenmeter.budgets.policy import NONE
+from tokenmeter.outcomes.groups import SMALL_GROUPS
 from tokenmeter.report.series import DAY_S
 from tokenmeter.report.shown import Shown
 
@@ -24,10 +26,8 @@ if TYPE_CHECKING:
 NEAR: Final = 0.8
 MOST_CURVES: Final = 6
 _ALIKE: Final = 0.02
-_ATTRIBUTES: Final = ("agent", "team", "user", "run", "provider", "model", "operation")
-_PAIR: Final = re.compile(rf",(?=(?:{'|'.join(_ATTRIBUTES)}|tag:[^=,]+)=)")
+_PAIR: Final = re.compile(rf",(?=(?:{'|'.join(ATTRIBUTES)}|tag:[^=,]+)=)")
 _DRAWN: Final = frozenset({"agent", "team", "provider", "model"})
-_NONE: Final = "(none)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def _folds_into(pairs: Mapping[str, str], shown: Shown) -> str | None:
     if personal:
         return f"each {' and '.join(personal)}"
     team = pairs.get("team")
-    return SMALL_GROUPS if team is not None and team != _NONE and shown.team(team) != team else None
+    return SMALL_GROUPS if team is not None and team != NONE and shown.team(team) != team else None
 
 
 def _together(budget: str, what: str, unit: str, books: Sequence[Book], min_group: int) -> BudgetLine:
@@ -143,7 +143,7 @@ def _curve(
         return ()
     sums: dict[int, int] = defaultdict(int)
     for line in begun:
-        if all(value == (getattr(line, name) or _NONE) for name, value in pairs.items()):
+        if all(value == (getattr(line, name) or NONE) for name, value in pairs.items()):
             sums[line.end_s] += line.nanos
     if abs(sum(sums.values()) - book.state.posted) > _ALIKE * book.state.posted or not sums:
         return ()

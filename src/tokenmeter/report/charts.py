@@ -64,10 +64,7 @@ def stacked(name: str, title: str, series: Sequence[Series], steps: Steps) -> st
         path = []
         for n, nanos in enumerate(each.nanos):
             if nanos:
-                top, bottom = to.y(below[n] + nanos), to.y(below[n])
-                path.append(
-                    f"M{_n(_LEFT + n * width + (width - bar) / 2)} {_n(top)}h{_n(bar)}V{_n(bottom)}h{_n(-bar)}z"
-                )
+                path.append(_column(_LEFT + (n + 0.5) * width, bar, to.y(below[n] + nanos), to.y(below[n])))
                 below[n] += nanos
         parts.append(f'<path class="{colour}" d="{"".join(path)}"/>')
     largest = max(range(len(heights)), key=heights.__getitem__, default=None)
@@ -120,10 +117,7 @@ def depth_columns(name: str, title: str, rows: Sequence[Depth]) -> str:
     for n, each in enumerate(rows):
         x = _LEFT + (n + 0.5) * width
         for colour, value in (("c1", each.runs), ("un", each.stopped)):
-            top = to.y(value)
-            parts.append(
-                f'<path class="{colour}" d="M{_n(x - bar / 2)} {_n(top)}h{_n(bar)}V{_n(to.y(0))}h{_n(-bar)}z"/>'
-            )
+            parts.append(f'<path class="{colour}" d="{_column(x, bar, to.y(value), to.y(0))}"/>')
         label = f"{each.depth}{'+' if each.or_more else ''}"
         parts.append(f'<text class="t m" x="{_n(x)}" y="{HEIGHT - 8}">{label}</text>')
     told = "; ".join(f"depth {each.depth}: {each.runs} runs, {each.stopped} with a call refused" for each in rows)

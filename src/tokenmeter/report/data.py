@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from tokenmeter.errors import ConfigError
-from tokenmeter.ledger.views import HourSum, Outcome
+from tokenmeter.ledger.views import SUMS, HourSum, Outcome, Sums
 from tokenmeter.outcomes import (
     BUILT_IN,
     Adoption,
@@ -44,27 +44,6 @@ if TYPE_CHECKING:
     from tokenmeter.ledger.ledger import Ledger
 
 _SHORTEST_UNIT_STEPS_S: Final = 14 * series.DAY_S
-
-
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """Calls and what they cost. The fields are those of the ledger's sums."""
-
-    calls: int = 0  # charged
-    nanos: int = 0
-    estimated_nanos: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_read_tokens: int = 0
-    cache_write_tokens: int = 0
-    reasoning_tokens: int = 0
-    refused: int = 0
-    failed: int = 0
-    incomplete: int = 0
-    unpriced: int = 0
-
-
-SUMS: Final = tuple(field.name for field in fields(Sums))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Final
 
 from tokenmeter.report import charts
 from tokenmeter.report.data import ReportData
-from tokenmeter.report.grids import Chart, Grid, Shelf, safe
+from tokenmeter.report.grids import Cells, Chart, Grid, safe
 from tokenmeter.report.series import DAY_S, HOUR_S, WEEK_S, Series, Steps
 from tokenmeter.report.shown import NO_AGENT, UNATTRIBUTED
 from tokenmeter.report.words import count, moment, money, short, tick
@@ -19,7 +19,7 @@ def over_time(data: ReportData) -> list[Chart]:
     step = _STEP_NAMES.get(data.steps.step_s, "step")
     unit_step = _STEP_NAMES.get(data.unit_step_s, "step")
     points = data.unit_costs
-    unit_rows = [Shelf((tick(each.start_s, data.unit_step_s), money(each.nanos), count(each.micros / 1e6),
+    unit_rows = [Cells((tick(each.start_s, data.unit_step_s), money(each.nanos), count(each.micros / 1e6),
                         money(each.unit_nanos))) for each in points]  # fmt: skip
     head = (unit_step.capitalize(), "Spend", "Units", "Cost per outcome")
     return [
@@ -41,7 +41,7 @@ def _stack(name: str, title: str, series: Sequence[Series], steps: Steps, namele
         (safe(charts.swatch(colour)), label) for colour, label in zip(charts.colours(series), labels, strict=True)
     ]
     head = (_STEP_NAMES.get(steps.step_s, "step").capitalize(), *labels)
-    rows = [Shelf((tick(start_s, steps.step_s), *(money(each.nanos[n]) if each.nanos[n] else "" for each in series)))
+    rows = [Cells((tick(start_s, steps.step_s), *(money(each.nanos[n]) if each.nanos[n] else "" for each in series)))
             for n, start_s in enumerate(steps.starts_s)]  # fmt: skip
     return Chart(title, safe(charts.stacked(name, title, series, steps)), legend, Grid("", head, rows, head[1:]))
 
@@ -51,10 +51,10 @@ def loops(data: ReportData) -> list[Chart]:
     title = f"Calls refused before they were sent, per {step}"
     told = f"{sum(data.refused)} calls were refused in all."
     head = (step.capitalize(), "Refused")
-    rows = [Shelf((tick(start_s, data.steps.step_s), count(refused)))
+    rows = [Cells((tick(start_s, data.steps.step_s), count(refused)))
             for start_s, refused in zip(data.steps.starts_s, data.refused, strict=True) if refused]  # fmt: skip
     deep_head = ("Depth", "Runs", "With a call refused", "With a warning", "Spend")
-    deep = [Shelf((f"{each.depth}{' or more' if each.or_more else ''}", count(each.runs), count(each.stopped),
+    deep = [Cells((f"{each.depth}{' or more' if each.or_more else ''}", count(each.runs), count(each.stopped),
                    count(each.warned), money(each.nanos))) for each in data.depths]  # fmt: skip
     legend = [(safe(charts.swatch("c1")), "runs"), (safe(charts.swatch("un")), "of these, with a call refused")]
     note = "How many agents deep a run went, each called by the one above."
@@ -70,7 +70,7 @@ def burn(data: ReportData) -> list[Chart]:
     found = []
     for number, each in enumerate(line for line in data.budgets if line.curve):
         title = short(f"{each.budget}, {each.scope}: what is left", 70)
-        rows = [Shelf((moment(at_s), money(posted), money(max(0, each.limit - posted)))) for at_s, posted in each.curve]
+        rows = [Cells((moment(at_s), money(posted), money(max(0, each.limit - posted)))) for at_s, posted in each.curve]
         head = ("Time", "Spent", "Left")
         found.append(Chart(title, safe(charts.burn_down(f"burn{number}", title, each)), (),
                            Grid("", head, rows, head[1:]), "Dashed: an even pace over the window."))  # fmt: skip

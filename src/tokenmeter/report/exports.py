@@ -10,12 +10,13 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from typing import Any, Final
 
-from tokenmeter.outcomes import Judged, Row
+from tokenmeter.ledger.views import SUMS
+from tokenmeter.outcomes import Judged, Own, Row
 from tokenmeter.report.adopted import is_whole
-from tokenmeter.report.data import SUMS, Apart, ReportData, Sums
+from tokenmeter.report.burn import BudgetLine
+from tokenmeter.report.data import Apart, ReportData
 from tokenmeter.report.series import Series
 from tokenmeter.report.words import exact, iso
 from tokenmeter.texts import clean
@@ -126,13 +127,13 @@ def for_json(data: ReportData) -> dict[str, Any]:
              "provider": line.provider, "model": line.model, **_sums(line)}
             for line in data.lines
         ],
-        "own": None if data.own is None else _own(data),
+        "own": None if data.own is None else _own(data.own),
     }  # fmt: skip
 
 
 def _sums(sums: Any) -> dict[str, Any]:
     return {_MONEY.get(name, name): exact(getattr(sums, name)) if name in _MONEY else getattr(sums, name)
-            for name in asdict(Sums())}  # fmt: skip
+            for name in SUMS}  # fmt: skip
 
 
 def _units(micros: int) -> str:
@@ -162,7 +163,7 @@ def _apart(each: Apart) -> dict[str, Any]:
             "why": each.why}  # fmt: skip
 
 
-def _budget(each: Any) -> dict[str, Any]:
+def _budget(each: BudgetLine) -> dict[str, Any]:
     money = each.unit == "usd"
     return {
         "budget": each.budget,
@@ -196,10 +197,7 @@ def _adoption(data: ReportData) -> list[dict[str, Any]] | None:
     return told
 
 
-def _own(data: ReportData) -> dict[str, Any]:
-    own = data.own
-    if own is None:
-        raise ValueError("nobody asked for their own figures")
+def _own(own: Own) -> dict[str, Any]:
     return {
         "user": own.user,
         "usd": exact(own.nanos),

@@ -6,26 +6,24 @@ a ledger of any size fits into memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from tokenmeter.ledger.memory import ANY
 from tokenmeter.ledger.views import HourSum, Outcome, RepeatSum, RunSum
+from tokenmeter.outcomes.linking import named_runs
 from tokenmeter.outcomes.rules import DEFAULT, Rules
 from tokenmeter.report.series import DAY_S, HOUR_S, fine_step
 
 if TYPE_CHECKING:
-    import sqlalchemy as sa
-
     from tokenmeter.ledger.ledger import Ledger
 
 MOST_RUNS: Final = 50_000
 MOST_REPEATS: Final = 2_000
 WASTE_DAYS: Final = 30  # signs of waste are read by the hour, and those of last quarter help nobody
 _BEFORE_S: Final = 31 * DAY_S  # what led to the first outcomes of a window
-_NAMES_AT_ONCE: Final = 500
-_NAMES: Final = ("agent", "team", "user", "provider", "model")
-_PARTS: Final = ("hours", "outcomes", "runs", "repeats", "hours of agents")
+_PARTS: Final = 5
 
 Progress = Callable[[str, int, int], None]
 
@@ -58,34 +56,37 @@ def gather(
     progress: Progress | None = None,
 ) -> Gathered:
     """Read a window. Its first and its last hour are whole ones. A directory of the rules says the team of each."""
-    from tokenmeter.ledger.reading import ANY
-
-    tell = _telling(progress)
+    tell = progress or _quietly
     by_user = bool(rules.teams)
     charged: Any = ANY if team is None else team
     only: dict[str, Any] = {"team": ANY if by_user else charged, "agent": ANY if agent is None else agent}
     since, until = int(since_s) // HOUR_S * HOUR_S, -(-int(until_s) // HOUR_S) * HOUR_S
-    tell()
+    tell("hours", 0, _PARTS)
     since = max(since, _first_hour(ledger, since, until))
     step = fine_step(since, until)
     hours = tuple(_theirs(_hours(ledger, since, until, step, only), rules, team))
     user_hours = tuple(_hours(ledger, since, until, DAY_S, {}, by=("user",))) if by_user and agent is None else ()
-    tell()
+    tell("outcomes", 1, _PARTS)
     outcomes = tuple(ledger.outcomes(max(0, since - _BEFORE_S), until))
-    tell()
+    tell("runs", 2, _PARTS)
     runs = {run.run: run for run in ledger.runs(max(0, since - _BEFORE_S), until, largest=MOST_RUNS)}
     cut = len(runs) == MOST_RUNS
     if cut:
-        runs |= {run.run: run for run in _named(ledger, outcomes, runs.keys())}
-    tell()
+        named = {name for each in outcomes for name in named_runs(each)}
+        runs |= {run.run: run for run in ledger.runs_named(sorted(named - runs.keys()))}
+    tell("repeats", 3, _PARTS)
     waste_since = max(since, until - WASTE_DAYS * DAY_S)
     repeats = tuple(ledger.repeats(waste_since, until, largest=MOST_REPEATS, **{**only, "team": charged}))
-    tell()
+    tell("hours of agents", 4, _PARTS)
     names = ("agent", "team", "model", *(["user"] if by_user else []))
     fine = tuple(_theirs(ledger.hours(waste_since, until, by=names, **only), rules, team))
-    tell()
+    tell("", _PARTS, _PARTS)
     return Gathered(since, until, step, hours, outcomes, tuple(runs.values()), cut, repeats, waste_since, fine,
                     user_hours)  # fmt: skip
+
+
+def _quietly(what: str, done: int, total: int) -> None:
+    """Nobody wants to know."""
 
 
 def _theirs(hours: Iterable[HourSum], rules: Rules, team: str | None) -> Iterator[HourSum]:
@@ -101,7 +102,7 @@ def _first_hour(ledger: Ledger, since: int, until: int) -> int:
 
 
 def _hours(
-    ledger: Ledger, since: int, until: int, step_s: int, only: dict[str, Any], *, by: tuple[str, ...] = _NAMES
+    ledger: Ledger, since: int, until: int, step_s: int, only: dict[str, Any], *, by: tuple[str, ...] | None = None
 ) -> Iterator[HourSum]:
     """The sums of a window. Its whole days are read as such, which are few; what is before and after them, by hours."""
     first, last = -(-since // DAY_S) * DAY_S, until // DAY_S * DAY_S
@@ -111,43 +112,3 @@ def _hours(
             for hour in ledger.hours(begin, end, by=by, step_s=step_s, **only):
                 # The first step of a window may be cut: it begins with the window.
                 yield hour if hour.hour_s >= since else replace(hour, hour_s=since)
-
-
-def _named(ledger: Ledger, outcomes: tuple[Outcome, ...], known: Collection[str]) -> Iterator[RunSum]:
-    """The runs that outcomes name and that are not among the largest."""
-    from tokenmeter.ledger.tables import run_sums
-
-    named = {each.run for each in outcomes if each.run is not None}
-    named |= {value for each in outcomes for name, value in each.attributes if name == "run"}
-    # One question for many names: to ask for each run by itself would take most of the time of a report.
-    left = sorted(named.difference(known))
-    for start in range(0, len(left), _NAMES_AT_ONCE):
-        some = left[start : start + _NAMES_AT_ONCE]
-        with ledger._place.reading() as db:
-            yield from _runs_in(db, run_sums.c.run.in_(some))
-
-
-def _runs_in(db: sa.Connection, which: sa.ColumnElement[bool]) -> Iterator[RunSum]:
-    import msgspec
-    import sqlalchemy
-
-    from tokenmeter.ledger.tables import groups, run_sums
-
-    columns = [groups.c.team, groups.c.user, *run_sums.c]
-    found = sqlalchemy.select(*columns).join(groups, groups.c.number == run_sums.c.group_number)
-    for row in db.execute(found.where(which)):
-        told = row._asdict()
-        told["agents"] = tuple(name for _, name in msgspec.json.decode(told["agents"], type=list[tuple[int, str]]))
-        told["models"] = msgspec.json.decode(told["models"], type=tuple[str, ...])
-        yield RunSum(**{each.name: told[each.name] for each in fields(RunSum)})
-
-
-def _telling(progress: Progress | None) -> Callable[[], None]:
-    done = iter(range(len(_PARTS) + 1))
-
-    def tell() -> None:
-        number = next(done)
-        if progress is not None:
-            progress(_PARTS[number] if number < len(_PARTS) else "", number, len(_PARTS))
-
-    return tell

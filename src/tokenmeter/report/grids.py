@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 NOTHING: Final = "\N{EN DASH}"
 
 
-class Shelf(NamedTuple):
+class Cells(NamedTuple):
     """A row of a table; the first one of some tables is what nobody answers for."""
 
     cells: Sequence[Any]
@@ -20,7 +20,7 @@ class Grid(NamedTuple):
 
     caption: str
     head: Sequence[str]
-    rows: Sequence[Shelf]
+    rows: Sequence[Cells]
     right: Sequence[str] = ()
     empty: str = "There is none."
 

@@ -18,7 +18,7 @@ from tokenmeter.report.data import ReportData
 from tokenmeter.report.exports import to_csv, to_json
 from tokenmeter.report.focus import to_focus
 from tokenmeter.report.gathering import MOST_RUNS
-from tokenmeter.report.grids import NOTHING, Grid, Shelf, link
+from tokenmeter.report.grids import NOTHING, Cells, Grid, link
 from tokenmeter.report.html import render, to_html
 from tokenmeter.report.shown import NO_AGENT, OF_A_PERSON, UNATTRIBUTED, Shown
 from tokenmeter.report.view import finding
@@ -183,21 +183,21 @@ def _is_within(run: RunSum, data: ReportData) -> bool:
     return run.last_s >= data.since_s and run.first_s < data.until_s
 
 
-def _run_row(run: RunSum, shown: Shown) -> Shelf:
+def _run_row(run: RunSum, shown: Shown) -> Cells:
     name = OF_A_PERSON if shown.is_personal(run.run) else link(short(run.run, 40), _href("/run", id=run.run))
     agents = _INTO.join(shown.agent(agent) or NO_AGENT for agent in run.agents[:5]) or NO_AGENT
     team = shown.team(shown.team_of(run.user, run.team))
-    return Shelf((name, short(agents), UNATTRIBUTED if team is None else short(team), money(run.nanos),
+    return Cells((name, short(agents), UNATTRIBUTED if team is None else short(team), money(run.nanos),
                   count(run.calls), count(run.max_depth), count(run.refused), count(run.failed),
                   moment(run.last_s)))  # fmt: skip
 
 
-def _call_row(record: CallRecord, shown: Shown) -> Shelf:
+def _call_row(record: CallRecord, shown: Shown) -> Cells:
     usage = record.usage
     counts = usage.counts if usage is not None else {}
     tokens = [count(counts[name]) if name in counts else NOTHING for name in ("input_tokens", "output_tokens")]
     cost = money(record.cost_nanos) + (" est." if record.estimated else "")
     why = ", ".join(filter(None, (record.error_type, *record.guards)))
     agent, model = shown.agent(record.agent) or NO_AGENT, record.model or NOTHING
-    return Shelf((second(record.at_s), short(agent, 40), short(model, 40), record.status, *tokens, cost,
+    return Cells((second(record.at_s), short(agent, 40), short(model, 40), record.status, *tokens, cost,
                   count(len(record.path)), short(why)))  # fmt: skip

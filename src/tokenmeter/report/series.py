@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from tokenmeter.outcomes.normalized import unit_cost
+
 if TYPE_CHECKING:
     from tokenmeter.outcomes import Judged
     from tokenmeter.report.data import Line
@@ -28,11 +30,6 @@ class Series:
     name: str | None
     nanos: tuple[int, ...]
     others: int = 0
-
-    @property
-    def total(self) -> int:
-        """All steps."""
-        return sum(self.nanos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +69,7 @@ def steps(since_s: float, until_s: float, least_s: int) -> Steps:
     return found
 
 
-def by_name(
-    lines: Iterable[Line], names: Callable[[Line], str | None], over: Steps, most: int = MOST_NAMES
-) -> tuple[Series, ...]:
+def by_name(lines: Iterable[Line], names: Callable[[Line], str | None], over: Steps) -> tuple[Series, ...]:
     """What each name spent: what has none first, then the largest in the order of their names, the rest as one."""
     sums: dict[str | None, list[int]] = defaultdict(lambda: [0] * len(over))
     for line in lines:
@@ -83,7 +78,7 @@ def by_name(
             sums[names(line)][number] += line.nanos
     nameless = sums.pop(None, None)
     largest = sorted(sums, key=lambda name: (-sum(sums[name]), name or ""))
-    kept, rest = largest[:most], largest[most:]
+    kept, rest = largest[:MOST_NAMES], largest[MOST_NAMES:]
     if len(rest) == 1:
         kept, rest = largest, []
     found = [Series(None, tuple(nameless))] if nameless is not None else []
@@ -104,7 +99,7 @@ class UnitCost:
     @property
     def unit_nanos(self) -> int | None:
         """What a unit did cost; None where nothing was accepted."""
-        return None if self.micros <= 0 else (self.nanos * 1_000_000 + self.micros // 2) // self.micros
+        return unit_cost(self.nanos, self.micros)
 
 
 def unit_costs(lines: Iterable[Line], counted: Iterable[Judged], over: Steps) -> tuple[UnitCost, ...]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from tokenmeter.outcomes.normalized import SMALL_GROUPS, Row
+from tokenmeter.outcomes.groups import SMALL_GROUPS
+from tokenmeter.outcomes.normalized import Row
 from tokenmeter.outcomes.people import names_a_person, plain
 from tokenmeter.outcomes.rules import DEFAULT, Rules
 

@@ -10,7 +10,7 @@ from tokenmeter.outcomes import Finding, Row
 from tokenmeter.report import charts, drawings
 from tokenmeter.report.adopted import adoption_grid, adoption_text
 from tokenmeter.report.data import ReportData
-from tokenmeter.report.grids import NOTHING, Grid, Shelf, safe
+from tokenmeter.report.grids import NOTHING, Cells, Grid, safe
 from tokenmeter.report.shown import NO_AGENT, UNATTRIBUTED
 from tokenmeter.report.words import amount, brief, count, day, moment, money, percent, short
 from tokenmeter.texts import clean
@@ -113,7 +113,7 @@ def _own(data: ReportData) -> dict[str, Any] | None:
         return None
     figures = [("Spend", money(own.nanos)), ("Calls", count(own.calls)), ("Units accepted", count(own.micros / 1e6)),
                ("Cost per outcome", money(own.unit_nanos))]  # fmt: skip
-    rows = [Shelf((short(f"{each.outcome.kind} {each.outcome.key}"), each.why)) for each in own.apart[:_MOST_ROWS]]
+    rows = [Cells((short(f"{each.outcome.kind} {each.outcome.key}"), each.why)) for each in own.apart[:_MOST_ROWS]]
     return {"user": clean(own.user), "cards": figures, "rows": rows}
 
 
@@ -128,7 +128,7 @@ def teams(data: ReportData) -> Grid:
         name = UNATTRIBUTED if row.name is None else short(row.name)
         name += f" of {row.groups}" if row.groups > 1 else ""
         rows.append(
-            Shelf(
+            Cells(
                 (name, money(row.nanos), percent(row.nanos, data.spend.total_nanos), money(row.linked_nanos),
                  money(row.fruitless_nanos), count(row.units), money(row.unit_nanos), money(row.estimated_nanos),
                  count(own.calls) if own else "0", count(own.refused) if own else "0"),
@@ -157,7 +157,7 @@ def _waste_kinds(data: ReportData) -> Grid:
     for each in data.findings:
         sums[each.kind].append(each.money_nanos)
     most = max((sum(some) for some in sums.values()), default=0)
-    rows = [Shelf((kind, safe(charts.bar(sum(some) / most, "un")), money(sum(some)), count(len(some))))
+    rows = [Cells((kind, safe(charts.bar(sum(some) / most, "un")), money(sum(some)), count(len(some))))
             for kind, some in sorted(sums.items(), key=lambda item: -sum(item[1]))]  # fmt: skip
     return Grid("Waste by kind", ("Kind", "", "Money", "Findings"), rows, ("Money", "Findings"), "No waste was found.")
 
@@ -165,20 +165,20 @@ def _waste_kinds(data: ReportData) -> Grid:
 def _rows(caption: str, what: str, rows: Sequence[Row], nameless: str) -> Grid:
     head = (what, "Spend", "Units", "Cost per outcome")
     shown = [
-        Shelf((nameless if row.name is None else short(row.name), money(row.nanos), count(row.units),
+        Cells((nameless if row.name is None else short(row.name), money(row.nanos), count(row.units),
                money(row.unit_nanos)))
         for row in rows[:_MOST_ROWS]
     ]  # fmt: skip
     left = rows[_MOST_ROWS:]
     if left:
         more = Row("", sum(row.nanos for row in left), sum(row.micros for row in left))
-        shown.append(Shelf((f"{len(left)} more", money(more.nanos), count(more.units), money(more.unit_nanos))))
+        shown.append(Cells((f"{len(left)} more", money(more.nanos), count(more.units), money(more.unit_nanos))))
     return Grid(caption, head, shown, head[1:])
 
 
 def _apart(caption: str, every: Sequence[Any]) -> Grid:
     rows = [
-        Shelf((short(f"{each.kind} {each.key}"), UNATTRIBUTED if each.team is None else short(each.team),
+        Cells((short(f"{each.kind} {each.key}"), UNATTRIBUTED if each.team is None else short(each.team),
                day(each.at_s), each.why))
         for each in every[:_MOST_ROWS // 2]
     ]  # fmt: skip
@@ -189,7 +189,7 @@ def _apart(caption: str, every: Sequence[Any]) -> Grid:
 
 def _reasons(data: ReportData) -> Grid:
     why = Counter(each.why for each in data.apart)
-    rows = [Shelf((reason.capitalize(), count(number))) for reason, number in sorted(why.items())]
+    rows = [Cells((reason.capitalize(), count(number))) for reason, number in sorted(why.items())]
     return Grid("Why outcomes don't count", ("Why", "Outcomes"), rows, ("Outcomes",))
 
 
@@ -199,11 +199,11 @@ def _budgets(data: ReportData) -> Grid:
     for each in data.budgets[:_MOST_ROWS]:
         near = f"{each.scope}: {each.books} books, {each.near} at 80 % or more" if each.books > 1 else each.scope
         if not each.limit and each.books:
-            rows.append(Shelf((short(each.budget), short(near), "", *[NOTHING] * 6)))
+            rows.append(Cells((short(each.budget), short(near), "", *[NOTHING] * 6)))
             continue
         bar = safe(charts.bar(each.used, "un" if each.near else "c0"))
         figures = [amount(each.unit, value) for value in (each.limit, each.posted, each.held, each.left)]
         resets = NOTHING if each.resets_s is None else moment(each.resets_s)
-        rows.append(Shelf((short(each.budget), short(near, 120), bar, f"{100 * each.used:.0f} %", *figures, resets)))
+        rows.append(Cells((short(each.budget), short(near, 120), bar, f"{100 * each.used:.0f} %", *figures, resets)))
     return Grid("Budgets now", head, rows, ("Used", "Limit", "Spent", "Held", "Left"),
                 "No store was named, or it keeps no budgets.")  # fmt: skip

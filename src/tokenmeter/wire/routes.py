@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from msgspec.structs import replace
@@ -14,10 +14,9 @@ from tokenmeter.wire.hosts import HUGGINGFACE_PARTS, may_serve_ollama, provider_
 from tokenmeter.wire.protocols import tally_of
 from tokenmeter.wire.types import Route
 
-_Finder = Callable[[str, str, list[str]], Route | None]
-
 _VERSION = re.compile(r"v\d+[a-z]*\d*")
 _BASES: Final = frozenset({"", "openai", "api", "beta", "codex", "compat", "openapi", "serving-endpoints"})
+_PARTLY_PRICED: Final = {"databricks": {"serving-endpoints", "ai-gateway"}, "cloudflare": {"ai"}}
 
 
 def recognise(method: str, host: str, path: str) -> Route | None:
@@ -35,101 +34,117 @@ def recognise(method: str, host: str, path: str) -> Route | None:
 
 @lru_cache(maxsize=1024)
 def _resolve(host: str, path: str) -> Route | None:
-    path = path.rstrip("/")
-    last = path.rpartition("/")[2]
+    *before, last = path.rstrip("/").split("/")
     finder = FINDERS.get(last.rpartition(":")[2]) or HOST_FINDERS.get(host)
-    route = finder(host, last, path.split("/")[:-1]) if finder is not None and last else None
+    route = finder(_Address(host, before, last)) if finder is not None and last else None
     if route is not None:
         tally_of(route.protocol)  # imported now, for its answer may be read in a finalizer
     return route
 
 
-def _route(
-    host: str,
-    before: list[str],
-    protocol: str,
-    operation: str,
-    *,
-    model: str | None = None,
-    stream: bool | None = None,
-) -> Route:
-    known = provider_of(host)
-    if known is None:
-        provider, price_provider = _speaker(protocol, before), None
-    else:
-        provider, price_provider = known
-        first = before[1] if len(before) > 1 else ""
-        if provider == "huggingface" and first in HUGGINGFACE_PARTS and host.startswith("router."):
-            price_provider = f"huggingface_{first}"
-        elif provider == "azure.ai.inference" and "openai" in before:
-            provider = "azure.ai.openai"
-        elif provider in _PARTLY_PRICED and not _PARTLY_PRICED[provider].intersection(before):
-            price_provider = None
-    return Route(protocol, provider, price_provider, operation, host, model, stream, known is not None)
+class _Address(NamedTuple):
+    """Where a request goes: the host, and the segments of the path; ``last`` is the one that found its finder."""
+
+    host: str
+    before: list[str]
+    last: str
+
+    @property
+    def provider(self) -> str:
+        """Whose host it is; empty for one that nobody here knows."""
+        known = provider_of(self.host)
+        return "" if known is None else known[0]
+
+    @property
+    def parent(self) -> str:
+        return self.before[-1] if self.before else ""
+
+    @property
+    def is_versioned(self) -> bool:
+        """Whether the parent is a version: ``v1``, ``v1beta``."""
+        return _VERSION.fullmatch(self.parent) is not None
+
+    @property
+    def is_behind_base(self) -> bool:
+        """Whether a common word stands where an API has its endpoints, not below some object of another service."""
+        return self.parent in _BASES or self.is_versioned or self.provider != ""
+
+    @property
+    def is_ollamas(self) -> bool:
+        """Whether these are Ollama's own paths, at the root of one's own machine or behind its name."""
+        return self.before[-2:] == ["ollama", "api"] or (self.before == ["", "api"] and may_serve_ollama(self.host))
+
+    @property
+    def is_coheres(self) -> bool:
+        return self.provider == "cohere" or (not self.provider and "cohere" in self.before)
+
+    @property
+    def deployment(self) -> str | None:
+        """Azure names the deployment in the path."""
+        if "deployments" in self.before[:-1]:
+            return unquote(self.before[self.before.index("deployments") + 1])
+        return None
+
+    @property
+    def subject(self) -> str:
+        """What a verb behind a colon is done to: the model of ``gemini-3:generateContent``."""
+        return unquote(self.last.rpartition(":")[0])
+
+    def route(self, protocol: str, operation: str, *, model: str | None = None, stream: bool | None = None) -> Route:
+        """The route of a call to this address."""
+        known = provider_of(self.host)
+        if known is None:
+            provider, price_provider = self._speaker(protocol), None
+        else:
+            provider, price_provider = known
+            first = self.before[1] if len(self.before) > 1 else ""
+            if provider == "huggingface" and first in HUGGINGFACE_PARTS and self.host.startswith("router."):
+                price_provider = f"huggingface_{first}"
+            elif provider == "azure.ai.inference" and "openai" in self.before:
+                provider = "azure.ai.openai"
+            elif provider in _PARTLY_PRICED and not _PARTLY_PRICED[provider].intersection(self.before):
+                price_provider = None
+        return Route(protocol, provider, price_provider, operation, self.host, model, stream, known is not None)
+
+    def _speaker(self, protocol: str) -> str:
+        """The provider whose protocol is spoken on a host that nobody here knows."""
+        family = protocol.partition(".")[0]
+        if family == "gemini":
+            return "gcp.vertex_ai" if "publishers" in self.before else "gcp.gemini"
+        if family == "openai" and "deployments" in self.before and "openai" in self.before:
+            return "azure.ai.openai"  # its own way to name a model, behind a gateway
+        return {"bedrock": "aws.bedrock"}.get(family, family)
 
 
-_PARTLY_PRICED: Final = {"databricks": {"serving-endpoints", "ai-gateway"}, "cloudflare": {"ai"}}
+_Finder = Callable[[_Address], Route | None]
 
 
-def _speaker(protocol: str, before: list[str]) -> str:
-    """The provider whose protocol is spoken on a host that nobody here knows."""
-    family = protocol.partition(".")[0]
-    if family == "gemini":
-        return "gcp.vertex_ai" if "publishers" in before else "gcp.gemini"
-    if family == "openai" and "deployments" in before and "openai" in before:
-        return "azure.ai.openai"  # its own way to name a model, behind a gateway
-    return {"bedrock": "aws.bedrock"}.get(family, family)
-
-
-def _behind_base(host: str, before: list[str]) -> bool:
-    """Whether a common word stands where an API has its endpoints, not below some object of another service."""
-    last = before[-1] if before else ""
-    return last in _BASES or _VERSION.fullmatch(last) is not None or provider_of(host) is not None
-
-
-def _deployment(before: list[str]) -> str | None:
-    """Azure names the deployment in the path."""
-    if "deployments" in before:
-        at = before.index("deployments") + 1
-        return unquote(before[at]) if at < len(before) else None
+def _completions(to: _Address) -> Route | None:
+    if to.parent in {"chat", "fim", "agents"}:
+        operation = "text_completion" if to.parent == "fim" else "chat"
+        return to.route("openai.chat", operation, model=to.deployment)
+    if to.is_behind_base or "deployments" in to.before[-2:]:
+        return to.route("openai.completions", "text_completion", model=to.deployment)
     return None
 
 
-def _completions(host: str, _last: str, before: list[str]) -> Route | None:
-    parent = before[-1] if before else ""
-    if parent in {"chat", "fim", "agents"}:
-        operation = "text_completion" if parent == "fim" else "chat"
-        return _route(host, before[:-1], "openai.chat", operation, model=_deployment(before))
-    if _behind_base(host, before) or "deployments" in before[-2:]:
-        return _route(host, before, "openai.completions", "text_completion", model=_deployment(before))
+def _chat(to: _Address) -> Route | None:
+    if to.parent == "api":
+        return to.route("ollama.chat", "chat") if to.is_ollamas else None
+    if to.parent == "text":
+        return _watsonx_chat(to)
+    if to.parent == "v2" or (to.parent == "v1" and to.is_coheres):
+        return to.route("cohere.chat", "chat")
+    if to.parent == "v1" and to.provider:
+        return to.route("openai.chat", "chat")
     return None
-
-
-def _chat(host: str, _last: str, before: list[str]) -> Route | None:
-    parent = before[-1] if before else ""
-    known = provider_of(host)
-    if parent == "api":
-        return _route(host, before, "ollama.chat", "chat") if _is_ollama(host, before) else None
-    if parent == "text":
-        return _watsonx_chat(host, _last, before)
-    if parent == "v2" or (parent == "v1" and (_is_cohere(host, before))):
-        return _route(host, before, "cohere.chat", "chat")
-    if parent == "v1" and known is not None:
-        return _route(host, before, "openai.chat", "chat")
-    return None
-
-
-def _is_ollama(host: str, before: list[str]) -> bool:
-    """Ollama's own paths, at the root of one's own machine or behind its name."""
-    return before[-2:] == ["ollama", "api"] or (before == ["", "api"] and may_serve_ollama(host))
 
 
 def _watsonx(protocol: str, operation: str, *, stream: bool | None = None) -> _Finder:
-    def find(host: str, _last: str, before: list[str]) -> Route | None:
-        known = provider_of(host)
-        if known is None or known[0] != "ibm.watsonx.ai" or before[-1:] != ["text"]:
+    def find(to: _Address) -> Route | None:
+        if to.provider != "ibm.watsonx.ai" or to.parent != "text":
             return None
-        return _route(host, before, protocol, operation, model=_deployment(before), stream=stream)
+        return to.route(protocol, operation, model=to.deployment, stream=stream)
 
     return find
 
@@ -139,56 +154,44 @@ _watsonx_embed = _watsonx("watsonx.embed", "embeddings")
 _watsonx_rerank = _watsonx("watsonx.embed", "rerank")
 
 
-def _is_cohere(host: str, before: list[str]) -> bool:
-    known = provider_of(host)
-    return known[0] == "cohere" if known is not None else "cohere" in before
+def _responses(to: _Address) -> Route | None:
+    return to.route("openai.responses", "chat") if to.is_behind_base and "threads" not in to.before else None
 
 
-def _responses(host: str, _last: str, before: list[str]) -> Route | None:
-    if not _behind_base(host, before) or "threads" in before:
-        return None
-    return _route(host, before, "openai.responses", "chat")
-
-
-def _compact(host: str, _last: str, before: list[str]) -> Route | None:
+def _compact(to: _Address) -> Route | None:
     """Compaction is generated by a model and reports its usage: it is paid for like any response."""
-    return _responses(host, "responses", before[:-1]) if before and before[-1] == "responses" else None
+    return _responses(_Address(to.host, to.before[:-1], to.parent)) if to.parent == "responses" else None
 
 
-def _embeddings(host: str, _last: str, before: list[str]) -> Route | None:
-    if _is_ollama(host, before):
-        return _route(host, before, "ollama.embed", "embeddings")
-    own = _watsonx_embed(host, _last, before)
-    return own or _route(host, before, "openai.embeddings", "embeddings", model=_deployment(before))
+def _agent(to: _Address) -> Route | None:
+    """Perplexity's own name for its responses."""
+    return _responses(to) if to.provider == "perplexity" else None
 
 
-def _embed(host: str, _last: str, before: list[str]) -> Route | None:
-    parent = before[-1] if before else ""
-    if parent == "api":
-        return _route(host, before, "ollama.embed", "embeddings") if _is_ollama(host, before) else None
-    if _VERSION.fullmatch(parent):
-        return _route(host, before, "cohere.embed", "embeddings")
-    return None
+def _embeddings(to: _Address) -> Route | None:
+    if to.is_ollamas:
+        return to.route("ollama.embed", "embeddings")
+    return _watsonx_embed(to) or to.route("openai.embeddings", "embeddings", model=to.deployment)
 
 
-def _generate(host: str, _last: str, before: list[str]) -> Route | None:
-    parent = before[-1] if before else ""
-    if _is_ollama(host, before):
-        return _route(host, before, "ollama.generate", "text_completion")
-    if before == [""]:
-        return _tgi_generate(host, _last, before)
-    if parent == "v1" and _is_cohere(host, before):
-        return _route(host, before, "cohere.chat", "text_completion")
-    return None
+def _embed(to: _Address) -> Route | None:
+    if to.parent == "api":
+        return to.route("ollama.embed", "embeddings") if to.is_ollamas else None
+    return to.route("cohere.embed", "embeddings") if to.is_versioned else None
+
+
+def _generate(to: _Address) -> Route | None:
+    if to.is_ollamas:
+        return to.route("ollama.generate", "text_completion")
+    if to.parent == "v1" and to.is_coheres:
+        return to.route("cohere.chat", "text_completion")
+    return _tgi_generate(to)
 
 
 def _tgi(*, stream: bool) -> _Finder:
-    def find(host: str, _last: str, before: list[str]) -> Route | None:
-        known = provider_of(host)
-        own = may_serve_ollama(host) if known is None else known[0] == "huggingface"
-        return (
-            _route(host, before, "tgi.generate", "text_completion", stream=stream) if own and before == [""] else None
-        )
+    def find(to: _Address) -> Route | None:
+        own = to.provider == "huggingface" or (not to.provider and may_serve_ollama(to.host))
+        return to.route("tgi.generate", "text_completion", stream=stream) if own and to.before == [""] else None
 
     return find
 
@@ -196,123 +199,98 @@ def _tgi(*, stream: bool) -> _Finder:
 _tgi_generate = _tgi(stream=False)
 
 
-def _completion(host: str, _last: str, before: list[str]) -> Route | None:
+def _completion(to: _Address) -> Route | None:
     """llama.cpp's own, on machines of one's own."""
-    own = before == [""] and may_serve_ollama(host)
-    return _route(host, before, "llamacpp.completion", "text_completion") if own else None
+    own = to.before == [""] and may_serve_ollama(to.host)
+    return to.route("llamacpp.completion", "text_completion") if own else None
 
 
-def _complete(host: str, last: str, before: list[str]) -> Route | None:
-    known = provider_of(host)
-    provider, parent = known[0] if known is not None else "", before[-1] if before else ""
-    if provider == "snowflake" and last == "inference:complete" and parent == "cortex":
-        return _route(host, before, "openai.chat", "chat", stream=True)  # unless the body says otherwise
-    if provider == "anthropic" and last == "complete" and _VERSION.fullmatch(parent):
-        return _route(host, before, "anthropic.complete", "text_completion")
+def _complete(to: _Address) -> Route | None:
+    if to.provider == "snowflake" and to.last == "inference:complete" and to.parent == "cortex":
+        return to.route("openai.chat", "chat", stream=True)  # unless the body says otherwise
+    if to.provider == "anthropic" and to.last == "complete" and to.is_versioned:
+        return to.route("anthropic.complete", "text_completion")
     return None
 
 
-def _sonar(host: str, _last: str, before: list[str]) -> Route | None:
-    known = provider_of(host)
-    if known is None or known[0] != "perplexity" or not _VERSION.fullmatch(before[-1] if before else ""):
-        return None
-    return _route(host, before, "openai.chat", "chat")
+def _sonar(to: _Address) -> Route | None:
+    return to.route("openai.chat", "chat") if to.provider == "perplexity" and to.is_versioned else None
 
 
-def _interactions(host: str, _last: str, before: list[str]) -> Route | None:
-    known, parent = provider_of(host), before[-1] if before else ""
-    if parent.startswith("v1beta") if known is None else known[0] in _GOOGLE or _VERSION.fullmatch(parent):
-        return _route(host, before, "gemini.interactions", "generate_content")
+def _interactions(to: _Address) -> Route | None:
+    googles = to.provider in {"gcp.gemini", "gcp.vertex_ai"}
+    if googles or (to.is_versioned if to.provider else to.parent.startswith("v1beta")):
+        return to.route("gemini.interactions", "generate_content")
     return None
 
 
-_GOOGLE: Final = frozenset({"gcp.gemini", "gcp.vertex_ai"})
-
-
-def _conversations(host: str, last: str, before: list[str]) -> Route | None:
+def _conversations(to: _Address) -> Route | None:
     """Mistral's conversations: begun, gone on with under their id, or restarted."""
-    path = [*before, last]
+    path = [*to.before, to.last]
     at = path.index("conversations") if "conversations" in path else 0
-    known, rest = provider_of(host), path[at + 1 :]
-    if known is None or known[0] != "mistral_ai" or not at or not _VERSION.fullmatch(path[at - 1]):
+    rest = path[at + 1 :]
+    if to.provider != "mistral_ai" or not at or not _VERSION.fullmatch(path[at - 1]):
         return None
     if len(rest) < 2 or rest[1:] == ["restart"]:
-        return _route(host, before, "mistral.conversations", "chat")
+        return to.route("mistral.conversations", "chat")
     return None
 
 
-def _decisions(host: str, _last: str, before: list[str]) -> Route | None:
+def _decisions(to: _Address) -> Route | None:
     """Typed answers to questions, at prices of their own: genai-prices lists OpenAI's under another provider."""
-    if not _behind_base(host, before):
+    if not to.is_behind_base:
         return None
-    route = _route(host, before, "openai.decisions", "decisions")
+    route = to.route("openai.decisions", "decisions")
     return replace(route, price_provider="openai-decisions") if route.price_provider == "openai" else route
 
 
-def _agent(host: str, _last: str, before: list[str]) -> Route | None:
-    """Perplexity's own name for its responses."""
-    known = provider_of(host)
-    return _responses(host, "responses", before) if known is not None and known[0] == "perplexity" else None
+def _ocr(to: _Address) -> Route | None:
+    return to.route("mistral.ocr", "generate_content") if to.provider == "mistral_ai" and to.is_versioned else None
 
 
-def _ocr(host: str, _last: str, before: list[str]) -> Route | None:
-    known, parent = provider_of(host), before[-1] if before else ""
-    if known is None or known[0] != "mistral_ai" or not _VERSION.fullmatch(parent):
-        return None
-    return _route(host, before, "mistral.ocr", "generate_content")
-
-
-def _workers_ai(host: str, last: str, before: list[str]) -> Route | None:
+def _workers_ai(to: _Address) -> Route | None:
     """Cloudflare names the model in the path: …/ai/run/@cf/meta/llama-3."""
+    before = to.before
     at = next((at for at, part in enumerate(before) if part in {"@cf", "@hf"}), 0)
     if before[max(at - 2, 0) : at] != ["ai", "run"] and before[max(at - 1, 0) : at] != ["workers-ai"]:
         return None
-    model = unquote("/".join([*before[at:], last]))
+    model = unquote("/".join([*before[at:], to.last]))
     operation = "embeddings" if "embed" in model or "/bge-" in model else "chat"
-    return _route(host, before, "cloudflare.run", operation, model=model)
+    return to.route("cloudflare.run", operation, model=model)
 
 
-def _rerank(host: str, _last: str, before: list[str]) -> Route | None:
-    own = _watsonx_rerank(host, _last, before)
-    return own or (_route(host, before, "cohere.rerank", "rerank") if _behind_base(host, before) else None)
+def _rerank(to: _Address) -> Route | None:
+    return _watsonx_rerank(to) or (to.route("cohere.rerank", "rerank") if to.is_behind_base else None)
 
 
 def _below(parent: str, protocol: str, operation: str) -> _Finder:
-    def find(host: str, _last: str, before: list[str]) -> Route | None:
-        if not before or before[-1] != parent:
-            return None
-        return _route(host, before, protocol, operation, model=_deployment(before))
-
-    return find
+    return lambda to: to.route(protocol, operation, model=to.deployment) if to.parent == parent else None
 
 
-def _messages(host: str, _last: str, before: list[str]) -> Route | None:
-    if not before or not _VERSION.fullmatch(before[-1]):
-        return None  # /v1/threads/{id}/messages, and the messages of every other service
-    return _route(host, before, "anthropic.messages", "chat")
+def _messages(to: _Address) -> Route | None:
+    # not /v1/threads/{id}/messages, and the messages of every other service
+    return to.route("anthropic.messages", "chat") if to.is_versioned else None
 
 
 def _gemini(protocol: str, operation: str, *, stream: bool = False) -> _Finder:
-    def find(host: str, last: str, before: list[str]) -> Route | None:
-        model = unquote(last.rpartition(":")[0])
-        if not model or not before or before[-1] not in {"models", "tunedModels", "endpoints", "dynamic"}:
+    def find(to: _Address) -> Route | None:
+        if not to.subject or to.parent not in {"models", "tunedModels", "endpoints", "dynamic"}:
             return None
-        return _route(host, before, protocol, operation, model=model, stream=stream)
+        return to.route(protocol, operation, model=to.subject, stream=stream)
 
     return find
 
 
-def _predict(host: str, last: str, before: list[str]) -> Route | None:
+def _predict(to: _Address) -> Route | None:
     """Vertex predicts everything with this verb; of Google's own models, embeddings and images are meant here."""
-    model = unquote(last.rpartition(":")[0])
-    known = provider_of(host)
-    in_studio = known is not None and known[0] == "gcp.gemini" and before[-1:] == ["models"]
-    if before[-3:] != ["publishers", "google", "models"] and not in_studio:
+    in_studio = to.provider == "gcp.gemini" and to.parent == "models"
+    if to.before[-3:] != ["publishers", "google", "models"] and not in_studio:
         return None
+    model = to.subject
     if "embedding" in model or "gecko" in model:
-        return _route(host, before, "gemini.embed", "embeddings", model=model, stream=False)
+        return to.route("gemini.embed", "embeddings", model=model, stream=False)
     if model.startswith("imagen"):
-        return _route(host, before, "gemini.images", "generate_content", model=model, stream=False)
+        return to.route("gemini.images", "generate_content", model=model, stream=False)
     return None
 
 
@@ -325,38 +303,37 @@ _PUBLISHERS: Final = {
 
 
 def _raw_predict(*, stream: bool) -> _Finder:
-    def find(host: str, last: str, before: list[str]) -> Route | None:
-        publisher = before[-2] if len(before) > 2 and before[-1] == "models" else ""
+    def find(to: _Address) -> Route | None:
+        publisher = to.before[-2] if len(to.before) > 2 and to.parent == "models" else ""
         protocol = _PUBLISHERS.get(publisher)
-        model = unquote(last.rpartition(":")[0])
-        if protocol is None or model == "count-tokens":
+        if protocol is None or to.subject == "count-tokens":
             return None
-        return _route(host, before, protocol, "chat", model=model, stream=stream)
+        return to.route(protocol, "chat", model=to.subject, stream=stream)
 
     return find
 
 
 def _bedrock(protocol: str, *, stream: bool) -> _Finder:
-    def find(host: str, _last: str, before: list[str]) -> Route | None:
-        if "model" not in before[:-1]:
+    def find(to: _Address) -> Route | None:
+        if "model" not in to.before[:-1]:
             return None
         # an ARN holds slashes; clients encode them, but not all do
-        model = unquote("/".join(before[before.index("model") + 1 :]))
+        model = unquote("/".join(to.before[to.before.index("model") + 1 :]))
         operation = "embeddings" if protocol == "bedrock.invoke" and "embed" in model else "chat"
-        return _route(host, before, protocol, operation, model=model, stream=stream)
+        return to.route(protocol, operation, model=model, stream=stream)
 
     return find
 
 
-def _invocations(host: str, _last: str, before: list[str]) -> Route | None:
+def _invocations(to: _Address) -> Route | None:
     """Databricks serves chat models at /serving-endpoints/{name}/invocations."""
-    known = provider_of(host)
-    if known is None or known[0] != "databricks" or "serving-endpoints" not in before:
+    if to.provider != "databricks" or "serving-endpoints" not in to.before:
         return None
-    return _route(host, before, "openai.chat", "chat", model=unquote(before[-1]))
+    return to.route("openai.chat", "chat", model=unquote(to.parent))
 
 
-def _trailing_slash(host: str, _last: str, before: list[str]) -> Route | None:
+def _trailing_slash(_to: _Address) -> Route | None:
+    """Has a path that ends with a slash looked at: its last segment is found without it."""
     return None
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import sys
-
-from tokenmeter.cli.demo.missing import MissingExtra
+import argparse
 
 
-def run(*, plain: bool, as_json: bool) -> int:
-    """Play the demonstration. 0: all went as it should; 1: the figures don't balance; 2: something is missing."""
-    try:
-        from tokenmeter.cli.demo.play import play
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The command's arguments."""
+    parser = commands.add_parser(
+        "demo",
+        help="a handful of agents against a scripted provider on this machine; no key, no network",
+        description="Runs a handful of agents against a scripted provider on this machine. No key is needed and "
+        "nothing leaves the machine, unless OTEL_EXPORTER_OTLP_ENDPOINT says where to export the spans.",
+    )
+    parser.add_argument("--plain", action="store_true", help="plain lines, also on a terminal")
+    parser.add_argument("--json", action="store_true", help="only the final figures, as JSON")
+    parser.set_defaults(run=run)
 
-        return play(plain=plain, as_json=as_json)
-    except MissingExtra as missing:
-        sys.stderr.write(f"tokenmeter demo: {missing}\n")
-        return 2
+
+def run(arguments: argparse.Namespace) -> int:
+    """Play the demonstration. 0: all went as it should; 1: the figures don't balance."""
+    from tokenmeter.cli.demo.play import play
+
+    return play(plain=arguments.plain, as_json=arguments.json)

@@ -7,41 +7,13 @@ import importlib.util
 import json
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from tokenmeter import Meter
-from tokenmeter.cli.demo.missing import MissingExtra
+from tokenmeter.cli.trouble import Trouble
 from tokenmeter.testing import ScriptedProvider
 
 KEY = "no-key-is-needed"
-
-
-class Chat(Protocol):
-    """Asks a model."""
-
-    def ask(self, prompt: str, *, model: str, cap: int) -> str:
-        """The answer."""
-        ...
-
-    def close(self) -> None:
-        """Close the client."""
-        ...
-
-
-class StreamedChat(Chat, Protocol):
-    """Also streams."""
-
-    def words(self, prompt: str, *, model: str, cap: int) -> Generator[str, None, None]:
-        """The answer as it comes; closing the generator abandons the stream."""
-        ...
-
-
-class AsyncChat(Protocol):
-    """Asks a model from asyncio."""
-
-    async def ask(self, prompt: str, *, model: str, cap: int) -> str:
-        """The answer."""
-        ...
 
 
 def installed(package: str) -> bool:
@@ -52,32 +24,40 @@ def installed(package: str) -> bool:
         return False
 
 
+def missing_extra(package: str, extra: str, why: str) -> Trouble:
+    """What to say where an optional package isn't installed."""
+    return Trouble(
+        f"{package} isn't installed, and {why}. Install the extra: "
+        f"pip install 'tokenmeter-sdk[{extra}]', or in a checkout: pip install -e '.[{extra}]'"
+    )
+
+
 def http_library() -> Any:
-    """``httpx``, or else ``httpx2``. Raises `MissingExtra`."""
+    """``httpx``, or else ``httpx2``. Raises `Trouble`."""
     for name in ("httpx", "httpx2"):
         if installed(name):
             return importlib.import_module(name)
-    raise MissingExtra("httpx", "demo", "the agents call through it")
+    raise missing_extra("httpx", "demo", "the agents call through it")
 
 
-def openai_chat(meter: Meter, provider: ScriptedProvider) -> StreamedChat:
+def openai_chat(meter: Meter, provider: ScriptedProvider) -> Chat:
     """A metered client of the OpenAI protocol."""
     return OpenAISdk(meter, provider.openai_url) if installed("openai") else plain_chat(meter, provider)
 
 
-def plain_chat(meter: Meter, provider: ScriptedProvider) -> StreamedChat:
+def plain_chat(meter: Meter, provider: ScriptedProvider) -> PlainOpenAI:
     """A metered client of the OpenAI protocol, without an SDK."""
     return PlainOpenAI(meter, provider.openai_url)
 
 
-def anthropic_chat(meter: Meter, provider: ScriptedProvider) -> Chat:
+def anthropic_chat(meter: Meter, provider: ScriptedProvider) -> AnthropicSdk | PlainAnthropic:
     """A metered client of the Anthropic protocol."""
     kind = AnthropicSdk if installed("anthropic") else PlainAnthropic
     return kind(meter, provider.anthropic_url)
 
 
 @asynccontextmanager
-async def async_chat(meter: Meter, provider: ScriptedProvider) -> AsyncIterator[AsyncChat]:
+async def async_chat(meter: Meter, provider: ScriptedProvider) -> AsyncIterator[AsyncOpenAISdk | AsyncPlain]:
     """A metered async client of the OpenAI protocol."""
     url = provider.openai_url
     if installed("openai"):
@@ -142,6 +122,9 @@ class PlainOpenAI:
             for line in answer.iter_lines():
                 if line.startswith("data: {") and (word := json.loads(line[6:])["choices"][0]["delta"].get("content")):
                     yield word
+
+
+Chat = OpenAISdk | PlainOpenAI
 
 
 class AnthropicSdk:

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tokenmeter.cli.demo.clients import installed
-from tokenmeter.cli.demo.missing import MissingExtra
+from tokenmeter.cli.demo.clients import installed, missing_extra
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
@@ -32,11 +31,11 @@ class SpanReport:
 
 
 class Pipeline:
-    """An OpenTelemetry pipeline of the demonstration's own. Raises `MissingExtra`."""
+    """An OpenTelemetry pipeline of the demonstration's own. Raises `Trouble`."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         if not installed("opentelemetry.sdk"):
-            raise MissingExtra("opentelemetry-sdk", "demo", "the spans need it")
+            raise missing_extra("opentelemetry-sdk", "demo", "the spans need it")
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
@@ -92,7 +91,7 @@ class Pipeline:
 
 def _otlp() -> tuple[Any, list[Any]]:
     if not installed("opentelemetry.exporter.otlp.proto.http"):
-        raise MissingExtra(
+        raise missing_extra(
             "opentelemetry-exporter-otlp-proto-http", "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT asks for an export"
         )
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter

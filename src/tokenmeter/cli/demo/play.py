@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 from tokenmeter import Meter, Refused
 from tokenmeter.cli.demo import cast
@@ -11,21 +10,21 @@ from tokenmeter.cli.demo.clients import http_library
 from tokenmeter.cli.demo.figures import Figures, work_out
 from tokenmeter.cli.demo.pipeline import Pipeline
 from tokenmeter.cli.demo.screen import Screen, choose
+from tokenmeter.cli.trouble import FAILURE, Trouble
 from tokenmeter.testing import CapturedCalls, ScriptedProvider
 
 EXPECTED_REFUSALS = 3
 
 
 def play(*, plain: bool, as_json: bool) -> int:
-    """Let the agents run and show what came of it. Raises `MissingExtra`."""
+    """Let the agents run and show what came of it. Raises `Trouble`."""
     http_library()
     pipeline = Pipeline()
     screen = choose(plain=plain, as_json=as_json)
     try:
         found = _perform(screen, pipeline)
     except cast.NotStopped as agent:
-        sys.stderr.write(f"tokenmeter demo: nobody stopped {agent} within {cast.PATIENCE} calls\n")
-        return 1
+        raise Trouble(f"nobody stopped {agent} within {cast.PATIENCE} calls", FAILURE) from None
     screen.finish(found)
     if as_json:
         print(json.dumps(found.as_json(), indent=2))

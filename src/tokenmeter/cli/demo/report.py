@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 
 from tokenmeter import Remaining, Spend
 from tokenmeter.cli.demo.figures import Figures
+from tokenmeter.cli.tables import Table
 
 HEAD = ("agent", "user", "team", "calls", "tokens in", "tokens out", "$", "refused")
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table; the columns named in ``right`` hold figures."""
-
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    right: Sequence[str] = ()
 
 
 def report(found: Figures) -> Iterator[Table | str]:
@@ -54,7 +44,7 @@ def _who_spent_what(found: Figures) -> Table:
     rows = [(line.agent, line.user, line.team, *figures(line.spend)) for line in found.lines]
     rows.append(("(unattributed)", "", "", *figures(found.unattributed)))
     rows.append(("all", "", "", *figures(found.total)))
-    return Table("Who spent what", HEAD, rows, right=HEAD[3:])
+    return Table(HEAD, rows, right=HEAD[3:], title="Who spent what")
 
 
 def _budgets(budgets: Sequence[Remaining]) -> Table:
@@ -63,7 +53,7 @@ def _budgets(budgets: Sequence[Remaining]) -> Table:
         for left in budgets
     ]
     head = ("budget", "kept for", "limit", "spent", "left")
-    return Table("Budgets", head, rows, right=head[2:])
+    return Table(head, rows, right=head[2:], title="Budgets")
 
 
 def _amount(left: Remaining, amount: Decimal | int) -> str:

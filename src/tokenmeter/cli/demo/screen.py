@@ -3,67 +3,38 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from tokenmeter import CallRecord, Meter, Refused, Spend
 from tokenmeter.cli import tables
 from tokenmeter.cli.demo.clients import installed
 from tokenmeter.cli.demo.figures import Figures
-from tokenmeter.cli.demo.report import HEAD, Table, figures, report
+from tokenmeter.cli.demo.report import HEAD, figures, report
 
 
-class Screen(Protocol):
-    """Shows the demonstration."""
+class Screen:
+    """Shows the demonstration; this one shows nothing."""
 
     def start(self, meter: Meter) -> None:
         """The curtain rises."""
-        ...
 
     def say(self, agent: str, text: str) -> None:
         """An agent begins."""
-        ...
 
     def refused(self, agent: str, refusal: Refused) -> None:
         """An agent was refused."""
-        ...
 
     def record(self, row: CallRecord) -> None:
         """A call was metered: the meter calls this."""
-        ...
 
     def stop(self) -> None:
         """All agents have ended."""
-        ...
 
     def finish(self, found: Figures) -> None:
         """The figures at the end."""
-        ...
 
 
-class Silent:
-    """Shows nothing."""
-
-    def start(self, meter: Meter) -> None:
-        """Nothing."""
-
-    def say(self, agent: str, text: str) -> None:
-        """Nothing."""
-
-    def refused(self, agent: str, refusal: Refused) -> None:
-        """Nothing."""
-
-    def record(self, row: CallRecord) -> None:
-        """Nothing."""
-
-    def stop(self) -> None:
-        """Nothing."""
-
-    def finish(self, found: Figures) -> None:
-        """Nothing."""
-
-
-class Plain(Silent):
+class Plain(Screen):
     """Lines."""
 
     def say(self, agent: str, text: str) -> None:
@@ -78,13 +49,10 @@ class Plain(Silent):
         """The tables, in columns."""
         for part in report(found):
             print()
-            if isinstance(part, str):
-                print(part)
-            else:
-                print(_columns(part))
+            print(part if isinstance(part, str) else tables.aligned(part))
 
 
-class Live(Silent):
+class Live(Screen):
     """A table that is drawn anew while the agents work."""
 
     def __init__(self) -> None:
@@ -132,11 +100,10 @@ class Live(Silent):
         for agent, user, team in sorted(self._seen, key=lambda who: (not who[0], who)):
             spend = self._spend(agent, user, team)
             lines.append((agent or "(unattributed)", user, team, *figures(spend)))
-        return self._drawn(Table("what was spent up to now", HEAD, lines, right=HEAD[3:]))
+        return self._drawn(tables.Table(HEAD, lines, right=HEAD[3:], title="what was spent up to now"))
 
-    def _drawn(self, table: Table) -> Any:
-        plain = tables.Table(table.head, table.rows, table.right)
-        return tables.drawn(plain, self._console.width, title=table.title)
+    def _drawn(self, table: tables.Table) -> Any:
+        return tables.drawn(table, self._console.width)
 
     def _spend(self, agent: str, user: str, team: str) -> Spend:
         if self._meter is None:
@@ -147,7 +114,7 @@ class Live(Silent):
 def choose(*, plain: bool, as_json: bool) -> Screen:
     """The screen that fits where the output goes."""
     if as_json:
-        return Silent()
+        return Screen()
     if plain or not sys.stdout.isatty():
         return Plain()
     if not installed("rich"):
@@ -157,15 +124,6 @@ def choose(*, plain: bool, as_json: bool) -> Screen:
         )
         return Plain()
     return Live()
-
-
-def _columns(table: Table) -> str:
-    rows = [tuple(table.head), *table.rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(table.head))]
-    align: list[Callable[[str, int], str]] = [str.rjust if name in table.right else str.ljust for name in table.head]
-    lines = ["  ".join(to(cell, width) for to, cell, width in zip(align, row, widths, strict=True)) for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([table.title, "", *(line.rstrip() for line in lines)])
 
 
 def _escape(text: str) -> str:

@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
+from tokenmeter.budgets.address import split_leases
 from tokenmeter.cli import where
-
-if TYPE_CHECKING:
-    from tokenmeter.cli.doctor.check import Check
+from tokenmeter.cli.doctor.check import Check
+from tokenmeter.texts import clean
 
 NAME = "doctor"
 
@@ -56,7 +55,7 @@ def examine(arguments: argparse.Namespace) -> Iterator[Check]:
     yield found
     yield from settings.budgets(config)
     url = arguments.store or (config.store if config is not None else None)
-    url = None if url is None else where.bare(url)
+    url = None if url is None else split_leases(url)[0]
     yield from store.checks(url)
     yield from prices.checks(config)
     yield from libraries.checks()
@@ -65,7 +64,6 @@ def examine(arguments: argparse.Namespace) -> Iterator[Check]:
 
 
 def _show(checks: Sequence[Check]) -> None:
-    from tokenmeter.texts import clean
 
     width = max(len(check.name) for check in checks)
     for check in checks:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tokenmeter.cli.doctor.check import Check, ok, warn
+from tokenmeter.errors import ConfigError
 
 if sys.platform != "win32":
     from fcntl import LOCK_NB, LOCK_SH, flock
@@ -18,7 +19,6 @@ def directories(url: str | None) -> list[Path]:
     """Where journals may lie: in the default place, and where the store's address says or is."""
     from tokenmeter.budgets import redis_url, sqlite_url
     from tokenmeter.budgets.journal import default_directory
-    from tokenmeter.errors import ConfigError
 
     found = [default_directory()]
     with contextlib.suppress(ConfigError):

@@ -55,9 +55,16 @@ UNSEEN = {
 _SAY_ONLY_IF_USED = {"grpcio": ("google-cloud-aiplatform", "xai-sdk")}
 
 
-def checks(installed: Installed | None = None) -> Iterator[Check]:
-    """What is installed. ``installed`` gives the version of a distribution, or None."""
-    version = installed or _version
+def version_of(name: str) -> str | None:
+    """The version of a distribution that is installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def checks(version: Installed = version_of) -> Iterator[Check]:
+    """What is installed. ``version`` gives that of a distribution, or None."""
     found = {known.name: version(known.name) for known in METERED}
     if found["httpx"] is None and found["httpx2"] is None:
         yield warn(
@@ -92,10 +99,3 @@ def _metered(known: Known, number: str) -> Check:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from tokenmeter.cli.doctor.check import Check, fail, ok, warn
 from tokenmeter.cli.times import moment
+from tokenmeter.config import Config
 
 if TYPE_CHECKING:
-    from tokenmeter.config import Config
     from tokenmeter.pricing import PriceBook
 
 OLD_DAYS = 60

@@ -5,15 +5,12 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from tokenmeter.budgets import Budget
 from tokenmeter.cli.doctor.check import Check, fail, of_error, ok, warn
+from tokenmeter.config import Config, find_config, load_config
 from tokenmeter.errors import ConfigError
 from tokenmeter.version import VERSION
-
-if TYPE_CHECKING:
-    from tokenmeter.budgets import Budget
-    from tokenmeter.config import Config
 
 _OLDEST = (3, 11)
 
@@ -30,8 +27,6 @@ def versions() -> Iterator[Check]:
 
 def configuration(path: str | None) -> tuple[Config | None, Check]:
     """The configuration that is in force here, if it can be read."""
-    from tokenmeter.config import find_config, load_config
-
     try:
         found = path or find_config()
         if found is None:

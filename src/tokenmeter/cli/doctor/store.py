@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
+from tokenmeter.budgets import Store
 from tokenmeter.cli import where
+from tokenmeter.cli.accounts import is_live
 from tokenmeter.cli.doctor.check import Check, fail, of_error, ok, warn
 from tokenmeter.cli.trouble import Trouble
 from tokenmeter.errors import ConfigError, StoreUnavailable
-
-if TYPE_CHECKING:
-    from tokenmeter.budgets import Store
 
 MAX_SKEW_S = 2.0
 BAD_SKEW_S = 30.0
@@ -121,7 +119,6 @@ def redis(facts: dict[str, str]) -> Iterator[Check]:
 
 
 def _state(store: Store) -> Iterator[Check]:
-    from tokenmeter.cli.accounts import is_live
 
     now_s = store.time_s()
     books = [book for book in store.books() if is_live(book, now_s)]

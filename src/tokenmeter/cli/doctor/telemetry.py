@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 from tokenmeter.cli.doctor.check import Check, ok, warn
+from tokenmeter.cli.doctor.libraries import Installed, version_of
 
 VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _SDK = "opentelemetry-sdk"
@@ -15,11 +15,8 @@ _EXPORTERS = ("opentelemetry-exporter-otlp-proto-http", "opentelemetry-exporter-
 _EXTRA = "pip install 'tokenmeter-sdk[otlp]'"
 
 
-def checks(
-    environment: Mapping[str, str] = os.environ, installed: Callable[[str], str | None] | None = None
-) -> Iterator[Check]:
+def checks(environment: Mapping[str, str] = os.environ, version: Installed = version_of) -> Iterator[Check]:
     """The SDK, an exporter, and the endpoint that the environment names."""
-    version = installed or _version
     sdk = version(_SDK)
     exporters = [f"{name} {number}" for name in _EXPORTERS if (number := version(name))]
     endpoint = environment.get(VARIABLE)
@@ -45,10 +42,3 @@ def _shown(endpoint: str) -> str:
     except ValueError:
         return "no address"
     return f"{parts.scheme}://{host}{parts.path}" if parts.scheme else "…"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
