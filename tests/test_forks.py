@@ -11,13 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
-from tokenmeter import Meter
+from tokenmeter import Budget, Meter, ending
 from tokenmeter.ledger import MemoryLedger
 from tokenmeter.outcomes.sink import MemorySink
 from tokenmeter.pricing import ExpectedCost, InputBound, PriceBook
 from tokenmeter.pricing.tokenizers import TokenCounter
+from tokenmeter.testing import ScriptedProvider
 
 OWNERS: list[tuple[Callable[[], Any], str]] = [
     (MemoryLedger, "_lock"),
@@ -177,3 +179,34 @@ def test_a_stream_that_is_open_when_the_program_ends_is_told() -> None:
     # Without a meter, too, Python 3.13.0 dies in its `datetime` when httpx2 closes a stream so late.
     assert done.returncode == 0 or sys.version_info[:3] == (3, 13, 0), done.stderr
     assert done.stdout.split() == ["incomplete", "True", "True"], done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("ends", ["it ends as multiprocessing does", "it closes what it inherited"])
+def test_a_stream_that_is_open_at_a_fork_is_told_by_the_parent(tmp_path: Path, ends: str) -> None:
+    body = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    with (
+        ScriptedProvider("word " * 200) as provider,
+        Meter([Budget("1M tokens")], store=f"sqlite:///{tmp_path}/books.db") as meter,
+        meter.wrap(httpx2.Client(base_url=provider.openai_url)) as client,
+    ):
+        with client.stream("POST", "/chat/completions", json=body) as streamed:
+            lines = streamed.iter_lines()
+            next(lines)
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)
+                try:
+                    streamed.close() if "closes" in ends else ending.end()
+                finally:
+                    os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            [left] = meter.remaining()
+            assert left.held > 0
+            for _ in lines:
+                pass
+        meter.flush()
+        [left] = meter.remaining()
+        billed = provider.billed
+        assert (left.spent, left.held) == (billed.input_tokens + billed.output_tokens, 0)
