@@ -118,6 +118,31 @@ assert meter.spend().calls == made, (meter.spend().calls, made)
 """
 
 
+WHILE_IT_LOADS = """
+import os, signal, sys, time
+from tokenmeter.forks import load_aside
+sys.path.insert(0, sys.argv[1])
+def load():
+    import slow
+load_aside(load)
+time.sleep(0.2)
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    import slow
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_fork_waits_for_an_import_on_a_machine_that_has_much_to_do(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(3)\n")
+    program = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", WHILE_IT_LOADS, str(tmp_path)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers here")
 @pytest.mark.parametrize("verb", ["spend", "flush", "unattributed"])
 def test_a_signal_handler_may_look_at_the_meter(verb: str) -> None:
