@@ -105,15 +105,16 @@ def look(*_):
     global looked
     looked += 1
     getattr(meter, sys.argv[1])()
+    if looked < 200:  # only now: on a busy machine they would pile up in each other
+        signal.setitimer(signal.ITIMER_REAL, 0.003)
 signal.signal(signal.SIGALRM, look)
-signal.setitimer(signal.ITIMER_REAL, 0.003, 0.003)
+signal.setitimer(signal.ITIMER_REAL, 0.003)
 made = 0
 while looked < 200:
     made += 1
     with meter.agent(f"a{made % 50}"):
         client.post("https://api.openai.com/v1/chat/completions", json={"model": "gpt-4o-mini", "messages": []})
     meter.spend()
-signal.setitimer(signal.ITIMER_REAL, 0)
 assert meter.spend().calls == made, (meter.spend().calls, made)
 """
 
