@@ -11,13 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
-from tokenmeter import Meter
+from tokenmeter import Budget, Meter, ending
 from tokenmeter.ledger import MemoryLedger
 from tokenmeter.outcomes.sink import MemorySink
 from tokenmeter.pricing import ExpectedCost, InputBound, PriceBook
 from tokenmeter.pricing.tokenizers import TokenCounter
+from tokenmeter.testing import ScriptedProvider
 
 OWNERS: list[Callable[[], Any]] = [MemoryLedger, MemorySink, ExpectedCost, InputBound, PriceBook, TokenCounter, Meter]
 
@@ -85,17 +87,43 @@ def look(*_):
     global looked
     looked += 1
     getattr(meter, sys.argv[1])()
+    if looked < 200:  # only now: on a busy machine they would pile up in each other
+        signal.setitimer(signal.ITIMER_REAL, 0.003)
 signal.signal(signal.SIGALRM, look)
-signal.setitimer(signal.ITIMER_REAL, 0.003, 0.003)
+signal.setitimer(signal.ITIMER_REAL, 0.003)
 made = 0
 while looked < 200:
     made += 1
     with meter.agent(f"a{made % 50}"):
         client.post("https://api.openai.com/v1/chat/completions", json={"model": "gpt-4o-mini", "messages": []})
     meter.spend()
-signal.setitimer(signal.ITIMER_REAL, 0)
 assert meter.spend().calls == made, (meter.spend().calls, made)
 """
+
+
+WHILE_IT_LOADS = """
+import os, signal, sys, time
+from tokenmeter.forks import load_aside
+sys.path.insert(0, sys.argv[1])
+def load():
+    import slow
+load_aside(load)
+time.sleep(0.2)
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    import slow
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_fork_waits_for_an_import_on_a_machine_that_has_much_to_do(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(3)\n")
+    program = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", WHILE_IT_LOADS, str(tmp_path)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers here")
@@ -159,3 +187,34 @@ def test_a_stream_that_is_open_when_the_program_ends_is_told() -> None:
     # Without a meter, too, Python 3.13.0 dies in its `datetime` when httpx2 closes a stream so late.
     assert done.returncode == 0 or sys.version_info[:3] == (3, 13, 0), done.stderr
     assert done.stdout.split() == ["incomplete", "True", "True"], done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("ends", ["it ends as multiprocessing does", "it closes what it inherited"])
+def test_a_stream_that_is_open_at_a_fork_is_told_by_the_parent(tmp_path: Path, ends: str) -> None:
+    body = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    with (
+        ScriptedProvider("word " * 200) as provider,
+        Meter([Budget("1M tokens")], store=f"sqlite:///{tmp_path}/books.db") as meter,
+        meter.wrap(httpx2.Client(base_url=provider.openai_url)) as client,
+    ):
+        with client.stream("POST", "/chat/completions", json=body) as streamed:
+            lines = streamed.iter_lines()
+            next(lines)
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)
+                try:
+                    streamed.close() if "closes" in ends else ending.end()
+                finally:
+                    os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            [left] = meter.remaining()
+            assert left.held > 0
+            for _ in lines:
+                pass
+        meter.flush()
+        [left] = meter.remaining()
+        billed = provider.billed
+        assert (left.spent, left.held) == (billed.input_tokens + billed.output_tokens, 0)

@@ -30,7 +30,7 @@ from tokenmeter import (
     StoreUnavailable,
 )
 from tokenmeter import meter as meter_module
-from tokenmeter.budgets import MemoryStore
+from tokenmeter.budgets import Grant, MemoryStore, open_store
 from tokenmeter.ledger import open_ledger
 from tokenmeter.testing import CapturedCalls, FakeClock
 
@@ -197,6 +197,32 @@ def test_remaining(clock: FakeClock) -> None:
         [fresh] = [found for found in meter.remaining(agent="triage") if found.budget == "money"]
         assert (fresh.spent, fresh.left) == (0, 1)
     assert Meter().remaining() == ()
+
+
+def test_a_refusal_tells_the_limit_with_the_grants(tmp_path: Path) -> None:
+    for store in (MemoryStore(), open_store(f"sqlite:///{tmp_path}/books.db")):
+        with Meter([Budget("1 calls", name="few")], store=store) as meter:
+            now_s = time.time()
+            store.grant(Grant("more", "calls few|", 2, now_s - 1, now_s + 60, "a migration", "al"))
+            for _ in range(3):
+                posted(meter)
+            with pytest.raises(BudgetExceeded, match="limit 3 calls, spent 3 calls") as caught:
+                posted(meter)
+            assert (caught.value.limit, meter.remaining()[0].limit) == (3, 3)
+
+
+def test_a_refusal_tells_that_its_limit_is_that_of_an_outage(tmp_path: Path) -> None:
+    books = tmp_path / "books.db"
+    budget = Budget("100 calls", name="many", on_store_error="local", local_limit="2 calls")
+    with Meter([budget], store=f"sqlite:///{books}") as meter:
+        posted(meter)
+        books.rename(tmp_path / "away.db")
+        time.sleep(1.1)  # it looks once a second
+        for _ in range(2):
+            posted(meter)
+        with pytest.raises(BudgetExceeded, match="limit while its store is gone 2 calls, spent 2 calls"):
+            posted(meter)
+        (tmp_path / "away.db").rename(books)
 
 
 def test_remaining_shows_what_is_held() -> None:

@@ -49,6 +49,12 @@ def story(house: House, request: Request) -> Story:
         if pause_s:
             yield Brake(pause_s)
         yield from _held(house, call) if house.rows_last else hold(house, call)
+        paused = house.stops(call.scope)
+        if paused is not None:  # somebody paused it while it waited
+            if call.held is not None:
+                call.held = None
+                yield Release(call.id)
+            raise paused
     except Refused as refusal:
         call.refusal = refusal
         try:

@@ -38,7 +38,7 @@ def load_aside(load: Callable[[], object]) -> None:
 
 
 _loading: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-_PATIENCE_S = 2.0  # the thread that forks may itself be at the import that is waited for
+_PATIENCE_S = 10.0  # not for ever: the thread that forks may itself be at the import that is waited for
 
 
 def _before_fork() -> None:

@@ -334,9 +334,10 @@ def exceeded(short: Short, scope: Scope, model: str | None) -> BudgetExceeded:
     """The refusal: which budget, how much, when it resets, and what can be done."""
     claim, state = short.claim, short.state
     budget = claim.budget
-    limit, spent, held, needed = (_shown(budget, n) for n in (claim.limit, state.posted, state.held, claim.amount))
+    limit, spent, held, needed = (_shown(budget, n) for n in (state.limit, state.posted, state.held, claim.amount))
+    what = "limit" if claim.limit == budget.limit_amount else "limit while its store is gone"
     parts = [
-        f"budget {budget.name!r} ({claim.scope}) can't pay this call: limit {limit[1]}, spent {spent[1]}, "
+        f"budget {budget.name!r} ({claim.scope}) can't pay this call: {what} {limit[1]}, spent {spent[1]}, "
         f"held {held[1]}, needed {needed[1]}"
     ]
     if claim.resets_at is not None:

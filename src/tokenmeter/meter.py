@@ -522,4 +522,14 @@ def _end_streams(left_s: float) -> None:
             stream.peek()
 
 
+def _leave_streams() -> None:
+    """In a forked child: what is open is the parent's, and so are its holds."""
+    for meter in list(_LIVE):
+        streams = meter._metering.streams
+        while streams:
+            streams.pop().leave()
+
+
 at_end(-1, _end_streams)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_streams)

@@ -73,7 +73,7 @@ class Model:
         answer = self._ask(claims, None)
         if isinstance(answer, Held):
             self.holds[hold_id] = Standing(claims, owner, note)
-            self._see(claims)
+        self._see(claims if isinstance(answer, Held) else tuple(c for c in claims if c.key in self.limits))
         return answer
 
     def adjust(self, hold_id: str, amounts: Sequence[int]) -> Held | Short:

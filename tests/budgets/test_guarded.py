@@ -350,6 +350,20 @@ def test_the_breaker_asks_once_at_a_time_and_ever_more_rarely() -> None:
     breaker(lambda: None)
 
 
+def test_the_log_says_once_that_it_is_gone_and_once_that_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    """A full server refuses what writes and answers what reads."""
+    hands = Hands()
+    breaker = Breaker(hands)
+    for _ in range(6):
+        for _ in range(FAILURES):
+            breaker.failed(StoreUnavailable("full"))
+        breaker.passed()
+        hands.at_s += 0.3
+    told = [record.getMessage().partition(":")[0] for record in caplog.records]
+    assert told == ["tokenmeter's store does not answer", "tokenmeter's store answers again"] * (len(told) // 2)
+    assert 2 <= len(told) <= 6
+
+
 def test_refusals_are_answers() -> None:
     breaker = Breaker()
     for _ in range(10):

@@ -63,6 +63,18 @@ def test_one_budget_for_several(lasting: Place, claim: MakeClaim) -> None:
     assert not stores[0].release("0")
 
 
+def test_a_refusal_tells_the_limit_that_it_was_held_to(lasting: Place, claim: MakeClaim) -> None:
+    """Else a limit that was lowered to less than is spent would be shown as it was until the window ends."""
+    store = lasting.open()
+    store.hold("h", (claim(4, 10), claim(1, 10, "other")), 0.0)
+    store.settle("h", (4, 1))
+    store.hold("i", (claim(2, 10),), 0.0)
+    assert isinstance(store.hold("j", (claim(1, 3), claim(5, 20, "other"), claim(1, 9, "fresh")), 0.0), Short)
+    assert {book.key: book.state for book in store.books()} == {"book": State(4, 2, 3), "other": State(1, 0, 20)}
+    assert isinstance(store.hold("k", (claim(4, 10),), 0.0), Held)
+    assert store.read(["book"]) == (State(4, 6, 10),)
+
+
 def test_the_living_keep_their_holds(lasting: Place, claim: MakeClaim) -> None:
     first, second = lasting.open(), lasting.open()
     first.hold("h", (claim(4),), 0.0)

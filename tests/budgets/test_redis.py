@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import shutil
 import signal
 import socket
@@ -21,13 +22,14 @@ import pytest
 
 from tests.support import redis_server
 from tests.support.redis_server import RedisServer
-from tokenmeter.budgets import Budget, Claim, Entry, Grant, Held, Settled, Short, State, redis_views
+from tokenmeter.budgets import Budget, Claim, Entry, Grant, Held, Settled, Short, State, redis_scripts, redis_views
 from tokenmeter.errors import ConfigError, StoreUnavailable
 
 if reason := redis_server.missing():
     pytest.skip(f"no Redis server: {reason}", allow_module_level=True)
 
 from tokenmeter.budgets.redis import RedisStore, open_redis
+from tokenmeter.budgets.redis_lua import Script
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 LONG_S = 60.0  # never waited for: a test that fails hangs no longer
@@ -661,6 +663,34 @@ def test_a_login(connect: Open, tmp_path: Path) -> None:
             with pytest.raises(ConfigError, match=r"login|password") as refused:
                 open_redis(wrong)
             assert "wrong" not in str(refused.value)
+
+
+def test_a_user_with_the_documented_rights(connect: Open, tmp_path: Path) -> None:
+    page = (SOURCE.parent / "docs" / "how-to" / "stores.md").read_text()
+    [words] = re.findall(r"ACL SETUSER (.*?)```", page, re.DOTALL)
+    allowed = set(re.findall(r"\+([a-z]+)", words))
+    scripts = [each.text.decode() for each in vars(redis_scripts).values() if isinstance(each, Script)]
+    assert {found.lower() for text in scripts for found in re.findall(r"call\('([A-Z]+)'", text)} <= allowed
+    with RedisServer() as server:
+        server.ask("ACL", "SETUSER", *words.split())
+        url = f"redis://tokenmeter:PASSWORD@127.0.0.1:{server.port}"
+        store = open_redis(f"{url}?state_dir={tmp_path}&timeout_s=5&lease_s=25")
+        now_s = store.time_s()
+        store.grant(Grant("g", "book", 5, now_s - 1, now_s + 60, "why", "who"))
+        assert isinstance(store.hold("h", (claim(),), 0.0), Held)
+        assert store.sent("h")
+        assert store.settle("h", (1,)) == Settled((State(1, 0, 10),), (1,))
+        store.close()
+
+
+def test_a_database_that_the_server_has_not(shared: RedisServer, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no database 4242; name another"):
+        open_redis(f"redis://127.0.0.1:{shared.port}/4242?state_dir={tmp_path}&timeout_s=5&lease_s=25")
+
+
+def test_a_file_for_tls_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ssl_ca_certs='/nowhere\.pem' can't be read"):
+        open_redis(f"rediss://127.0.0.1:1/0?state_dir={tmp_path}&ssl_ca_certs=/nowhere.pem")
 
 
 def test_a_server_that_comes_back_evicting(connect: Open) -> None:

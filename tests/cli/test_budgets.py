@@ -78,6 +78,7 @@ def test_the_urgent_come_first(shared: SharedBooks, capsys: pytest.CaptureFixtur
     shared.configure()
     for agent, cents in (("calm", 10), ("full", 500), ("near", 450), ("busy", 300)):
         shared.call(agent, Need(cents * USD // 100, 0))
+    shared.call("calm", Need(0, 0, calls=2))
 
     found = shown(capsys)
 
@@ -85,6 +86,7 @@ def test_the_urgent_come_first(shared: SharedBooks, capsys: pytest.CaptureFixtur
     budgets = [line["budget"] for line in found["budgets"]]
     assert budgets[:2] == ["daily", "daily"], "near their limit"
     assert budgets.index("calls") > budgets.index("daily"), "what ends soon before what never does"
+    assert budgets.index("run") > budgets.index("calls"), "runs are many"
 
 
 def test_people_are_not_ranked(shared: SharedBooks, capsys: pytest.CaptureFixture[str]) -> None:

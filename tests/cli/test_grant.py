@@ -200,6 +200,19 @@ def test_text_for_people(shared: SharedBooks, capsys: pytest.CaptureFixture[str]
     assert "did you mean 'agent=triage'?" in out
 
 
+def test_the_book_of_a_period_that_was_changed_is_not_told(
+    shared: SharedBooks, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared.configure('[[budgets]]\nname = "b"\nlimit = "$5"\nper = "week"\n')
+    now_s = shared.store.time_s()
+    for per, usd in (("day", 4), ("week", 1)):
+        claims = Policy([Budget("$5", per=per, name="b")]).claims({}, Need(usd * USD, 0), now_s)  # type: ignore[arg-type]
+        assert isinstance(shared.store.hold(per, claims, now_s), Held)
+        shared.store.settle(per, [usd * USD])
+    assert main(["grant", "$2", "--budget", "b", "--for", "1h", "--reason", "why"]) == 0
+    assert "Its limit is $7 now; $1.0000 is spent, $6.0000 is left." in capsys.readouterr().out
+
+
 def test_the_list_has_those_that_ended_too(shared: SharedBooks, capsys: pytest.CaptureFixture[str]) -> None:
     shared.call("triage", Need(USD, 0))
     now_s = shared.store.time_s()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from typing import Any
 
 import httpx2
 import pytest
 
 import tokenmeter
-from tokenmeter import Meter
+from tokenmeter import Budget, Meter
 from tokenmeter.budgets import MemoryStore, Pause
 from tokenmeter.testing import CapturedCalls, ScriptedProvider
 
@@ -41,3 +43,49 @@ def test_a_pause_stops_what_it_names(target: str) -> None:
             ask()
         assert provider.received == (2 if target == "all" else 3)
     assert [row.error_type for row in calls if row.status == "refused"] == ["Paused"]
+
+
+class Line(MemoryStore):
+    """Says when somebody waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = threading.Event()
+
+    def queue(self, *args: Any, **kwargs: Any) -> Any:
+        place = super().queue(*args, **kwargs)
+        self.waits.set()
+        return place
+
+
+def test_a_pause_stops_who_waits_for_a_budget() -> None:
+    store, calls = Line(), CapturedCalls()
+    caught: list[Exception] = []
+    with (
+        ScriptedProvider() as provider,
+        Meter([Budget("600 tokens", name="small")], store=store, recorders=[calls]) as meter,
+        meter.wrap(httpx2.Client()) as client,
+    ):
+        body = {**BODY, "max_tokens": 300}
+
+        def ask() -> None:
+            try:
+                with meter.agent("coder"):
+                    client.post(provider.openai_url + "/chat/completions", json=body)
+            except Exception as error:
+                caught.append(error)
+
+        provider.hold()
+        askers = [threading.Thread(target=ask), threading.Thread(target=ask)]
+        for asker in askers:
+            asker.start()
+        assert store.waits.wait(30)
+        store.pause(Pause("agent=coder", time.time(), "it ran wild", "ops"))
+        provider.release()
+        for asker in askers:
+            asker.join(30)
+        assert provider.received == 1
+        assert [type(error) for error in caught] == [tokenmeter.Paused]
+        [left] = meter.remaining()
+        assert (left.spent, left.held) == (provider.billed.input_tokens + provider.billed.output_tokens, 0)
+    assert sorted((row.status, row.error_type) for row in calls) == [("ok", None), ("refused", "Paused")]

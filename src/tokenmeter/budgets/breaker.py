@@ -36,6 +36,7 @@ class Breaker:
         self._until_s = 0.0
         self._pause_s = FIRST_S
         self._why = ""
+        self._told = False
         self._probe = Turn()
         self.shut = False
         """Whether nothing more shall go to the store."""
@@ -70,7 +71,8 @@ class Breaker:
         self._why = str(error)
         self._failures += 1
         if self._failures >= FAILURES and not self.wait_s:
-            if self._failures == FAILURES:
+            if not self._told:
+                self._told = True
                 logger.warning("tokenmeter's store does not answer: %s", error)
             self._until_s = self._clock() + self._pause_s
             self._pause_s = min(LONGEST_S, self._pause_s * 2)
@@ -78,10 +80,11 @@ class Breaker:
     def passed(self) -> None:
         """Count an answer."""
         if self._failures:
-            if self.open:
-                logger.warning("tokenmeter's store answers again")
             self._failures = 0
             self._pause_s = FIRST_S
+            if self._told:
+                self._told = False
+                logger.warning("tokenmeter's store answers again")
 
     def start_afresh(self) -> None:
         """In a forked child, where whoever tried is not."""

@@ -269,6 +269,9 @@ def open_redis(url: str) -> RedisStore:
 
 
 def _room_and_owner(options: RedisOptions) -> tuple[Room, Owner]:
+    for name, path in options.tls_files().items():
+        if not os.access(path, os.R_OK):  # the library's own word for it looks like one about the server
+            raise ConfigError(f"redis ssl_{name}={path!r} can't be read; name a file that this user may read")
     try:
         from tokenmeter.budgets.redis_owner import Owner
         from tokenmeter.budgets.redis_room import Room

@@ -209,6 +209,8 @@ class Link:
         """An error of redis-py in words."""
         if "cluster support disabled" in str(error):
             return ConfigError(f"{self._options.address} is no Redis Cluster; write redis://")
+        if "DB index is out of range" in str(error):
+            return ConfigError(f"{self._options.address}: that server has no database {self._options.db}; name another")
         found = self._refused(error) if isinstance(error, ResponseError) else self._gone(error)
         found.__cause__ = error
         return found

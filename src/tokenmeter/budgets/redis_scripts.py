@@ -30,17 +30,25 @@ for at = 8, #ARGV, 6 do
     top = add(top, raised(key), 1)
   end
   local after = add(held, amount, 1)
-  if not alone(flags) then changed[#changed + 1] = {at, posted, after, leased, known} end
+  if not alone(flags) then changed[#changed + 1] = {at, posted, held, after, leased, known} end
   if flags:sub(1, 1) == 'e' and not fits(add(posted, after, 1), top) then ok = false end
   answer[#answer + 1] = posted .. ' ' .. held .. ' ' .. top
 end
 local told = table.concat(answer, ' ')
 if not ok then
+  -- Else a limit that was lowered would never be shown.
+  for _, change in ipairs(changed) do
+    local at, posted, held, _, leased, known = unpack(change, 1, 6)
+    if known and known ~= ARGV[at + 2] then
+      name(ARGV[at], ARGV[at + 4], ARGV[at + 5])
+      put(ARGV[at], posted, held, leased, ARGV[at + 2])
+    end
+  end
   local dead = call('ZRANGEBYSCORE', owners, '-inf', now, 'LIMIT', 0, 1)
   return 'S ' .. #dead .. ' ' .. told
 end
 for _, change in ipairs(changed) do
-  local at, posted, held, leased, known = unpack(change, 1, 5)
+  local at, posted, _, held, leased, known = unpack(change, 1, 6)
   local key, amount, limit = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   if known ~= limit then name(key, ARGV[at + 4], ARGV[at + 5]) end
   put(key, posted, held, is_lease(id) and add(leased, amount, 1) or leased, limit)

@@ -86,6 +86,7 @@ class Holds:
             befores.append(State(posted, held, top))
             states.append(State(posted, held + amount, top))
         if not fits:
+            sheet.save_names()
             return short(claims, befores)
         try:
             db.execute(

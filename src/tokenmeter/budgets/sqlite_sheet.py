@@ -58,6 +58,16 @@ class Sheet:
             page = self._pages[line[0]] = Page(0, 0, 0, line[2], line, kept=False)
         return page
 
+    def save_names(self) -> None:
+        """Write only what a claim told that was not met: else a limit that was lowered would never be shown."""
+        named = [
+            (wide(page.top), page.name.budget, key)
+            for key, page in self._pages.items()
+            if page.kept and page.name is not None
+        ]
+        if named:
+            self._db.executemany("UPDATE books SET top = ?, budget = ? WHERE key = ?", named)
+
     def save(self) -> None:
         """Write them back."""
         now_s = time.time()

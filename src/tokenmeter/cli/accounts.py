@@ -97,9 +97,9 @@ def _in_policy(policy: Policy, budget: Budget, pairs: Pairs, books: Sequence[Boo
     facts |= {name: None if value == NONE else value for name, value in pairs.items()}
     for claim in policy.claims(facts, Need(0, 0, 0), now_s):
         if claim.budget.name == budget.name:
-            account = account_of(claim.key)
-            book = _current(account, books, now_s)
-            return Account(account, budget.name, claim.scope, budget.unit, claim.limit, book)
+            # Of its present window: one whose period was changed may have books of several that go on.
+            book = next((book for book in books if book.key == claim.key), None)
+            return Account(account_of(claim.key), budget.name, claim.scope, budget.unit, claim.limit, book)
     only = ", ".join(f"{name}={'|'.join(patterns)}" for name, patterns in budget.match)
     raise Trouble(f"budget {budget.name!r} counts only calls with {only}; {scope_text(pairs)!r} has none of them")
 

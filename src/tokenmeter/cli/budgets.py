@@ -126,16 +126,17 @@ def _wanted(book: Book, arguments: argparse.Namespace) -> bool:
     return not asked or asked.items() <= (pairs_of(book) or {}).items()
 
 
-def _urgency(line: Line) -> tuple[bool, float, float, str, str]:
-    """Those near their limit first, the fullest before all; then by how soon they end.
+def _urgency(line: Line) -> tuple[bool, bool, float, float, str, str]:
+    """Those near their limit first, the fullest before all; then by how soon they end, and runs, which are many, last.
 
     Those of users stand in the order of their names: by how full they are they would be a board of people.
     """
     used = math.inf if line.used is None else line.used
     near = used >= _NEAR
-    full = 0.0 if "user" in (pairs_of(line.book) or {}) else -used
+    pairs = pairs_of(line.book) or {}
+    full = 0.0 if "user" in pairs else -used
     ends = math.inf if line.book.resets_at is None else line.book.resets_at
-    return not near, full if near else ends, full, line.book.budget, line.book.scope
+    return not near, not near and "run" in pairs, full if near else ends, full, line.book.budget, line.book.scope
 
 
 # -- shown

@@ -40,6 +40,9 @@ class Stream(Protocol):
     def peek(self) -> None:
         """Settle with what was read so far."""
 
+    def leave(self) -> None:
+        """Never settle: that is left to the process that this one was forked from."""
+
 
 class Metering(Struct, eq=False):
     """The rooms with effects: what the drivers of a meter's stories work on. Only ``house`` is ever replaced."""

@@ -137,6 +137,10 @@ class Passage:
         if reading is not None:
             self._tell(reading, None)
 
+    def leave(self) -> None:
+        """In a forked child: the story is the parent's, which tells it."""
+        self._resume = None
+
     def _peek(self) -> Reading | None:
         if self._resume is None:
             return None
