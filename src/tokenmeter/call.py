@@ -47,14 +47,11 @@ def story(house: House, request: Request) -> Story:
     try:
         pause_s = _guard(house, call)
         if pause_s:
+            call.waited = True
             yield Brake(pause_s)
         yield from _held(house, call) if house.rows_last else hold(house, call)
-        paused = house.stops(call.scope)
-        if paused is not None:  # somebody paused it while it waited
-            if call.held is not None:
-                call.held = None
-                yield Release(call.id)
-            raise paused
+        if call.waited:
+            yield from _look_again(house, call)
     except Refused as refusal:
         call.refusal = refusal
         try:
@@ -132,6 +129,16 @@ def _held(house: House, call: Call) -> Generator[Effect, Any, None]:
         yield from hold(house, call)
         if call.held is None or (yield Sent(call.id)):
             return  # else this process was so slow that it was taken for dead, and its hold is gone
+
+
+def _look_again(house: House, call: Call) -> Generator[Effect, Any, None]:
+    """Refuse what was paused while it waited."""
+    paused = house.stops(call.scope)
+    if paused is not None:
+        if call.held is not None:
+            call.held = None
+            yield Release(call.id)
+        raise paused
 
 
 def _unsent(house: House, call: Call, outcome: Charge) -> Generator[Effect, Any, None]:

@@ -64,6 +64,7 @@ def hold(house: House, call: Call) -> Generator[Effect, Any, None]:
         wait_s = max(blocking.wait_s, house.patience_s)
         if not verdict.spent_out and may_wait and wait_s > 0:
             ends_s = _window_end(verdict)
+            call.waited = True
             verdict = yield Queue(call.id, call.claims, call.note, wait_s, ends_s - at_s + _SLEW_S)
             may_wait = isinstance(verdict, Short) and verdict.spent_out
             if isinstance(verdict, Short) and not verdict.spent_out and ends_s < math.inf:
@@ -109,6 +110,7 @@ def _warned(house: House, call: Call, held: Held) -> Generator[Effect, Any, None
     call.findings = (*call.findings, *found)
     pause_s = max((each.pause_s for each in found), default=0.0)
     if pause_s:
+        call.waited = True
         yield Brake(pause_s)
 
 

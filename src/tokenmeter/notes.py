@@ -104,6 +104,7 @@ class Call(Struct):
     claims: tuple[Claim, ...] = ()
     stage: Extension | None = None  # of a stream whose hold grows
     held: Held | None = None
+    waited: bool = False  # for a budget, or for a brake
     body: bytes | None = None  # what goes out in place of the caller's, to another model
     output_cap: int | None = None  # the cap that was written into the request here
     refusal: Refused | None = None

@@ -10,8 +10,9 @@ import httpx2
 import pytest
 
 import tokenmeter
-from tokenmeter import Budget, Meter
+from tokenmeter import Budget, LoopPolicy, Meter
 from tokenmeter.budgets import MemoryStore, Pause
+from tokenmeter.clients import ports
 from tokenmeter.testing import CapturedCalls, ScriptedProvider
 
 BODY = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 10}
@@ -89,3 +90,21 @@ def test_a_pause_stops_who_waits_for_a_budget() -> None:
         [left] = meter.remaining()
         assert (left.spent, left.held) == (provider.billed.input_tokens + provider.billed.output_tokens, 0)
     assert sorted((row.status, row.error_type) for row in calls) == [("ok", None), ("refused", "Paused")]
+
+
+def test_a_pause_stops_who_is_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    monkeypatch.setattr(ports, "sleep", lambda _: store.pause(Pause("agent=coder", time.time(), "it ran wild", "ops")))
+    slow = LoopPolicy(max_calls_per_minute=1, actions={"max_calls_per_minute": "brake"})
+    with (
+        ScriptedProvider() as provider,
+        Meter([Budget("600 tokens")], store=store, loops=slow) as meter,
+        meter.wrap(httpx2.Client()) as client,
+        meter.agent("coder"),
+    ):
+        client.post(provider.openai_url + "/chat/completions", json=BODY)
+        with pytest.raises(tokenmeter.Paused):
+            client.post(provider.openai_url + "/chat/completions", json=BODY)
+        assert provider.received == 1
+        [left] = meter.remaining()
+        assert left.held == 0
