@@ -95,7 +95,7 @@ def test_what_is_still_paused_is_said(shared: SharedBooks, capsys: pytest.Captur
 
 def test_what_is_not_paused_can_not_be_resumed(shared: SharedBooks, capsys: pytest.CaptureFixture[str]) -> None:
     shared.configure()
-    assert "there is none yet" in refused(capsys, "resume", "agent=trige", status=1)
+    assert "; nothing is" in refused(capsys, "resume", "agent=trige", status=1)
     shared.store.pause(Pause("agent=triage", 1.0, "", ""))
     assert "did you mean 'agent=triage'?" in refused(capsys, "resume", "agent=trige", status=1)
 

@@ -25,8 +25,6 @@ from tokenmeter.budgets.store import Drawn, Entry, Held, Note, Settled, Short, S
 from tokenmeter.budgets.telling import Telling
 from tokenmeter.errors import StoreUnavailable
 
-_TICK_S = 15.0  # how often an idle writer looks for what dead processes left
-
 
 class _Call:
     """A call under way. ``alone``: the books it is held in because the store was gone."""

@@ -85,12 +85,12 @@ class Line:
             return _NOBODY
         return frozenset([claim.key for claim in claims if stands_in_line(claim) and self._first(claim.key)])
 
-    def stir(self, keys: Iterable[str] | None = None) -> None:
-        """Something was given back: who is first asks at once. ``keys``: only for these books."""
+    def stir(self) -> None:
+        """Something was given back: who is first asks at once."""
         self._stirs += 1
         if not self._lines:
             return
-        for key in list(self._lines) if keys is None else keys:
+        for key in list(self._lines):
             first = self._first(key)
             if first is not None and not self._behind(first):
                 first.wake()

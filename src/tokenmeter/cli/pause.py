@@ -70,7 +70,8 @@ def resume(arguments: argparse.Namespace) -> int:
     with where.opened(place) as store:
         if not store.resume(target):
             known = [each.target for each in store.pauses()]
-            raise Trouble(f"{target!r} is not paused in {place.address}; {suggestion(target, known)}", FAILURE)
+            else_paused = suggestion(target, known) if known else "nothing is"
+            raise Trouble(f"{target!r} is not paused in {place.address}; {else_paused}", FAILURE)
         left = [each.target for each in store.pauses()]
     if arguments.json:
         print(json.dumps({"resumed": target, "still_paused": sorted(left)}))

@@ -23,8 +23,6 @@ LIBRARY = Library(
     async_client=httpx.AsyncClient,
     request=httpx.Request,
     response=httpx.Response,
-    sync_stream=httpx.SyncByteStream,
-    async_stream=httpx.AsyncByteStream,
     identity_decoder=IdentityDecoder,
     unsent=(
         httpx.ConnectError,

@@ -23,8 +23,6 @@ LIBRARY = Library(
     async_client=httpx2.AsyncClient,
     request=httpx2.Request,
     response=httpx2.Response,
-    sync_stream=httpx2.SyncByteStream,
-    async_stream=httpx2.AsyncByteStream,
     identity_decoder=IdentityDecoder,
     unsent=(
         httpx2.ConnectError,

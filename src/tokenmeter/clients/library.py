@@ -19,8 +19,6 @@ class Library(Struct, frozen=True):
     async_client: type[Any]
     request: type[Any]
     response: type[Any]
-    sync_stream: type[Any]
-    async_stream: type[Any]
     identity_decoder: type[Any]
     unsent: tuple[type[BaseException], ...]  # errors after which no byte of the request was accepted
     relay: type[Any]  # the body that passes by, for sync clients
