@@ -25,7 +25,6 @@ OWNERS: list[Callable[[], Any]] = [MemoryLedger, MemorySink, ExpectedCost, Input
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("make", OWNERS)
 def test_a_turn_that_was_taken_is_free_in_the_child(make: Callable[[], Any]) -> None:
     owner = make()
@@ -190,7 +189,6 @@ def test_a_stream_that_is_open_when_the_program_ends_is_told() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("ends", ["it ends as multiprocessing does", "it closes what it inherited"])
 def test_a_stream_that_is_open_at_a_fork_is_told_by_the_parent(tmp_path: Path, ends: str) -> None:
     body = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "Hi"}], "stream": True}

@@ -154,7 +154,6 @@ def test_an_outcome_has_the_weight_of_the_kind_that_is_in_force(file: Path, prov
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_child_that_was_forked_while_a_thread_looked_at_the_file_follows_it(file: Path) -> None:
     watched = watch.Watched(file)
     put(file, TOML.replace("3 calls", "4 calls"))

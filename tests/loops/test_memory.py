@@ -328,7 +328,6 @@ def test_streams_that_the_garbage_collector_ends() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a fork")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_child_of_a_fork_has_its_own_lock_and_waits_for_nobody() -> None:
     seen, asker = Seen(), Asker("a", "r", 10.0)
     seen.begin(asker, key("x"), WINDOW_S)

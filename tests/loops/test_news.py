@@ -69,6 +69,11 @@ def test_only_one_text_of_a_user_is_looked_at(last: Any) -> None:
 SENTENCES = st.lists(st.sampled_from(WORDS), min_size=1, max_size=14).map(" ".join)
 
 
+def test_a_word_that_is_said_twice_is_one() -> None:
+    said = [GREETING, "reservation baggage cancel", GREETING, "reservation baggage cancel upgrade baggage upgrade"]
+    assert not ends_with_news(talk(*said[:3], "x", said[3]), 26)
+
+
 @given(
     phrases=st.lists(SENTENCES, min_size=1, max_size=5),
     rounds=st.integers(2, 6),

@@ -150,7 +150,7 @@ class World:
             [text] = again.values()
             assert len(scope.path) <= MAX_PATH
         assert len(text) <= MAX_BAGGAGE_CHARS
-        assert text.count(f"{KEY}=") == 1
+        assert [member.partition("=")[0].strip() for member in text.split(",")].count(KEY) == 1
         assert text.startswith(KEY)
         assert len(text.split(",")[0]) <= MAX_CHARS + len(KEY) + 1
 

@@ -51,15 +51,14 @@ def _says_new(turn: bytes, earlier: bytes) -> bool:
     if len(turn) > _HEAD_BYTES:
         del words[-1:]  # half a word
     words.sort(key=len)
-    left, looked_at = 1 if len(turn) < _SHORT_BYTES else 2, 0
-    known = b""
+    left = 1 if len(turn) < _SHORT_BYTES else 2
+    looked_at: list[bytes] = []
     for word in reversed(words):
-        if len(word) < _LEAST_LETTERS or looked_at == _LOOKED_AT:
+        if len(word) < _LEAST_LETTERS or len(looked_at) == _LOOKED_AT:
             return False
-        if not word.isalpha() or word in EMPTY_WORDS or word == known:
+        if not word.isalpha() or word in EMPTY_WORDS or word in looked_at:
             continue
-        known = word
-        looked_at += 1
+        looked_at.append(word)
         if word[1:_LEAST_LETTERS] not in earlier:
             if not left:
                 return True
