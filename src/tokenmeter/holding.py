@@ -60,28 +60,34 @@ def hold(house: House, call: Call) -> Generator[Effect, Any, None]:
     while isinstance(verdict, Short):
         if guard_of(verdict.claim) is not None:
             _run_is_over(house, call, verdict)
-        blocking = verdict.claim.budget
-        wait_s = max(blocking.wait_s, house.patience_s)
-        if not verdict.spent_out and may_wait and wait_s > 0:
-            ends_s = _window_end(verdict)
-            call.waited = True
-            verdict = yield Queue(call.id, call.claims, call.note, wait_s, ends_s - at_s + _SLEW_S)
-            may_wait = isinstance(verdict, Short) and verdict.spent_out
-            if isinstance(verdict, Short) and not verdict.spent_out and ends_s < math.inf:
-                now_s: float = yield Now()
-                if now_s >= ends_s:  # in the next window there may be room
-                    at_s, may_wait = now_s, True
-                    _claim(house, call, facts, at_s)
-                    verdict = yield Hold(call.id, call.claims, call.note)
-            continue
-        if not (_downgraded(house, call, verdict) or _lowered(call, verdict)):
+        wait_s = max(verdict.claim.budget.wait_s, house.patience_s)
+        if may_wait and wait_s > 0 and not verdict.spent_out:
+            verdict, at_s, may_wait = yield from _in_line(house, call, facts, verdict, at_s, wait_s=wait_s)
+        elif _downgraded(house, call, verdict) or _lowered(call, verdict):
+            facts["model"] = call.model
+            _claim(house, call, facts, at_s)
+            verdict = yield Hold(call.id, call.claims, call.note)
+        else:
             raise exceeded(verdict, call.scope, call.model)
-        facts["model"] = call.model
-        _claim(house, call, facts, at_s)
-        verdict = yield Hold(call.id, call.claims, call.note)
     call.held = verdict
     if verdict.warned:
         yield from _warned(house, call, verdict)
+
+
+def _in_line(
+    house: House, call: Call, facts: dict[str, str | None], short: Short, at_s: float, *, wait_s: float
+) -> Generator[Effect, Any, tuple[Held | Short, float, bool]]:
+    """Wait for others to settle. What came of it, the moment whose windows count now, and whether to wait once more."""
+    ends_s = _window_end(short)
+    call.waited = True
+    verdict: Held | Short = yield Queue(call.id, call.claims, call.note, wait_s, ends_s - at_s + _SLEW_S)
+    if isinstance(verdict, Held) or verdict.spent_out:
+        return verdict, at_s, True
+    now_s: float = (yield Now()) if ends_s < math.inf else -math.inf
+    if now_s < ends_s:
+        return verdict, at_s, False
+    _claim(house, call, facts, now_s)  # in the next window there may be room
+    return (yield Hold(call.id, call.claims, call.note)), now_s, True
 
 
 def _window_end(short: Short) -> float:

@@ -77,8 +77,8 @@ class Port(Struct, eq=False):
     def _instant(self) -> bool:
         return self.metering.store.instant
 
-    def instant(self, effect: Effect) -> Any:
-        """Do an effect that never waits."""
+    def keep_books(self, effect: Effect) -> Any:
+        """Settle, release, write, record, or tell the time. Waits for nobody, but takes as long as the store does."""
         metering = self.metering
         # By type, for `isinstance` takes ten times as long to say no.
         if type(effect) is Settle:
@@ -286,7 +286,7 @@ class Port(Struct, eq=False):
             while True:
                 effect = tell(came)
                 try:
-                    tell, came = story.send, self.instant(effect)
+                    tell, came = story.send, self.keep_books(effect)
                 except BaseException as error:
                     tell, came = story.throw, error
         except StopIteration:

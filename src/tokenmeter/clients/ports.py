@@ -47,8 +47,8 @@ class SyncPort(Port):
         if type(effect) is Sent:
             return self.sent_at_once(effect) or here(partial(self.metering.store.sent, effect.hold_id))
         if self._instant or type(effect) is Record:
-            return self.instant(effect)
-        return here(partial(self.instant, effect))
+            return self.keep_books(effect)
+        return here(partial(self.keep_books, effect))
 
     def _send(self, effect: Send) -> Answer:
         self._hides = effect.hide_usage
@@ -141,8 +141,8 @@ class AsyncPort(Port):
         if type(effect) is Sent:
             return self.sent_at_once(effect) or await aside(partial(self.metering.store.sent, effect.hold_id))
         if self._instant or type(effect) is Record:
-            return self.instant(effect)
-        return await aside(partial(self.instant, effect))
+            return self.keep_books(effect)
+        return await aside(partial(self.keep_books, effect))
 
     async def _send(self, effect: Send) -> Answer:
         self._hides = effect.hide_usage

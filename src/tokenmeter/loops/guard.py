@@ -79,17 +79,7 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
     """All guards on one request. It is counted; one that is refused is taken back."""
     own = policy.of(facts.agent)
     asker = Asker(facts.agent, facts.run, facts.at_s)
-    asked: Asked | None = None
-    lone = _is_lone(own, facts)
-    if not lone:
-        asked = _asked(own, facts)
-        if lone is None and asked is not None and _asks_alone(asked):
-            asked, lone = None, True
-    key: int | None = None
-    if lone:
-        key = _lone_key(own, memory, facts) if len(facts.path) > 1 else None
-    elif asked is not None:
-        key = memory.prints.key(asked)
+    asked, key = _opened(own, memory, facts)
     known = memory.seen.begin(asker, key, own.window_s)
     found: list[Passed] = []
     if (
@@ -103,23 +93,10 @@ def judge(policy: LoopPolicy, memory: Memory, facts: Facts) -> Judged:
         own.max_runs_per_minute or _NONE
     ):
         found += _rates(own, known)
-    if asked is None and key is not None:
+    if asked is not None:
+        found += _conversation(own, memory, facts, asker, known=known, asked=asked)
+    elif key is not None:
         found += _asked_again(own, memory, asker, known.alike)
-    elif asked is not None and key is not None:
-        if known.alike.times:
-            # what the provider remembers is not seen here: there may be news in it
-            unsure = facts.run is None or asked.server_state or not has_answers(asked)
-            softly: Action | None = "warn" if unsure else None
-            noted = memory.seen.note(known.ticket, memory.prints.closely(asked), facts.at_s)
-            found += _again(own, memory, asker, noted, softly=softly)
-        else:
-            memory.seen.news(asker)
-        if len(asked.turns) >= FEWEST_TURNS:
-            repeats = look(
-                asked.turns, own.allows, own.max_repeats or 3, None if asked.earlier is None else _all(facts)
-            )
-            if repeats:
-                found += _history(own, repeats)
     ticket = known.ticket
     if not found:
         return _NOTHING if ticket is None else Judged((), ticket)
@@ -134,6 +111,18 @@ def standing(policy: LoopPolicy, memory: Memory, facts: Facts) -> tuple[Finding,
     """What is wrong with where a request stands: its path, and the counters of its run where they are given."""
     own = policy.of(facts.agent)
     return tuple(told(own, memory.seen, facts, each) for each in _standing(own, facts))
+
+
+def _opened(own: LoopPolicy, memory: Memory, facts: Facts) -> tuple[Asked | None, int | None]:
+    """The turns of a conversation, none of a question that is asked alone; and by which key it is known again."""
+    lone = _is_lone(own, facts)
+    if not lone:
+        asked = _asked(own, facts)
+        if asked is None:
+            return None, None
+        if lone is False or not _asks_alone(asked):
+            return asked, memory.prints.key(asked)
+    return None, _lone_key(own, memory, facts) if len(facts.path) > 1 else None
 
 
 def _asked(own: LoopPolicy, facts: Facts) -> Asked | None:
@@ -210,6 +199,24 @@ def _lone_key(own: LoopPolicy, memory: Memory, facts: Facts) -> int | None:
     if facts.run is None or facts.body is None or facts.operation not in _STEERING:
         return None
     return None if own.allows(facts.agent) else memory.prints.whole(facts.body)
+
+
+def _conversation(
+    own: LoopPolicy, memory: Memory, facts: Facts, asker: Asker, *, known: Known, asked: Asked
+) -> list[Passed]:
+    """A conversation that goes out again as it was, and one that shows by itself that it goes round."""
+    found: list[Passed] = []
+    if known.alike.times:
+        # what the provider remembers is not seen here: there may be news in it
+        unsure = facts.run is None or asked.server_state or not has_answers(asked)
+        noted = memory.seen.note(known.ticket, memory.prints.closely(asked), facts.at_s)
+        found += _again(own, memory, asker, noted, softly="warn" if unsure else None)
+    else:
+        memory.seen.news(asker)
+    if len(asked.turns) >= FEWEST_TURNS:
+        all_turns = None if asked.earlier is None else _all(facts)
+        found += _history(own, look(asked.turns, own.allows, own.max_repeats or 3, all_turns))
+    return found
 
 
 def _asked_again(own: LoopPolicy, memory: Memory, asker: Asker, exact: Tally) -> Iterable[Passed]:
