@@ -1,4 +1,19 @@
-"""What Redis does in one step: a Lua script a verb. ``ARGV`` begins with what `redis_room` tells every script."""
+"""What Redis does in one step: a Lua script a verb. ``ARGV`` begins with what `redis_room` tells every script.
+
+An answer is a word, and what it brings, apart by spaces:
+
+    LOST             other books than the known ones are there, or none
+    LATE now         the question was too long on its way, and nothing was done
+    OK               it is done
+    NO, GONE         no such hold stands, or it was charged before
+    USED             the id of the hold is in use
+    COUNT n          the hold has n claims, another number than was given
+    H posted held limit …   the hold stands; three figures for each claim
+    S dead posted held limit …   there is no room; how many dead processes may have holds; the figures
+    C posted held limit … amount …   it is charged; the figures, and then what was added for each claim
+    R …, B …, E …    sums, books and entries as they are read
+    N n, T now …     how many were ended; the time, and for some the mark of the books
+"""
 
 from __future__ import annotations
 
