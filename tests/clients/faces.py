@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gzip
 import importlib
@@ -149,7 +150,12 @@ def _brotli(data: bytes) -> bytes:
 
 
 def _zstd(data: bytes) -> bytes:
-    packed: bytes = importlib.import_module("zstandard").ZstdCompressor().compress(data)
+    packed: bytes
+    for module in ("compression.zstd", "backports.zstd"):
+        with contextlib.suppress(ImportError):
+            packed = importlib.import_module(module).compress(data)
+            return packed
+    packed = importlib.import_module("zstandard").ZstdCompressor().compress(data)
     return packed
 
 
