@@ -112,3 +112,23 @@ def test_an_answer_made_in_the_background_is_worth_its_cap(calls: CapturedCalls,
     assert row.usage.output_tokens == 3_000
     assert row.usage.input_tokens is not None
     assert 0 < row.usage.input_tokens <= len(json.dumps(request)) + 100
+
+
+def test_the_output_of_a_call_whose_input_nobody_counted_is_learned(calls: CapturedCalls) -> None:
+    details = {"finish_reason": "eos_token", "generated_tokens": 7}
+    request = {"inputs": "Is it so?", "parameters": {"max_new_tokens": 2_000, "details": True}}
+
+    def answer(asked: httpx2.Request) -> httpx2.Response:
+        if b"at last" in asked.content:
+            raise httpx2.ReadTimeout("no answer")
+        return httpx2.Response(200, json={"generated_text": "Yes.", "details": details})
+
+    with Meter(recorders=[calls]) as meter, meter.wrap(httpx2.Client(transport=httpx2.MockTransport(answer))) as client:
+        for _ in range(30):
+            client.post("http://localhost/generate", json=request)
+        with pytest.raises(httpx2.ReadTimeout):
+            client.post("http://localhost/generate", json={**request, "inputs": "Is it so at last?"})
+        meter.spend()
+    usage = calls[-1].usage
+    assert usage is not None
+    assert (usage.output_tokens, usage.estimated) == (7, True)

@@ -15,13 +15,23 @@ import httpx2
 import pytest
 
 from tokenmeter import Budget, Meter, ending
+from tokenmeter.clients.aside import _Pool
 from tokenmeter.ledger import MemoryLedger
 from tokenmeter.outcomes.sink import MemorySink
 from tokenmeter.pricing import ExpectedCost, InputBound, PriceBook
 from tokenmeter.pricing.tokenizers import TokenCounter
 from tokenmeter.testing import ScriptedProvider
 
-OWNERS: list[Callable[[], Any]] = [MemoryLedger, MemorySink, ExpectedCost, InputBound, PriceBook, TokenCounter, Meter]
+OWNERS: list[Callable[[], Any]] = [
+    MemoryLedger,
+    MemorySink,
+    ExpectedCost,
+    InputBound,
+    PriceBook,
+    TokenCounter,
+    Meter,
+    _Pool,
+]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

@@ -21,6 +21,10 @@ class Interrupt(BaseException):
     pass
 
 
+class Late(RuntimeError):
+    """As a signal handler of somebody's may raise it."""
+
+
 class Desk:
     def __init__(self) -> None:
         self._turn = Turn()
@@ -106,8 +110,9 @@ def test_what_fails_gives_it_back() -> None:
     assert elsewhere(one) == elsewhere(desk._turn) == "done"
 
 
+@pytest.mark.parametrize("kind", [Interrupt, Late])
 @pytest.mark.parametrize("way", ["take", "run", "in_turn", "in_turn_or"])
-def test_interrupts_at_each_step(way: str) -> None:
+def test_interrupts_at_each_step(way: str, kind: type[BaseException]) -> None:
     """Raised as each call returns, which is where Python looks for signals."""
     calls = step = 0
     for step in range(1, 20):
@@ -120,7 +125,7 @@ def test_interrupts_at_each_step(way: str) -> None:
                 calls += 1
                 if calls == step:
                     sys.setprofile(None)
-                    raise Interrupt
+                    raise kind
 
         act: Callable[[], object] = {
             "take": lambda one=one: one.take(lambda: "done", ""),
@@ -128,14 +133,16 @@ def test_interrupts_at_each_step(way: str) -> None:
             "in_turn": lambda desk=desk: desk.add(1),
             "in_turn_or": lambda desk=desk: desk.ask(lambda: 1),
         }[way]
+        raised = False
         sys.setprofile(profile)
         try:
             act()
-        except Interrupt:
-            pass
+        except kind:
+            raised = True
         finally:
             sys.setprofile(None)
         assert elsewhere(one) == "done", f"after step {step}"
+        assert raised == (calls == step), f"lost at step {step}"
         if calls < step:
             break
     assert step > 3

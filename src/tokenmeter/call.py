@@ -204,7 +204,8 @@ def _settle(house: House, call: Call, answer: Answer) -> Generator[Effect, Any, 
     yield Record(call, row, crossings)
     if broken is not None:
         raise broken
-    if usage is not None and not usage.estimated and answer.reading is not None:
-        house.bounds.learn(call.route, call.ask, call.input_bound, answer.reading)
+    reading = answer.reading
+    if usage is not None and reading is not None and (reading.complete or not usage.estimated):
+        house.bounds.learn(call.route, call.ask, call.input_bound, reading)
     if call.expected is not None and usage is not None:
         learn(house, call, call.expected, outcome)

@@ -16,6 +16,17 @@ _Self = TypeVar("_Self")
 _P = ParamSpec("_P")
 
 
+def _refusal() -> tuple[object, ...]:
+    try:
+        threading.RLock().release()
+    except RuntimeError as error:
+        return error.args
+    raise AssertionError
+
+
+_NOT_TAKEN = _refusal()  # what the lock says to whoever gives it back and hasn't got it
+
+
 class Turn:
     """A lock that no interrupt leaves locked, be it right after it was taken.
 
@@ -43,10 +54,11 @@ class Turn:
             return work(*args, **kwargs)
         finally:
             # The lock itself knows whether it was taken: between two steps of ours an interrupt may come.
-            try:  # noqa: SIM105 - to suppress it by a call would be one step more
+            try:
                 lock.release()
-            except RuntimeError:
-                pass
+            except RuntimeError as error:
+                if error.args != _NOT_TAKEN:  # it is a signal handler's
+                    raise
 
     def begin(self, timeout_s: float) -> bool:
         """Take it until `end`, over what no function can be put round, such as a fork. False: it wasn't to be had."""
@@ -67,10 +79,11 @@ class Turn:
         try:
             return work() if lock.acquire(timeout=timeout_s) else otherwise
         finally:
-            try:  # noqa: SIM105 - as above
+            try:
                 lock.release()
-            except RuntimeError:
-                pass
+            except RuntimeError as error:
+                if error.args != _NOT_TAKEN:  # it is a signal handler's
+                    raise
 
 
 def in_turn(method: Callable[Concatenate[_Self, _P], _T]) -> Callable[Concatenate[_Self, _P], _T]:
@@ -86,10 +99,11 @@ def in_turn(method: Callable[Concatenate[_Self, _P], _T]) -> Callable[Concatenat
             lock.acquire()
             return method(self, *args, **kwargs)
         finally:
-            try:  # noqa: SIM105 - as above
+            try:
                 lock.release()
-            except RuntimeError:
-                pass
+            except RuntimeError as error:
+                if error.args != _NOT_TAKEN:  # it is a signal handler's
+                    raise
 
     return waits
 
@@ -110,10 +124,11 @@ def in_turn_or(
                 lock.acquire()
                 return method(self, *args, **kwargs)
             finally:
-                try:  # noqa: SIM105 - as above
+                try:
                     lock.release()
-                except RuntimeError:
-                    pass
+                except RuntimeError as error:
+                    if error.args != _NOT_TAKEN:  # it is a signal handler's
+                        raise
 
         return waits
 

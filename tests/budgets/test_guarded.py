@@ -570,3 +570,19 @@ def test_no_call_waits_until_all_is_told(house: House) -> None:
     assert store.release("c")
     assert store.flush(LONG_S)
     assert house.book() == State(1, 0, 10)
+
+
+def test_a_signal_handler_that_settles_while_the_thread_starts_starts_no_other(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[threading.Thread] = []
+
+    def start(thread: threading.Thread) -> None:
+        started.append(thread)
+        if len(started) == 1:
+            house.store._start()
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    house.store._start()
+    assert started == [house.store._thread]
+    house.store._thread = None

@@ -791,3 +791,21 @@ def test_interrupts_at_any_step(tmp_path: Path, inner: Flaky, claim: MakeClaim) 
     assert store.flush(LONG_S)
     store.close()
     assert inner.book() == State(len(spent), 0, MANY * 10)
+
+
+def test_a_signal_handler_that_calls_while_the_thread_starts_starts_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(tmp_path, Flaky())
+    house.store._thread = None
+    started: list[threading.Thread] = []
+
+    def start(thread: threading.Thread) -> None:
+        started.append(thread)
+        if len(started) == 1:
+            house.store._start()
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    house.store._start()
+    assert started == [house.store._thread]
+    house.store._thread = threading.current_thread()

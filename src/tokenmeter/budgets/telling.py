@@ -85,7 +85,7 @@ class Telling(Through):
 
     def _start(self) -> None:
         if self._thread is None and not self._closed:
-            self._starting.run(self._start_thread)
+            self._starting.take(self._start_thread, None, -1.0)
 
     def _start_thread(self) -> None:
         if self._thread is None:

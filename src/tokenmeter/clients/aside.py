@@ -9,6 +9,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenmeter.faults import swallow
+from tokenmeter.forks import renew_in_child
 from tokenmeter.turn import Turn, in_turn
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class _Pool:
         self._pid = 0
         self._threads: ThreadPoolExecutor | None = None
         self._turn = Turn()
+        renew_in_child(self, "_turn", Turn)
 
     def get(self) -> ThreadPoolExecutor:
         threads = self._threads
