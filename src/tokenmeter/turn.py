@@ -71,7 +71,7 @@ class Turn:
     def take(self, work: Callable[[], _T], otherwise: _T, timeout_s: float = 0.0) -> _T:
         """What the work comes to, or the other where it isn't to be had in time, and at once on the thread that has it.
 
-        Below zero waits for ever.
+        A time of -1 waits for ever.
         """
         lock = self._lock
         if lock._is_owned():  # type: ignore[attr-defined]

@@ -97,17 +97,19 @@ class Line:
 
     def leave(self, hold_id: str) -> bool:
         """Send one who waits away. False if nobody waits by that id."""
-        place = self._places.get(hold_id)
-        if place is None or not self._turn.run(self._sent_away, place):
+        place = self._sent_away(hold_id)
+        if place is None:
             return False
         place.wake()
         return True
 
-    def _sent_away(self, place: Place) -> bool:
-        if place.over:
-            return False
+    @in_turn
+    def _sent_away(self, hold_id: str) -> Place | None:
+        place = self._places.get(hold_id)
+        if place is None or place.over:
+            return None
         self._leave(place)
-        return True
+        return place
 
     def close(self) -> None:
         """Send everybody away."""
