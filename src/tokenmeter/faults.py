@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import traceback
 from functools import partial
 from types import CodeType
@@ -27,6 +26,8 @@ def is_the_hosts(error: BaseException) -> bool:
 
 def _handlers() -> set[CodeType]:
     """The code of what handles signals in Python."""
+    import signal
+
     found: set[CodeType] = set()
     for number in signal.valid_signals():
         handler = signal.getsignal(number)

@@ -17,7 +17,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from fractions import Fraction
 from functools import lru_cache
 
 from msgspec import Struct
@@ -107,6 +106,8 @@ class Thresholds:
 @lru_cache(maxsize=1_024)
 def _lines(percents: tuple[int | float, ...], limit: int) -> tuple[int, ...]:
     """The amounts at which the thresholds are reached: whole ones, so that they compare exactly."""
+    from fractions import Fraction
+
     return tuple(math.ceil(Fraction(str(percent)) * limit / 100) for percent in percents)
 
 

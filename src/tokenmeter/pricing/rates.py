@@ -17,11 +17,14 @@ import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from fractions import Fraction
 from operator import mul
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 NANOS_PER_USD = 1_000_000_000
 
@@ -204,6 +207,8 @@ class Rate(Struct, frozen=True, eq=False):
 
 
 def _nanos_each(unit: PricedUnit, price: Decimal) -> Fraction:
+    from fractions import Fraction
+
     return Fraction(price) * NANOS_PER_USD / unit.per
 
 
