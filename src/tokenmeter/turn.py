@@ -2,6 +2,8 @@
 
 A ``with`` over a lock would do, but for an interrupt (Ctrl-C, or a signal handler that raises) right after the lock
 was taken: from Python 3.14 on it leaves the lock taken for good, and whoever else wants it waits for ever.
+
+The steps are written out in each way to take it: one function more in between would be paid several times a call.
 """
 
 from __future__ import annotations
