@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import struct
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -135,6 +137,35 @@ def ollama(asked: dict[str, Any]) -> Any:
     return [{**base, "message": said, "done": False}, last] if asked.get("stream", True) else last
 
 
+def converse(streamed: bool) -> Any:
+    """Bedrock's converse."""
+    usage = {"inputTokens": INPUT, "outputTokens": OUTPUT, "totalTokens": INPUT + OUTPUT}
+    end = {"stopReason": "end_turn"}
+    if not streamed:
+        message = {"role": "assistant", "content": [{"text": TEXT}]}
+        return {"output": {"message": message}, **end, "usage": usage, "metrics": {"latencyMs": 1}}
+    return [
+        ("messageStart", {"role": "assistant"}),
+        ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": TEXT}}),
+        ("contentBlockStop", {"contentBlockIndex": 0}),
+        ("messageStop", end),
+        ("metadata", {"usage": usage, "metrics": {"latencyMs": 1}}),
+    ]
+
+
+def framed(kind: str, value: Any) -> bytes:
+    """A message of an AWS event stream."""
+    names = {":event-type": kind, ":content-type": "application/json", ":message-type": "event"}
+    headers = b"".join(
+        struct.pack(f">B{len(name)}sBH", len(name), name.encode(), 7, len(text)) + text.encode()
+        for name, text in names.items()
+    )
+    payload = json.dumps(value).encode()
+    prelude = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))
+    message = prelude + struct.pack(">I", zlib.crc32(prelude)) + headers + payload
+    return message + struct.pack(">I", zlib.crc32(message))
+
+
 class _Answers(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     arrived: ClassVar[list[str]]
@@ -159,6 +190,8 @@ class _Answers(BaseHTTPRequestHandler):
             self._say(cohere(asked), ends=b"data: [DONE]\n\n")
         elif path.endswith("/api/chat"):
             self._say(ollama(asked), lines=True)
+        elif "/converse" in path:
+            self._say(converse("stream" in path))
         else:
             self._say(gemini("stream" in path))
 
@@ -176,6 +209,8 @@ class _Answers(BaseHTTPRequestHandler):
     def _say(self, answer: Any, *, ends: bytes = b"", lines: bool = False) -> None:
         if not isinstance(answer, list):
             kind, data = "application/json", json.dumps(answer).encode()
+        elif isinstance(answer[0], tuple):
+            kind, data = "application/vnd.amazon.eventstream", b"".join(framed(*each) for each in answer)
         elif lines:
             kind, data = "application/x-ndjson", b"".join(json.dumps(each).encode() + b"\n" for each in answer)
         else:

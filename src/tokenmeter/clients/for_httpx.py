@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 from httpx._decoders import IdentityDecoder
 
-from tokenmeter.clients.library import Library
+from tokenmeter.clients.library import HttpxLike
 from tokenmeter.clients.relay import AsyncRelay, SyncRelay
 
 
@@ -17,7 +17,7 @@ class AsyncRelayStream(AsyncRelay, httpx.AsyncByteStream):
     """The body of an async response as it passes by."""
 
 
-LIBRARY = Library(
+LIBRARY = HttpxLike(
     name="httpx",
     client=httpx.Client,
     async_client=httpx.AsyncClient,

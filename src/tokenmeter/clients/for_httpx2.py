@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx2
 from httpx2._decoders import IdentityDecoder
 
-from tokenmeter.clients.library import Library
+from tokenmeter.clients.library import HttpxLike
 from tokenmeter.clients.relay import AsyncRelay, SyncRelay
 
 
@@ -17,7 +17,7 @@ class AsyncRelayStream(AsyncRelay, httpx2.AsyncByteStream):
     """The body of an async response as it passes by."""
 
 
-LIBRARY = Library(
+LIBRARY = HttpxLike(
     name="httpx2",
     client=httpx2.Client,
     async_client=httpx2.AsyncClient,

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from tokenmeter.clients import seam, threads
-from tokenmeter.clients.library import Library
+from tokenmeter.clients.library import Library, Place
 from tokenmeter.clients.metering import Metering
 from tokenmeter.clients.patches import Patch
 from tokenmeter.errors import ConfigError
@@ -21,7 +20,14 @@ from tokenmeter.faults import logger
 from tokenmeter.forks import renew_in_child
 from tokenmeter.turn import Turn, in_turn
 
-HTTP_LIBRARIES = {"httpx": "tokenmeter.clients.for_httpx", "httpx2": "tokenmeter.clients.for_httpx2"}
+# By the module that is there once the library is.
+HTTP_LIBRARIES = {
+    "httpx": "tokenmeter.clients.for_httpx",
+    "httpx2": "tokenmeter.clients.for_httpx2",
+    "aiohttp": "tokenmeter.clients.for_aiohttp",
+    "botocore.client": "tokenmeter.clients.for_botocore",
+    "requests": "tokenmeter.clients.for_requests",
+}
 
 # SDKs of one make: each has a `_base_client` with these two classes, whose `request` retries and masks what is
 # raised below it.
@@ -40,7 +46,9 @@ SDKS = (
     "llama_stack_client",
     "portkey_ai._vendor.openai",
 )
-_GOOGLE = "google.genai"
+AIOBOTOCORE = "aiobotocore.httpsession"  # masks what is raised in aiohttp below it
+_HTTPX = (seam.sync_send, seam.async_send)
+_FOREIGN = (seam.sync_foreign, seam.async_foreign)
 SDK_CLASSES = {"SyncAPIClient": seam.sync_method, "AsyncAPIClient": seam.async_method}
 
 
@@ -77,17 +85,18 @@ class Instruments:
         """Meter one client. Raises `ConfigError` for what can't be metered this way."""
         if client in self._clients:
             return
-        library = _library_of(client)
-        if library is not None:
-            self._clients[client] = [weakref.ref(self._send(library, client, isinstance(client, library.async_client)))]
+        found = _library_of(client)
+        if found is not None:
+            library, places = found
+            self._clients[client] = [weakref.ref(self._patch(library, place)) for place in places]
             return
         sdk = _sdk_class(client)
         inner = getattr(client, "_client", None)
         if sdk is None or _library_of(inner) is None:
             kind = f"{type(client).__module__}.{type(client).__qualname__}"
             raise ConfigError(
-                f"can't wrap a {kind}; give an httpx or httpx2 client or an SDK client that is built on one, "
-                "or call meter.instrument() to meter every client of the process"
+                f"can't wrap a {kind}; give a client of httpx, httpx2 or boto3, a session of aiohttp or requests, or "
+                "an SDK client that is built on httpx; or call meter.instrument() to meter every client of the process"
             )
         identity = getattr(client, "workload_identity", None)
         if isinstance(identity, Mapping) and identity.get("type") == "x509":
@@ -107,7 +116,7 @@ class Instruments:
             return
         self._on = True
         self._process += threads.patches()
-        for name in (*HTTP_LIBRARIES, *(f"{sdk}._base_client" for sdk in SDKS), _GOOGLE, threads.POOLS):
+        for name in (*HTTP_LIBRARIES, *(f"{sdk}._base_client" for sdk in SDKS), AIOBOTOCORE, threads.POOLS):
             if name not in sys.modules:
                 self._hook_import(name)
             elif _is_being_imported(name):
@@ -158,17 +167,20 @@ class Instruments:
         name = module.__name__
         if self._on and name not in self._patched:
             self._patched.add(name)
-            if name == _GOOGLE:
-                _say_what_is_not_seen()
-            elif name == threads.POOLS:
+            if name == threads.POOLS:
                 self._process += threads.patches_of_pools(module)
+            elif name == AIOBOTOCORE:
+                self._process.append(Patch(module.AIOHTTPSession, "send", seam.async_method))
             else:
                 (self._on_http if name in HTTP_LIBRARIES else self._on_sdk)(module)
 
     def _on_http(self, module: Any) -> None:
-        library: Library = importlib.import_module(HTTP_LIBRARIES[module.__name__]).LIBRARY
-        self._process.append(self._send(library, library.client, is_async=False))
-        self._process.append(self._send(library, library.async_client, is_async=True))
+        try:
+            library = _library(module.__name__)
+        except (ImportError, AttributeError) as fault:
+            logger.warning("this version of %s can't be metered: %s", module.__name__, fault)
+            return
+        self._process += [self._patch(library, place) for place in library.places()]
 
     def _on_sdk(self, module: Any) -> None:
         for name, make in SDK_CLASSES.items():
@@ -176,10 +188,10 @@ class Instruments:
             if kind is not None:
                 self._process.append(Patch(kind, "request", make))
 
-    def _send(self, library: Library, owner: Any, is_async: bool) -> Patch:
-        make = seam.async_send if is_async else seam.sync_send
-        metering = self._metering
-        return Patch(owner, "send", lambda active: make(metering, library, active))
+    def _patch(self, library: Library, place: Place) -> Patch:
+        makers: Any = _FOREIGN if library.foreign else _HTTPX
+        make = makers[place.is_async]
+        return Patch(place.owner, place.attribute, lambda active: make(self._metering, library, active))
 
     def _derive(self, active: Callable[[], bool]) -> seam.Wrapper:
         def derive(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -189,15 +201,6 @@ class Instruments:
             return client
 
         return derive
-
-
-def _say_what_is_not_seen() -> None:
-    """Google's SDK takes aiohttp for its async calls wherever that is installed."""
-    if importlib.util.find_spec("aiohttp") is not None:
-        logger.warning(
-            "google-genai sends its async calls through aiohttp, which tokenmeter doesn't see: they are NOT METERED. "
-            "Have it use httpx: genai.Client(http_options=HttpOptions(httpx_async_client=httpx.AsyncClient()))"
-        )
 
 
 def _is_being_imported(name: str) -> bool:
@@ -214,12 +217,17 @@ def _when_imported(ref: weakref.ref[Instruments], name: str) -> None:
             instruments._imported(module)
 
 
-def _library_of(client: Any) -> Library | None:
-    for name, seam_module in HTTP_LIBRARIES.items():
-        module = sys.modules.get(name)
-        if module is not None and isinstance(client, module.Client | module.AsyncClient):
-            library: Library = importlib.import_module(seam_module).LIBRARY
-            return library
+def _library(name: str) -> Library:
+    library: Library = importlib.import_module(HTTP_LIBRARIES[name]).LIBRARY
+    return library
+
+
+def _library_of(client: Any) -> tuple[Library, Sequence[Place]] | None:
+    for name in HTTP_LIBRARIES:
+        if name in sys.modules:
+            library = _library(name)
+            if places := library.places_of(client):
+                return library, places
     return None
 
 

@@ -15,11 +15,10 @@ from msgspec.structs import replace
 
 from tokenmeter import wire
 from tokenmeter.budgets import Entry, Held, Short, Ticket
-from tokenmeter.clients.decoding import Decoded, Decoder, Undecodable, decoder_for
+from tokenmeter.clients.decoding import Decoder, Undecodable
 from tokenmeter.clients.growth import Growth
 from tokenmeter.clients.library import Library
 from tokenmeter.clients.metering import Metering
-from tokenmeter.clients.reached import reached
 from tokenmeter.clients.relay import Passage
 from tokenmeter.effects import (
     Effect,
@@ -160,23 +159,13 @@ class Port(Struct, eq=False):
 
     def _failed(self, error: BaseException) -> Answer:
         self.error = error
-        unsent, status = reached(self.library, error)
-        # refused by another meter further in, it never left
-        unsent = unsent or isinstance(error, (*self.library.unsent, Refused, StoreUnavailable))
+        unsent, status = self.library.reached(error)
+        unsent = unsent or isinstance(error, Refused | StoreUnavailable)  # by another meter further in: it never left
         return Answer(status=status, failure=error, unsent=unsent, duration_s=time.perf_counter() - self._start_s)
 
     def _reads_error(self, status: int) -> bool:
         """Whether the body must be read here: it may blame the option, or the caller expects it read."""
         return status in _MAY_BLAME or not (self.stream or 200 <= status < 300)
-
-    def _rearm(self, response: Any, raw: bytes) -> str:
-        """The text of a body; what was read here is still to be read by the caller, in the very bytes."""
-        copy = self.library.response(response.status_code, headers=response.headers, content=raw)
-        response.elapsed = response.elapsed  # it is the stream's that goes
-        response.stream = self.library.response(200, content=raw).stream
-        response.is_stream_consumed = response.is_closed = False
-        response._num_bytes_downloaded = 0
-        return bytes(copy.content).decode(errors="replace")
 
     def _received(self, response: Any, outgoing: Any, error_text: str | None) -> Answer:
         """What to tell the story of a response whose head is here."""
@@ -237,18 +226,12 @@ class Port(Struct, eq=False):
         route, ask = call.route, call.ask
         counted = wire.read_headers(route, response.headers)
         reader = wire.reader(route, response.headers.get("content-type"), stream=ask.stream, hide_usage=hide_usage)
-        coding = response.headers.get("content-encoding")
         decoder: Decoder | None
-        if hide_usage and coding:
-            # What the caller shall see is rewritten, so it is decoded here, and by the library itself: what it
-            # can't decode fails as on the bare client.
-            decoder = Decoded(response._get_content_decoder())
-        else:
-            try:
-                decoder = decoder_for(coding)
-            except Undecodable as error:
-                swallow(error, "reading a compressed body")
-                decoder = _NOTHING
+        try:
+            decoder = self.library.decoder(response, rewrites=hide_usage)
+        except Undecodable as error:
+            swallow(error, "reading a compressed body")
+            decoder = _NOTHING
         passage = Passage(
             self.metering.streams,
             reader,
@@ -263,11 +246,8 @@ class Port(Struct, eq=False):
             spans.before_the_end(self._recording, passage.peek)
         kind = self.library.async_relay if self.ASYNC else self.library.relay
         response.stream = kind(response.stream, passage)
-        if hide_usage:  # what the caller reads is plain, and shorter than it came
-            response.headers.pop("content-length", None)
-            if coding:
-                response._decoder = self.library.identity_decoder()
-                del response.headers["content-encoding"]
+        if hide_usage:
+            self.library.show_plain(response)
         self.response = None  # forgotten here, so that no cycle keeps alive a response that its caller drops
 
     def _over(self, story: Story, answer: Answer) -> None:

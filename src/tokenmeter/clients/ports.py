@@ -65,7 +65,7 @@ class SyncPort(Port):
                 if hasattr(response, "_content"):  # a hook of the caller's has read it
                     error_text = response.text
                 else:
-                    error_text = self._rearm(response, b"".join([piece for piece in response.iter_raw()]))  # noqa: C416 - as its twin
+                    error_text = self.library.rearm(response, b"".join([piece for piece in response.iter_raw()]))  # noqa: C416 - as its twin
                     if not self.stream:
                         response.read()
         except BaseException as error:
@@ -159,7 +159,7 @@ class AsyncPort(Port):
                 if hasattr(response, "_content"):  # a hook of the caller's has read it
                     error_text = response.text
                 else:
-                    error_text = self._rearm(response, b"".join([piece async for piece in response.aiter_raw()]))
+                    error_text = self.library.rearm(response, b"".join([piece async for piece in response.aiter_raw()]))
                     if not self.stream:
                         await response.aread()
         except BaseException as error:

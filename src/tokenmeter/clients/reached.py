@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from tokenmeter.clients.library import Library
-
 _BEFORE_TRANSPORT: Final = frozenset({"send", "_send_handling_auth", "_send_handling_redirects"})
 _TRANSPORT: Final = "_send_single_request"
 _CONNECTING: Final = frozenset({"wait_for_connection", "_connect"})  # of httpcore, before it writes anything
@@ -24,10 +22,10 @@ class Reached(NamedTuple):
     status: int | None = None
 
 
-def reached(library: Library, error: BaseException) -> Reached:
-    """How far the request came that ended in this error."""
-    client = f"{library.name}._client"
-    core = "httpcore2." if library.name == "httpx2" else "httpcore."
+def reached(library: str, response_class: type[Any], error: BaseException) -> Reached:
+    """How far the request came that ended in this error of ``httpx`` or ``httpx2``."""
+    client = f"{library}._client"
+    core = "httpcore2." if library == "httpx2" else "httpcore."
     found = Reached()
     step = error.__traceback__
     while step is not None:
@@ -35,7 +33,7 @@ def reached(library: Library, error: BaseException) -> Reached:
         module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_name
         if module == client and name in _BEFORE_TRANSPORT:
             response: Any = frame.f_locals.get("response")
-            status = response.status_code if isinstance(response, library.response) else found.status
+            status = response.status_code if isinstance(response, response_class) else found.status
             found = Reached(unsent=status is None, status=status)
         elif module == client and name == _TRANSPORT:
             found = Reached()

@@ -6,7 +6,6 @@ call goes on exactly once.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
@@ -67,9 +66,14 @@ class Passage:
         self._growth = growth
         self._rewrites = rewrites  # the caller sees what the reader returns, not the bytes as they came
 
-    def begins(self) -> Callable[[bytes], bytes]:
-        """The first piece is here. Returns what reads a piece, and says what the caller shall see of it."""
+    def begins(self, *, decoded: bool = False) -> Callable[[bytes], bytes]:
+        """The first piece is here. Returns what reads a piece, and says what the caller shall see of it.
+
+        ``decoded``: the library undoes the coding of the pieces before they come here.
+        """
         self._first_s = time.perf_counter() - self._start_s
+        if decoded:
+            self._decoder = None
         decoder = self._decoder
         # The reader's own, where nothing stands between: each piece is waited for by a caller.
         return self._reader.feed if decoder is None else partial(self._decoded, decoder)
@@ -100,6 +104,11 @@ class Passage:
         swallow(fault, "reading a body")
         self._reader = _Blind()
         return self._reader.feed
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether the caller sees what the reader returns, not the bytes as they came."""
+        return self._rewrites
 
     @property
     def grows(self) -> bool:
@@ -228,7 +237,7 @@ class SyncRelay:
             self._inner.close()
             raise
         except BaseException as error:
-            self._passage.end(_as_failure(error))
+            self._passage.end(as_failure(error))
             raise
 
     def close(self) -> None:
@@ -239,7 +248,7 @@ class SyncRelay:
             self._passage.end()
 
     def __del__(self) -> None:
-        _forgotten(self)
+        forgotten(getattr(self, "_passage", None))
 
 
 class AsyncRelay:
@@ -280,7 +289,7 @@ class AsyncRelay:
             await self._inner.aclose()
             raise
         except BaseException as error:
-            self._passage.end(_as_failure(error))
+            self._passage.end(as_failure(error))
             raise
 
     async def aclose(self) -> None:
@@ -291,14 +300,15 @@ class AsyncRelay:
             self._passage.end()
 
     def __del__(self) -> None:
-        _forgotten(self)
+        forgotten(getattr(self, "_passage", None))
 
 
-def _as_failure(error: BaseException) -> BaseException | None:
+def as_failure(error: BaseException) -> BaseException | None:
     """Why a body ended early; a caller that stopped reading is no failure."""
     return None if isinstance(error, GeneratorExit) else error
 
 
-def _forgotten(relay: SyncRelay | AsyncRelay) -> None:
-    with contextlib.suppress(AttributeError):  # __init__ did not get far
-        relay._passage.end()
+def forgotten(passage: Passage | None) -> None:
+    """What read the body is garbage. None: it did not get far."""
+    if passage is not None:
+        passage.end()

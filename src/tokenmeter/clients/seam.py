@@ -1,4 +1,4 @@
-"""The narrow seam: ``send`` of a client, where every request of httpx and httpx2 passes."""
+"""The narrow seam: the function of a client through which every request passes, ``send`` in httpx and httpx2."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from contextvars import ContextVar
 from typing import Any
 
 import msgspec
+from opentelemetry import baggage, context
 
 from tokenmeter import attribution, wire
 from tokenmeter.call import story
 from tokenmeter.clients.drive import drive, drive_async
-from tokenmeter.clients.library import CARRIED, Library
+from tokenmeter.clients.foreign import ForeignLibrary, ForeignRequest
+from tokenmeter.clients.library import CARRIED, HttpxLike
 from tokenmeter.clients.metering import Metering
 from tokenmeter.clients.port import INSIDE
 from tokenmeter.clients.ports import AsyncPort, SyncPort
@@ -31,7 +33,7 @@ Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], A
 _UNREAD = Request(Route("", "", None, "", ""), None, {}, attribution.NOBODY, 0.0, "", None)
 
 
-def sync_send(metering: Metering, library: Library, active: Callable[[], bool]) -> Wrapper:
+def sync_send(metering: Metering, library: HttpxLike, active: Callable[[], bool]) -> Wrapper:
     """A wrapper for ``Client.send``, for one meter."""
 
     def send(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -53,7 +55,7 @@ def sync_send(metering: Metering, library: Library, active: Callable[[], bool]) 
     return send
 
 
-def async_send(metering: Metering, library: Library, active: Callable[[], bool]) -> Wrapper:
+def async_send(metering: Metering, library: HttpxLike, active: Callable[[], bool]) -> Wrapper:
     """A wrapper for ``AsyncClient.send``, for one meter."""
 
     async def send(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -71,6 +73,54 @@ def async_send(metering: Metering, library: Library, active: Callable[[], bool])
             return await drive_async(story(metering.current(), asked), port)
         except (Refused, StoreUnavailable) as refusal:
             return _carried_out(library, request, refusal)
+
+    return send
+
+
+def sync_foreign(metering: Metering, library: ForeignLibrary, active: Callable[[], bool]) -> Wrapper:
+    """As `sync_send`, for a library of another shape. No SDK that we know masks what is raised in it."""
+
+    def send(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        request = _seen(library, instance, args, kwargs) if active() else None
+        asked = None if request is None else _asked(metering, request, loaded=True)
+        if request is None or asked is None:
+            return wrapped(*args, **kwargs)
+        inner = library.sending(wrapped, instance)
+
+        def sending(request: Any, *, stream: bool) -> Any:
+            quiet = None if metering.propagate_baggage else context.attach(baggage.clear())
+            try:
+                return inner(request)
+            finally:
+                if quiet is not None:
+                    context.detach(quiet)
+
+        port = SyncPort(metering, library, sending, request, library.streams(request), {})
+        return drive(story(metering.current(), asked), port).inner
+
+    return send
+
+
+def async_foreign(metering: Metering, library: ForeignLibrary, active: Callable[[], bool]) -> Wrapper:
+    """As `sync_foreign`, for an async client."""
+
+    async def send(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        request = _seen(library, instance, args, kwargs) if active() else None
+        asked = None if request is None else _asked(metering, request, loaded=True)
+        if request is None or asked is None:
+            return await wrapped(*args, **kwargs)
+        inner = library.sending(wrapped, instance)
+
+        async def sending(request: Any, *, stream: bool) -> Any:
+            quiet = None if metering.propagate_baggage else context.attach(baggage.clear())
+            try:
+                return await inner(request)
+            finally:
+                if quiet is not None:
+                    context.detach(quiet)
+
+        port = AsyncPort(metering, library, sending, request, library.streams(request), {})
+        return (await drive_async(story(metering.current(), asked), port)).inner
 
     return send
 
@@ -115,6 +165,19 @@ def async_method(active: Callable[[], bool]) -> Wrapper:
     return request
 
 
+def _seen(
+    library: ForeignLibrary, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> ForeignRequest[Any] | None:
+    """What a client of another shape was asked to send, if it may be a model call."""
+    try:
+        method, url = library.address(instance, args, kwargs)
+        if wire.recognise(method, url.host, url.raw_path.decode("ascii")) is None:
+            return None
+        return library.request(instance, args, kwargs, method, url)
+    except Exception:
+        return None  # the bare client says what is wrong with it
+
+
 def _asked(metering: Metering, request: Any, *, loaded: bool = False) -> Request | None:
     """What the story is told of; None for what is no model call, or is counted further out.
 
@@ -131,7 +194,7 @@ def _asked(metering: Metering, request: Any, *, loaded: bool = False) -> Request
         if route is None:
             return None
         inside = INSIDE.get()
-        if inside and any(meter is metering and sent is request for meter, sent in inside):
+        if inside and any(meter is metering and sent == request for meter, sent in inside):
             return None
         headers = request.headers
         body: bytes | None = None
@@ -167,7 +230,7 @@ def _is_loaded(headers: Any) -> bool:
 _MOST_FORM_BYTES = 32 << 20  # services take up to 25 MB
 
 
-def _carried_out(library: Library, request: Any, refusal: Refused | StoreUnavailable) -> Any:
+def _carried_out(library: HttpxLike, request: Any, refusal: Refused | StoreUnavailable) -> Any:
     if not OUTER_SEAM.get():
         raise refusal
     name = type(refusal).__name__
@@ -178,7 +241,9 @@ def _carried_out(library: Library, request: Any, refusal: Refused | StoreUnavail
 def _carried_in(error: Exception) -> BaseException | None:
     extensions = getattr(getattr(error, "response", None), "extensions", None)
     refusal = extensions.get(CARRIED) if isinstance(extensions, dict) else None
-    return refusal if isinstance(refusal, BaseException) else None
+    if refusal is None and isinstance(kwargs := getattr(error, "kwargs", None), dict):
+        refusal = kwargs.get("error")  # botocore's errors keep what they mask there
+    return refusal if isinstance(refusal, Refused | StoreUnavailable) else None
 
 
 class _Ids:

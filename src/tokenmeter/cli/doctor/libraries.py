@@ -1,6 +1,6 @@
 """Which clients of model providers are installed, and whether their calls are seen.
 
-What goes through httpx or httpx2 is; what goes another way is not, and that is said plainly.
+What goes through an HTTP library that is patched is; what goes another way is not, and that is said plainly.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ _BY_HTTPX = "metered by meter.instrument(), through httpx"
 METERED = (
     Known("httpx", _EITHER, (0, 27)),
     Known("httpx2", _EITHER, (2, 0)),
+    Known("aiohttp", _EITHER, (3, 10)),
+    Known("requests", _EITHER, (2, 31)),
+    Known("boto3", _EITHER, (1, 34)),
+    Known("aiobotocore", "metered by meter.instrument(), through aiohttp"),
     Known("openai", _EITHER, (2,)),
     Known("anthropic", _EITHER, (1,)),
     Known("groq", _EITHER),
@@ -42,14 +46,13 @@ METERED = (
     Known("llama-api-client", _EITHER),
     Known("llama-stack-client", _EITHER),
     Known("portkey-ai", _BY_HTTPX),
-    Known("google-genai", _BY_HTTPX),
+    Known("google-genai", "metered by meter.instrument(), through httpx or aiohttp"),
     Known("mistralai", _BY_HTTPX),
     Known("cohere", _BY_HTTPX),
     Known("ollama", f"{_BY_HTTPX}; Ollama on this machine or port 11434"),
-    Known("litellm", f"{_BY_HTTPX}, but not what it sends to Bedrock and SageMaker with boto3"),
+    Known("litellm", _BY_HTTPX),
 )
 UNSEEN = {
-    "boto3": "calls to Bedrock through it are neither counted nor stopped; send them with httpx or the anthropic SDK",
     "grpcio": "calls over gRPC (Vertex, xAI's SDK) are neither counted nor stopped; use their HTTP side",
 }
 _SAY_ONLY_IF_USED = {"grpcio": ("google-cloud-aiplatform", "xai-sdk")}
@@ -66,21 +69,15 @@ def version_of(name: str) -> str | None:
 def checks(version: Installed = version_of) -> Iterator[Check]:
     """What is installed. ``version`` gives that of a distribution, or None."""
     found = {known.name: version(known.name) for known in METERED}
-    if found["httpx"] is None and found["httpx2"] is None:
+    if all(found[name] is None for name in ("httpx", "httpx2", "aiohttp", "requests", "boto3")):
         yield warn(
             "clients",
-            "neither httpx nor httpx2 is installed: there is nothing to meter here",
+            "no HTTP library that can be metered is installed: there is nothing to meter here",
             "pip install 'tokenmeter-sdk[httpx]', or run this with the program's own Python",
         )
     for known in METERED:
         if (number := found[known.name]) is not None:
             yield _metered(known, number)
-    if found["google-genai"] is not None and (number := version("aiohttp")) is not None:
-        yield warn(
-            "aiohttp",
-            f"{number}: the async side of google-genai takes it where it is installed, and is then NOT METERED",
-            "give its client an async client of httpx: HttpOptions(httpx_async_client=httpx.AsyncClient())",
-        )
     for name, remedy in UNSEEN.items():
         users = _SAY_ONLY_IF_USED.get(name)
         if (number := version(name)) is not None and (users is None or any(map(version, users))):

@@ -1,0 +1,140 @@
+"""The seam to requests."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from tokenmeter.clients.for_urllib3 import RelayBody
+from tokenmeter.clients.foreign import ForeignLibrary, ForeignRequest, ForeignResponse, Headers, Url, body_of, url_of
+from tokenmeter.clients.library import Place
+from tokenmeter.clients.reached import Reached
+
+
+class _Response(ForeignResponse[requests.Response]):
+    def __init__(self, inner: requests.Response) -> None:
+        super().__init__(inner)
+        self.status_code = inner.status_code
+        self.headers = inner.headers
+        if inner._content is not False:  # an adapter of somebody's has read it
+            self._content = self.content = inner.content
+
+    @property
+    def stream(self) -> Any:
+        return self.inner.raw
+
+    @stream.setter
+    def stream(self, body: Any) -> None:
+        self.inner.raw = body
+
+    def iter_raw(self) -> Iterator[bytes]:
+        return self.inner.raw.stream(decode_content=False)  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class Requests(ForeignLibrary):
+    """Each hop of a request passes an adapter, which knows nothing of redirects, cookies and hooks."""
+
+    relay = RelayBody
+    unsent = (
+        requests.ConnectTimeout,
+        requests.exceptions.ProxyError,
+        requests.exceptions.InvalidURL,
+        requests.exceptions.InvalidSchema,
+        requests.exceptions.InvalidProxyURL,
+        requests.exceptions.InvalidHeader,
+    )
+
+    def places(self) -> Sequence[Place]:
+        """The adapter that all others are built on."""
+        return (Place(HTTPAdapter, "send", False),)
+
+    def places_of(self, client: Any) -> Sequence[Place]:
+        """The adapters that a session has now."""
+        if not isinstance(client, requests.Session):
+            return ()
+        return [Place(adapter, "send", False) for adapter in dict.fromkeys(client.adapters.values())]
+
+    def address(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Url]:
+        """What ``HTTPAdapter.send`` was given."""
+        inner = args[0] if args else kwargs["request"]
+        return inner.method, url_of(inner.url)
+
+    def request(
+        self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], method: str, url: Url
+    ) -> ForeignRequest[Any]:
+        """A prepared request, and how to send it."""
+        inner = args[0] if args else kwargs["request"]
+        rest = args[1:], {name: value for name, value in kwargs.items() if name != "request"}
+        return _seen(inner, method, url, rest)
+
+    def sending(self, wrapped: Callable[..., Any], instance: Any) -> Callable[..., Any]:
+        """``HTTPAdapter.send``."""
+
+        def send(request: ForeignRequest[Any]) -> _Response:
+            args, kwargs = request.rest
+            response = wrapped(request.inner, *args, **kwargs)
+            if response.request is request.inner:
+                response.request = request.own
+            return _Response(response)
+
+        return send
+
+    def with_body(self, request: Any, body: bytes | None, *, drop: tuple[str, ...] = ()) -> Any:
+        """A copy of a prepared request."""
+        inner = request.inner.copy()
+        for name in drop:
+            inner.headers.pop(name, None)
+        if body is not None:
+            inner.headers.pop("transfer-encoding", None)
+            inner.body = body
+            inner.headers["Content-Length"] = str(len(body))
+        found = _seen(inner, request.method, request.url, request.rest)
+        found.own = request.own
+        return found
+
+    def reached(self, error: BaseException) -> Reached:
+        """By its class and by what urllib3 said; a certificate is looked at before anything is sent."""
+        reason = getattr(error.args[0], "reason", None) if error.args else None
+        return Reached(unsent=isinstance(error, self.unsent) or isinstance(reason, _UNSENT) or _distrusted(reason))
+
+    def rearm(self, response: Any, raw: bytes) -> str:
+        """The text of a body that was read here."""
+        inner: requests.Response = response.inner
+        known = inner.raw
+        inner.raw = urllib3.HTTPResponse(
+            BytesIO(raw),
+            headers=known.headers,
+            status=known.status,
+            version=known.version,
+            reason=known.reason,
+            preload_content=False,
+            decode_content=False,
+            original_response=getattr(known, "_original_response", None),
+            request_method=inner.request.method,
+        )
+        copy = urllib3.HTTPResponse(BytesIO(raw), headers=known.headers, preload_content=False)
+        return copy.read(decode_content=True).decode(errors="replace")
+
+
+_UNSENT = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
+
+
+def _distrusted(reason: object) -> bool:
+    below = reason.args if isinstance(reason, BaseException) else ()
+    return any(isinstance(each, ssl.SSLCertVerificationError) for each in below)
+
+
+def _seen(inner: requests.PreparedRequest, method: str, url: Url, rest: Any) -> ForeignRequest[Any]:
+    return ForeignRequest(inner, method, url, Headers.of(inner.headers.items()), body_of(inner.body), rest=rest)
+
+
+LIBRARY = Requests()

@@ -1,0 +1,174 @@
+"""Libraries of another shape than httpx's: what a port needs of their requests and responses, put round the real ones.
+
+The seam takes what the caller gave to its client, and gives back what that client returned: what stands here is seen
+by the port and the story alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from tokenmeter.clients.decoding import Decoder, decoder_for
+from tokenmeter.clients.library import Place
+from tokenmeter.clients.reached import Reached
+
+_Inner = TypeVar("_Inner")
+
+
+class Url(NamedTuple):
+    """An address, in its parts."""
+
+    scheme: str
+    host: str
+    port: int | None
+    raw_path: bytes  # without a query
+
+
+def url_of(text: str) -> Url:
+    """The parts of an address. Raises ValueError."""
+    parts = urlsplit(text)
+    return Url(parts.scheme, parts.hostname or "", parts.port, parts.path.encode("ascii"))
+
+
+class Headers(dict[str, str]):
+    """Headers of a request, looked up without regard to case."""
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[Any, Any]]) -> Headers:
+        """From names and values, which may be bytes."""
+        return cls((_text(name).lower(), _text(value)) for name, value in pairs)
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(name.lower())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(name.lower())
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a header."""
+        return super().get(name.lower(), default)
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+class ForeignRequest(Generic[_Inner]):
+    """A request as the port and the story look at it. ``inner``: the real one."""
+
+    def __init__(
+        self, inner: _Inner, method: str, url: Url, headers: Headers, body: bytes | None, *, rest: Any = None
+    ) -> None:
+        self.inner = inner
+        self.own = inner  # the caller's, of which ``inner`` may be a copy
+        self.rest = rest  # what else the client's function was given
+        self.method = method
+        self.url = url
+        self.headers: Mapping[str, str] = headers
+        if body is not None:
+            self._content = self.content = body
+
+    def __eq__(self, other: object) -> bool:
+        """The same request, also if another library further out sends it: that one has counted it."""
+        url, ours = getattr(other, "url", None), self.url
+        return (
+            url is not None
+            and (url.host, url.raw_path.partition(b"?")[0]) == (ours.host, ours.raw_path)
+            and getattr(other, "method", None) == self.method
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class ForeignResponse(Generic[_Inner]):
+    """A response as the port looks at it. ``inner``: the real one, which the caller gets."""
+
+    request = None
+    status_code: int
+    stream: Any  # the body; a port puts its relay round it
+    headers: Any  # asked by name, without regard to case
+
+    def __init__(self, inner: _Inner) -> None:
+        self.inner = inner
+
+    def iter_raw(self) -> Iterator[bytes]:
+        """The body, read out. For sync libraries."""
+        raise NotImplementedError
+
+    def aiter_raw(self) -> AsyncIterator[bytes]:
+        """The body, read out. For async libraries."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give up the body."""
+
+
+class ForeignLibrary:
+    """What all of them have in common."""
+
+    foreign = True
+    relay: type[Any] = object
+    async_relay: type[Any] = object
+    unsent: tuple[type[BaseException], ...] = ()
+
+    def places(self) -> Sequence[Place]:
+        """Where all clients of the process send."""
+        raise NotImplementedError
+
+    def places_of(self, client: Any) -> Sequence[Place]:
+        """Where this client sends; none if it is no client of this library."""
+        raise NotImplementedError
+
+    def address(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Url]:
+        """The method and the address that a client was asked to send to. What is wrong with them the client says."""
+        raise NotImplementedError
+
+    def request(
+        self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], method: str, url: Url
+    ) -> ForeignRequest[Any]:
+        """What a client was asked to send."""
+        raise NotImplementedError
+
+    def streams(self, request: ForeignRequest[Any]) -> bool:
+        """Whether the response comes before its body was read."""
+        return True
+
+    def sending(self, wrapped: Callable[..., Any], instance: Any) -> Callable[..., Any]:
+        """The client's own function, from a request as the port has it to a response as the port needs it."""
+        raise NotImplementedError
+
+    def has_header(self, request: Any, name: str) -> bool:
+        """Whether a header is there."""
+        return name in request.headers
+
+    def with_body(self, request: Any, body: bytes | None, *, drop: tuple[str, ...] = ()) -> Any:
+        """A copy of a request with another body."""
+        raise NotImplementedError
+
+    def reached(self, error: BaseException) -> Reached:
+        """How far a request came that ended in this error."""
+        return Reached(unsent=isinstance(error, self.unsent))
+
+    def rearm(self, response: Any, raw: bytes) -> str:
+        """The text of a body that was read here."""
+        raise NotImplementedError
+
+    def decoder(self, response: Any, *, rewrites: bool) -> Decoder | None:
+        """Ours on the side; what the caller shall see otherwise, the library decodes before."""
+        return None if rewrites else decoder_for(response.headers.get("content-encoding"))
+
+    def show_plain(self, response: Any) -> None:
+        """Without its length and its coding."""
+        for name in ("content-length", "content-encoding"):
+            response.headers.pop(name, None)
+
+
+def body_of(data: Any) -> bytes | None:
+    """A body that is here as a whole; None for a file or a generator, which only its client may read."""
+    if data is None:
+        return b""
+    if isinstance(data, str):
+        return data.encode()
+    return bytes(data) if isinstance(data, bytes | bytearray | memoryview) else None
