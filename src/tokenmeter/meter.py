@@ -251,7 +251,8 @@ class Meter:
     def wrap(self, client: C) -> C:
         """Meter one client, and what is derived from it with ``with_options`` or ``copy``. Returns the same object.
 
-        Takes ``httpx`` and ``httpx2`` clients and the clients of the OpenAI and Anthropic SDKs, sync and async.
+        Takes the clients of the OpenAI and Anthropic SDKs, of ``httpx``, ``httpx2`` and ``boto3``, sync and async, and
+        sessions of ``aiohttp`` and ``requests``.
         Wrapping twice, or wrapping and instrumenting, counts once.
 
         Raises:

@@ -29,8 +29,6 @@ class _Response(ForeignResponse[AWSResponse]):
         super().__init__(inner)
         self.status_code = inner.status_code
         self.headers = inner.headers
-        if inner._content is not None:
-            self._content = self.content = inner._content
 
     @property
     def stream(self) -> Any:

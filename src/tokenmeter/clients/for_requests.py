@@ -18,12 +18,12 @@ from tokenmeter.clients.reached import Reached
 
 
 class _Response(ForeignResponse[requests.Response]):
+    unread = False
+
     def __init__(self, inner: requests.Response) -> None:
         super().__init__(inner)
         self.status_code = inner.status_code
         self.headers = inner.headers
-        if inner._content is not False:  # an adapter of somebody's has read it
-            self._content = self.content = inner.content
 
     @property
     def stream(self) -> Any:

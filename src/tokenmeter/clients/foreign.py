@@ -90,8 +90,27 @@ class ForeignResponse(Generic[_Inner]):
     stream: Any  # the body; a port puts its relay round it
     headers: Any  # asked by name, without regard to case
 
+    unread: Any = None  # what stands in the real one for a body that was not read
+
     def __init__(self, inner: _Inner) -> None:
-        self.inner = inner
+        self.inner: Any = inner
+
+    @property
+    def _content(self) -> bytes:
+        """The body, if the client has read it. Raises AttributeError where it hasn't, as in httpx."""
+        found = getattr(self.inner, "_content", self.unread)
+        if found is self.unread:
+            raise AttributeError("_content")
+        return bytes(found)
+
+    @_content.setter
+    def _content(self, body: bytes) -> None:
+        self.inner._content = body
+
+    @property
+    def content(self) -> bytes:
+        """The body."""
+        return self._content
 
     def iter_raw(self) -> Iterator[bytes]:
         """The body, read out. For sync libraries."""
