@@ -1,4 +1,4 @@
-"""Recorded exchanges through aiohttp, requests and botocore: they ask a proxy on loopback, which answers in any name."""
+"""Recorded exchanges through aiohttp, requests and botocore: they ask a proxy on loopback, which answers for all."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def by_botocore(meter: Meter, proxy: str) -> Callable[[Row, str], bytes]:
 
 
 @pytest.mark.parametrize("way", [by_requests, by_botocore])
-def test_sync(meter: Meter, calls: CapturedCalls, rows: list[Row], replays: tuple[str, Any], way: Any) -> None:  # noqa: F811
+def test_sync(meter: Meter, calls: CapturedCalls, rows: list[Row], replays: tuple[str, Any], way: Any) -> None:
     proxy, state = replays
     send = way(meter, proxy)
     passed = []
@@ -128,7 +128,7 @@ def test_sync(meter: Meter, calls: CapturedCalls, rows: list[Row], replays: tupl
     _check(passed)
 
 
-def test_aiohttp(meter: Meter, calls: CapturedCalls, rows: list[Row], replays: tuple[str, Any]) -> None:  # noqa: F811
+def test_aiohttp(meter: Meter, calls: CapturedCalls, rows: list[Row], replays: tuple[str, Any]) -> None:
     aiohttp = pytest.importorskip("aiohttp")
     yarl = pytest.importorskip("yarl")
     proxy, state = replays
