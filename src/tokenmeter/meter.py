@@ -11,6 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -213,7 +214,7 @@ class Meter:
         listening: Any = self._store
         if hasattr(listening, "on_drawn"):  # calls on leases cross a threshold when they are drawn
             listening.on_drawn = self._metering.drawn
-        self._instruments = Instruments(self._metering)
+        self._instruments = Instruments(self._metering, partial(_warm_up, weakref.ref(self)))
         self._warmed = False
         _LIVE.add(self)
 
@@ -259,13 +260,11 @@ class Meter:
             ConfigError: this kind of client can't be wrapped.
         """
         self._instruments.wrap(client)
-        self._warm_up()  # only now: its thread imports, and no lock may be held while imports wait for each other
         return client
 
     def instrument(self) -> None:
         """Meter every supported client of the process, including those made before, and carry scopes into threads."""
         self._instruments.instrument()
-        self._warm_up()
 
     def uninstrument(self) -> None:
         """Undo `instrument`: the original functions are put back."""
@@ -511,6 +510,12 @@ class Meter:
             self._bounds.preload()
         except Exception as fault:
             swallow(fault, "loading the prices")
+
+
+def _warm_up(ref: weakref.ref[Meter]) -> None:
+    meter = ref()
+    if meter is not None:
+        meter._warm_up()
 
 
 _LIVE: weakref.WeakSet[Meter] = weakref.WeakSet()

@@ -266,6 +266,29 @@ def test_a_library_that_is_imported_after_instrument(library: str) -> None:
     assert not done.stderr
 
 
+NEEDED = """
+import sys, threading
+import tokenmeter
+meter = tokenmeter.Meter()
+meter.instrument()
+assert "genai_prices" not in sys.modules
+assert threading.active_count() == 1
+import {library}
+assert "tokenmeter-load" in {{thread.name for thread in threading.enumerate()}} or "genai_prices" in sys.modules
+meter.close()
+"""
+
+
+@pytest.mark.parametrize("library", ["httpx", "httpx2", "aiohttp", "requests", "botocore.session"])
+def test_prices_are_loaded_once_something_can_be_metered(library: str) -> None:
+    """A third of a second: much for a process that calls no model."""
+    pytest.importorskip(library)
+    done = subprocess.run(
+        [sys.executable, "-c", NEEDED.format(library=library)], capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
 IMPORTED_AFTER_UNDO = """
 import tokenmeter
 meter = tokenmeter.Meter()

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenmeter.cli import budgets, demo, doctor, drain, grant, loss, outcome, pause, report, serve
+from tokenmeter.cli import budgets, demo, doctor, drain, grant, loss, outcome, pause, report, run, serve
 from tokenmeter.cli.trouble import FAILURE, USAGE, Trouble
 from tokenmeter.errors import ConfigError, StoreUnavailable
 from tokenmeter.texts import clean
@@ -75,6 +75,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tokenmeter {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (demo, budgets, grant, pause, drain, loss, outcome, report, serve, doctor):
+    for module in (demo, run, budgets, grant, pause, drain, loss, outcome, report, serve, doctor):
         module.add(commands)
     return parser

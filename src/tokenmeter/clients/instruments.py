@@ -64,10 +64,11 @@ _patching = _Patching()
 
 
 class Instruments:
-    """The patches of one meter."""
+    """The patches of one meter. ``needed`` is called once there is an HTTP library to meter."""
 
-    def __init__(self, metering: Metering) -> None:
+    def __init__(self, metering: Metering, needed: Callable[[], object] = lambda: None) -> None:
         self._metering = metering
+        self._needed = needed
         self._process: list[Patch] = []
         self._on = False
         self._patched: set[str] = set()  # modules
@@ -80,9 +81,13 @@ class Instruments:
     def _turn(self) -> Turn:
         return _patching.turn
 
-    @in_turn
     def wrap(self, client: Any) -> None:
         """Meter one client. Raises `ConfigError` for what can't be metered this way."""
+        self._wrap(client)
+        self._needed()
+
+    @in_turn
+    def _wrap(self, client: Any) -> None:
         if client in self._clients:
             return
         found = _library_of(client)
@@ -104,14 +109,19 @@ class Instruments:
                 f"can't wrap a {type(client).__qualname__} that logs in with an X.509 identity: it sends through "
                 "clients that it makes anew; call meter.instrument() to meter every client of the process"
             )
-        self.wrap(inner)
+        self._wrap(inner)
         patches = [Patch(client, "request", SDK_CLASSES[sdk.__name__])]
         patches += [Patch(client, name, self._derive) for name in ("copy", "with_options") if hasattr(client, name)]
         self._clients[client] = [weakref.ref(patch) for patch in patches]
 
-    @in_turn
     def instrument(self) -> None:
         """Meter every client of the process, those made before too."""
+        self._instrument()
+        if not self._patched.isdisjoint(HTTP_LIBRARIES):
+            self._needed()
+
+    @in_turn
+    def _instrument(self) -> None:
         if self._on:
             return
         self._on = True
@@ -157,13 +167,19 @@ class Instruments:
         def imported(module: Any) -> None:
             instruments = this()
             if instruments is not None:
-                instruments._imported(module)
+                instruments._there(module)
 
         wrapt.register_post_import_hook(imported, name)
 
+    def _there(self, module: Any) -> None:
+        """A library has been imported."""
+        self._imported(module)
+        if module.__name__ in self._patched.intersection(HTTP_LIBRARIES):
+            self._needed()  # not in the turn: it imports, and imports may wait for each other
+
     @in_turn
     def _imported(self, module: Any) -> None:
-        """A library is here: patch it, unless that is done."""
+        """Patch it, unless that is done."""
         name = module.__name__
         if self._on and name not in self._patched:
             self._patched.add(name)
@@ -214,7 +230,7 @@ def _when_imported(ref: weakref.ref[Instruments], name: str) -> None:
         module = importlib.import_module(name)
         instruments = ref()
         if instruments is not None:
-            instruments._imported(module)
+            instruments._there(module)
 
 
 def _library(name: str) -> Library:

@@ -1,0 +1,125 @@
+"""``tokenmeter run``: a program as it is, metered and held to budgets, with every Python process that it starts.
+
+The command writes down what to do in ``$TOKENMETER_RUN`` and puts the folder ``at_start`` in front of ``PYTHONPATH``.
+Python imports ``sitecustomize`` from there at its start, which calls `begin.begin`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tokenmeter.attribution import AgentScope
+from tokenmeter.budgets.budget import Budget
+from tokenmeter.cli import where
+from tokenmeter.cli.run import summary
+from tokenmeter.cli.run.orders import VARIABLE, Orders
+from tokenmeter.cli.trouble import Trouble
+
+_AT_START = str(Path(__file__).with_name("at_start"))
+_NOT_FOUND, _NOT_RUN, _BY_SIGNAL = 127, 126, 128  # as shells say it
+_PASSED_ON = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")  # Ctrl-C reaches both from the terminal
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The arguments of the command."""
+    parser = commands.add_parser(
+        "run",
+        help="a program as it is, metered and held to budgets",
+        description="Runs a program as it is: the model calls of all its Python processes are metered and held to the "
+        "budgets of tokenmeter.toml and to those that are given here.",
+    )
+    parser.add_argument("--config", metavar="PATH", help="the configuration; default: tokenmeter.toml here or above")
+    parser.add_argument("--store", metavar="URL", help="the store, in place of the one that the configuration names")
+    parser.add_argument(
+        "--budget",
+        metavar="LIMIT",
+        action="append",
+        default=[],
+        help="what the program may spend: '$2', '100k tokens' or '50 calls'; may be given more than once",
+    )
+    for name in ("agent", "user", "team"):
+        parser.add_argument(f"--{name}", metavar="NAME", help=f"the {name} that calls are charged to")
+    parser.add_argument("--quiet", action="store_true", help="say nothing of what was spent")
+    parser.add_argument("program", nargs=argparse.REMAINDER, metavar="PROGRAM", help="the program, and its arguments")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a program; returns its exit status."""
+    program = arguments.program[arguments.program[:1] == ["--"] :]
+    if not program:
+        raise Trouble("no program is given; write: tokenmeter run [OPTIONS] PROGRAM [ARGUMENTS], as in python agent.py")
+    if program[0].endswith(".py"):
+        program = [sys.executable, *program]
+    with tempfile.TemporaryDirectory(prefix="tokenmeter-run-", ignore_cleanup_errors=True) as folder:
+        orders = _orders(arguments, Path(folder))
+        status = _wait_for(program, _environment(orders))
+        if not arguments.quiet:
+            summary.tell(orders, sys.stderr)
+    return status
+
+
+def _orders(arguments: argparse.Namespace, folder: Path) -> Orders:
+    """What each process shall do. Raises `ConfigError` here, not in all of them."""
+    config = where.config_of(arguments)
+    store = arguments.store or (config.store if config is not None else "memory://")
+    lasts = store.partition("://")[0] != "memory"
+    if arguments.budget and lasts:
+        raise Trouble(
+            f"--budget {arguments.budget[0]!r} is for this run, and the store {where.shown_address(store)} lasts; "
+            "write the budget into tokenmeter.toml under [[budgets]], or leave the store out"
+        )
+    for limit in arguments.budget:
+        Budget(limit)
+    AgentScope("-" if arguments.agent is None else arguments.agent, arguments.user, arguments.team, None, {})
+    return Orders(
+        config=None if config is None else str(config.path),
+        store=arguments.store if lasts else f"sqlite:///{folder / 'budgets.db'}",
+        budgets=tuple(arguments.budget),
+        agent=arguments.agent,
+        user=arguments.user,
+        team=arguments.team,
+        rows=str(folder / "calls.jsonl"),
+    )
+
+
+def _environment(orders: Orders) -> Mapping[str, str]:
+    path = os.environ.get("PYTHONPATH")
+    return os.environ | {
+        VARIABLE: orders.text(),
+        "PYTHONPATH": _AT_START if not path else f"{_AT_START}{os.pathsep}{path}",
+    }
+
+
+def _wait_for(program: list[str], environment: Mapping[str, str]) -> int:
+    """Run it to its end, and pass signals on to it."""
+    before: dict[signal.Signals, Any] = {}
+    process: subprocess.Popen[bytes] | None = None
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        if process is not None and number != signal.SIGINT:
+            process.send_signal(number)
+
+    for name in ("SIGINT", *_PASSED_ON):
+        if (number := getattr(signal.Signals, name, None)) is not None:
+            before[number] = signal.signal(number, pass_on)
+    try:
+        process = subprocess.Popen(program, env=environment)  # noqa: S603 - what the user wrote
+        status = process.wait()
+    except FileNotFoundError:
+        raise Trouble(f"no program {program[0]!r} is on the PATH; correct its name", _NOT_FOUND) from None
+    except PermissionError:
+        raise Trouble(f"{program[0]!r} can't be run; is it a program?", _NOT_RUN) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return status if status >= 0 else _BY_SIGNAL - status

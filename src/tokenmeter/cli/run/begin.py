@@ -1,0 +1,58 @@
+"""What happens at the start of each Python process below ``tokenmeter run``."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from typing import Any
+
+from tokenmeter import Budget, CallRecord, Meter
+from tokenmeter.attribution import Scope, in_force
+from tokenmeter.cli.run.orders import Orders, orders_of
+from tokenmeter.record import encode
+
+
+class Rows:
+    """Adds the row of each call to a file. One write each, so that processes don't mix theirs."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def record(self, row: CallRecord) -> None:
+        """Take one row."""
+        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(file, encode(row) + b"\n")
+        finally:
+            os.close(file)
+
+
+def begin(text: str) -> Meter:
+    """Meter this process. Raises `ConfigError` and `StoreUnavailable`."""
+    orders = orders_of(text)
+    meter = _meter(orders)
+    meter.instrument()
+    if orders.agent or orders.user or orders.team:
+        in_force(_scope(orders)).__enter__()
+    atexit.register(meter.close)
+    return meter
+
+
+def _meter(orders: Orders) -> Meter:
+    options: dict[str, Any] = {"recorders": [Rows(orders.rows)]}
+    if orders.store is not None:
+        options["store"] = orders.store
+    budgets = [Budget(limit) for limit in orders.budgets]
+    if orders.config is None:
+        return Meter(budgets, **options)
+    if budgets:
+        from tokenmeter.config import load_config
+
+        options["budgets"] = [*load_config(orders.config).budgets, *budgets]
+    return Meter.from_config(orders.config, **options)
+
+
+def _scope(orders: Orders) -> Scope:
+    """Whose the calls are. It is no run: a program may go on for months, and ask for many things."""
+    agent = orders.agent
+    return Scope(agent=agent, user=orders.user, team=orders.team, path=() if agent is None else (agent,))

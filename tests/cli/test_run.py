@@ -1,0 +1,230 @@
+"""``tokenmeter run``: programs as they are, in processes of their own, against a real server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tokenmeter.cli import main
+from tokenmeter.testing import ScriptedProvider
+
+BIN = Path(sys.executable).parent
+ASKS = """
+import sys
+import httpx
+
+def ask(times=1):
+    for _ in range(times):
+        body = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "Hello"}]}
+        try:
+            print(httpx.post(sys.argv[1] + "/chat/completions", json=body).status_code, flush=True)
+        except Exception as error:
+            print(type(error).__name__, flush=True)
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "asks.py").write_text(ASKS)
+    return tmp_path
+
+
+def run(here: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tokenmeter.cli", "run", *arguments],
+        cwd=here,
+        env=os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def program(here: Path, text: str, name: str = "program.py") -> str:
+    (here / name).write_text(textwrap.dedent(text))
+    return name
+
+
+def cells(text: str, first: str) -> list[str]:
+    """The row of the summary that begins with this cell."""
+    return next(line.split() for line in text.splitlines() if line.split()[:1] == [first])
+
+
+def test_a_program_is_metered_as_it_is(here: Path, provider: ScriptedProvider) -> None:
+    name = program(here, "import asks; asks.ask(3)")
+    done = run(here, "--agent", "triage", "--user", "alice", "python", name, provider.openai_url)
+    assert (done.returncode, done.stdout.split()) == (0, ["200"] * 3)
+    billed = provider.billed
+    assert cells(done.stderr, "triage")[:6] == [
+        "triage", "alice", "-", "gpt-5-mini", "3", str(billed.input_tokens),
+    ]  # fmt: skip
+
+
+def test_a_budget_holds_for_all_of_its_processes(here: Path, provider: ScriptedProvider) -> None:
+    name = program(
+        here,
+        """
+        import multiprocessing, subprocess, sys, threading
+        import asks
+
+        if __name__ == "__main__":
+            if sys.argv[2:] != ["child"]:
+                asks.ask(2)
+                subprocess.run([sys.executable, __file__, sys.argv[1], "child"], check=True)
+                spawned = multiprocessing.get_context("spawn").Process(target=asks.ask, args=(2,))
+                spawned.start()
+                spawned.join()
+                thread = threading.Thread(target=asks.ask, args=(2,))
+                thread.start()
+                thread.join()
+            else:
+                asks.ask(2)
+        """,
+    )
+    done = run(here, "--budget", "5 calls", "--agent", "a", name, provider.openai_url)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()) == ["200"] * 5 + ["BudgetExceeded"] * 3
+    assert provider.received == 5
+    assert cells(done.stderr, "a")[4] == "5"
+    assert cells(done.stderr, "a")[-1] == "3"
+
+
+def test_the_budgets_of_the_file_hold_too(here: Path, provider: ScriptedProvider) -> None:
+    (here / "tokenmeter.toml").write_text('[[budgets]]\nlimit = "2 calls"\n')
+    name = program(here, "import asks; asks.ask(3)")
+    assert run(here, name, provider.openai_url).stdout.split() == ["200", "200", "BudgetExceeded"]
+    done = run(here, "--budget", "1 calls", name, provider.openai_url)
+    assert done.stdout.split() == ["200", "BudgetExceeded", "BudgetExceeded"]
+
+
+def test_a_store_that_lasts_goes_on(here: Path, provider: ScriptedProvider) -> None:
+    books = here / "books.db"
+    (here / "tokenmeter.toml").write_text(
+        f'[store]\nurl = "sqlite:///{books}"\n[[budgets]]\nlimit = "3 calls"\nper = "month"\n'
+    )
+    name = program(here, "import asks; asks.ask(2)")
+    said = [run(here, name, provider.openai_url).stdout.split() for _ in range(2)]
+    assert said == [["200", "200"], ["200", "BudgetExceeded"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("import sys; sys.exit(7)", 7),
+        ("raise SystemExit(0)", 0),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 128 + 9),
+    ],
+)
+def test_the_status_is_the_programs(here: Path, text: str, status: int) -> None:
+    done = run(here, "python", program(here, text))
+    assert done.returncode == status
+    assert "no model call was seen" in done.stderr
+    assert run(here, "--quiet", "python", program(here, text)).stderr == ""
+
+
+def test_signals_are_passed_on(here: Path, provider: ScriptedProvider) -> None:
+    name = program(
+        here,
+        """
+        import signal, sys, asks
+
+        def end(*_):
+            asks.ask()
+            sys.exit(5)
+
+        signal.signal(signal.SIGTERM, end)
+        print("ready", flush=True)
+        signal.pause()
+        """,
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tokenmeter.cli", "run", "--agent", "a", name, provider.openai_url],
+        cwd=here,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (5, "200\n")
+    assert cells(err, "a")[4] == "1"
+
+
+def test_what_a_killed_process_spent_is_told(here: Path, provider: ScriptedProvider) -> None:
+    name = program(here, "import asks, os; asks.ask(2); os.kill(os.getpid(), 9)")
+    done = run(here, "--agent", "a", name, provider.openai_url)
+    assert done.returncode == 128 + 9
+    assert cells(done.stderr, "a")[4] == "2"
+
+
+def test_the_programs_own_customization_is_imported(here: Path) -> None:
+    theirs = here / "theirs"
+    theirs.mkdir()
+    (theirs / "sitecustomize.py").write_text("import sys; sys.customized = True")
+    name = program(here, "import sys; print(sys.customized, *[p for p in sys.path if 'at_start' in p])")
+    assert run(here, "--quiet", name, PYTHONPATH=str(theirs)).stdout == "True\n"
+
+
+def test_a_python_without_tokenmeter_says_so_and_goes_on(here: Path) -> None:
+    name = program(here, "print('went on')")
+    done = run(here, "--quiet", "python", "-S", "-c", f"import sitecustomize, runpy; runpy.run_path({name!r})")
+    assert done.stdout == "went on\n"
+    assert "NOT METERED: tokenmeter is not installed for" in done.stderr
+
+
+def test_without_its_store_it_is_not_started(here: Path) -> None:
+    done = run(here, "--store", "mysql://127.0.0.1/0", program(here, "print('went on')"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the program was not started" in done.stderr
+
+
+def test_a_program_that_is_metered_already(here: Path, provider: ScriptedProvider) -> None:
+    """Its own meter counts in its own books, and its agents are named in both."""
+    name = program(
+        here,
+        """
+        import asks, tokenmeter
+        with tokenmeter.Meter() as meter:
+            meter.instrument()
+            with meter.agent("inner"):
+                asks.ask()
+            print(meter.spend(agent="inner").calls)
+        """,
+    )
+    done = run(here, "--agent", "outer", "--user", "u", name, provider.openai_url)
+    assert done.stdout.split() == ["200", "1"]
+    assert cells(done.stderr, "inner")[:2] == ["inner", "u"]
+    assert provider.received == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ([], 2, "no program is given"),
+        (["--"], 2, "no program is given"),
+        (["--budget", "much", "python"], 2, "'much'"),
+        (["--agent", "", "python"], 2, "agent name is ''"),
+        (["--store", "sqlite:///x.db", "--budget", "$1", "python"], 2, "--budget '$1' is for this run"),
+        (["no-such-program-here"], 127, "'no-such-program-here'"),
+        (["./asks.txt"], 126, "'./asks.txt' can't be run"),
+        (["--config", "none.toml", "python"], 2, "none.toml"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, said: str
+) -> None:
+    (here / "asks.txt").write_text("no program")
+    assert main(["run", *arguments]) == status
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
