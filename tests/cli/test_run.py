@@ -207,6 +207,15 @@ def test_a_program_that_is_metered_already(here: Path, provider: ScriptedProvide
     assert provider.received == 1
 
 
+def test_one_below_another_is_held_to_both(here: Path, provider: ScriptedProvider) -> None:
+    name = program(here, "import asks; asks.ask(3)")
+    inner = ["tokenmeter", "run", "--budget", "2 calls", "--agent", "inner", name, provider.openai_url]
+    done = run(here, "--budget", "1 calls", "--user", "u", *inner)
+    assert done.stdout.split() == ["200", "BudgetExceeded", "BudgetExceeded"]
+    assert [line.split()[:2] for line in done.stderr.splitlines() if line.startswith("inner")] == [["inner", "u"]] * 2
+    assert provider.received == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [

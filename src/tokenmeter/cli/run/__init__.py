@@ -21,7 +21,7 @@ from tokenmeter.attribution import AgentScope
 from tokenmeter.budgets.budget import Budget
 from tokenmeter.cli import where
 from tokenmeter.cli.run import summary
-from tokenmeter.cli.run.orders import VARIABLE, Orders
+from tokenmeter.cli.run.orders import VARIABLE, Orders, orders_of, text_of
 from tokenmeter.cli.trouble import Trouble
 
 _AT_START = str(Path(__file__).with_name("at_start"))
@@ -93,10 +93,12 @@ def _orders(arguments: argparse.Namespace, folder: Path) -> Orders:
 
 
 def _environment(orders: Orders) -> Mapping[str, str]:
-    path = os.environ.get("PYTHONPATH")
+    outer = os.environ.get(VARIABLE)
+    given = os.environ.get("PYTHONPATH")
+    path = [each for each in given.split(os.pathsep) if each != _AT_START] if given else []
     return os.environ | {
-        VARIABLE: orders.text(),
-        "PYTHONPATH": _AT_START if not path else f"{_AT_START}{os.pathsep}{path}",
+        VARIABLE: text_of([*(orders_of(outer) if outer else ()), orders]),
+        "PYTHONPATH": os.pathsep.join([_AT_START, *path]),
     }
 
 

@@ -6,8 +6,10 @@ import atexit
 import os
 from typing import Any
 
+from msgspec.structs import replace
+
 from tokenmeter import Budget, CallRecord, Meter
-from tokenmeter.attribution import Scope, in_force
+from tokenmeter.attribution import Scope, current, in_force
 from tokenmeter.cli.run.orders import Orders, orders_of
 from tokenmeter.record import encode
 
@@ -27,15 +29,14 @@ class Rows:
             os.close(file)
 
 
-def begin(text: str) -> Meter:
-    """Meter this process. Raises `ConfigError` and `StoreUnavailable`."""
-    orders = orders_of(text)
-    meter = _meter(orders)
-    meter.instrument()
-    if orders.agent or orders.user or orders.team:
-        in_force(_scope(orders)).__enter__()
-    atexit.register(meter.close)
-    return meter
+def begin(text: str) -> None:
+    """Meter this process. Raises `ConfigError`."""
+    for orders in orders_of(text):
+        meter = _meter(orders)
+        meter.instrument()
+        if orders.agent or orders.user or orders.team:
+            in_force(_scope(orders)).__enter__()
+        atexit.register(meter.close)
 
 
 def _meter(orders: Orders) -> Meter:
@@ -54,5 +55,11 @@ def _meter(orders: Orders) -> Meter:
 
 def _scope(orders: Orders) -> Scope:
     """Whose the calls are. It is no run: a program may go on for months, and ask for many things."""
-    agent = orders.agent
-    return Scope(agent=agent, user=orders.user, team=orders.team, path=() if agent is None else (agent,))
+    outer, agent = current(), orders.agent
+    return replace(
+        outer,
+        agent=agent or outer.agent,
+        user=orders.user or outer.user,
+        team=orders.team or outer.team,
+        path=outer.path if agent is None else (*outer.path, agent),
+    )

@@ -18,11 +18,12 @@ class Orders(msgspec.Struct, frozen=True):
     team: str | None
     rows: str
 
-    def text(self) -> str:
-        """As a variable of the environment."""
-        return msgspec.json.encode(self).decode()
+
+def orders_of(text: str) -> list[Orders]:
+    """From the variable; one below another command of this kind has those of both. Raises ``msgspec.MsgspecError``."""
+    return msgspec.json.decode(text, type=list[Orders])
 
 
-def orders_of(text: str) -> Orders:
-    """From a variable of the environment. Raises ``msgspec.MsgspecError``."""
-    return msgspec.json.decode(text, type=Orders)
+def text_of(orders: list[Orders]) -> str:
+    """For the variable."""
+    return msgspec.json.encode(orders).decode()
