@@ -53,7 +53,7 @@ class RelayReader(StreamReader):
         super().__init__(_Unpaced(loop), inner._low_water, timer=inner._timer, loop=loop)
 
     @property
-    def _exception(self) -> BaseException | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def _exception(self) -> BaseException | None:
         """The real reader's. Nothing more can be read then."""
         error = self._inner._exception
         if error is not None:
@@ -61,7 +61,7 @@ class RelayReader(StreamReader):
         return error
 
     @_exception.setter
-    def _exception(self, error: BaseException | None) -> None:
+    def _exception(self, error: BaseException | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         pass
 
     async def _wait(self, func_name: str) -> None:
