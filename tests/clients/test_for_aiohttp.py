@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import pytest
 from opentelemetry import baggage, context, propagate
 
@@ -612,6 +613,23 @@ async def test_traces_and_middlewares(meter: Meter, calls: CapturedCalls) -> Non
     settled(meter, calls)
 
 
+@pytest.mark.parametrize("ask", [ASK, STREAMED], ids=["whole", "sse"])
+@pytest.mark.parametrize("rejects", [False, True], ids=["takes", "rejects"])
+@on_a_loop
+async def test_a_body_that_was_read_on_its_way(meter: Meter, calls: CapturedCalls, ask: Any, rejects: bool) -> None:
+    async def read(response: Any) -> None:
+        await response.read()
+
+    async def ask_for(session: Any) -> Any:
+        async with session.post(server.url, json=ask, raise_for_status=read) as response:
+            return await response.text(), response.content.at_eof()
+
+    async with serving(rejecting if rejects else as_openai) as server:
+        await both(meter, server, ask_for)
+    settled(meter, calls)
+    assert calls[0].estimated is (rejects and ask is STREAMED)
+
+
 @on_a_loop
 async def test_websockets_are_not_touched(meter: Meter, calls: CapturedCalls) -> None:
     from aiohttp import web
@@ -1163,6 +1181,42 @@ async def test_counted_once(meter: Meter, calls: CapturedCalls) -> None:
             other.flush()
             assert other.spend().calls == 1
             assert other.remaining()[0].held == 0
+
+
+class OverAiohttp(httpx.AsyncBaseTransport):
+    """As the transports that some SDKs bring along."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            data: Any = request.content
+        except httpx.RequestNotRead:
+            data = request.stream
+        url = str(request.url)
+        async with self._session.post(url, data=data, headers=request.headers, allow_redirects=False) as response:
+            body = await response.read()
+            return httpx.Response(response.status, headers=response.headers, content=body, request=request)
+
+
+@pytest.mark.parametrize("ask", [ASK, STREAMED], ids=["whole", "sse"])
+@pytest.mark.parametrize("path", [PATH, "/moved", "/model/a.b%3A0/invoke"])
+@on_a_loop
+async def test_counted_once_below_httpx(meter: Meter, calls: CapturedCalls, ask: Any, path: str) -> None:
+    async def answer(asked: Asked, out: Out) -> None:
+        if asked.path == PATH and path == "/moved":
+            await out.whole(307, b"", location=path + PATH)
+        else:
+            await as_openai(asked, out)
+
+    meter.instrument()
+    async with serving(answer) as server, aiohttp.ClientSession() as session:
+        url = server.url if path == "/moved" else server.url.replace(PATH, path)
+        async with httpx.AsyncClient(transport=OverAiohttp(session), follow_redirects=True) as client:
+            response = await client.post(url, json=ask)
+            assert response.status_code == 200
+    settled(meter, calls)
 
 
 @pytest.mark.parametrize("read", ["read", "readchunk", "nowait", "iter_chunked"])

@@ -184,7 +184,7 @@ class _Check:
             await self.now(response)
 
     async def now(self, response: aiohttp.ClientResponse) -> None:
-        if not isinstance(self._check, bool):
+        if not isinstance(self._check, bool | None):
             await self._check(response)
         elif self._check:
             response.raise_for_status()
@@ -198,6 +198,16 @@ class _Response(ForeignResponse[aiohttp.ClientResponse]):
         self.headers = CIMultiDict(inner.headers)
         if plain:  # aiohttp has undone the coding that it still tells of
             self.headers.popall("content-encoding", None)
+        if inner._body is not None:  # a middleware of the caller's has read it
+            self._content = inner._body
+
+    @property
+    def content(self) -> bytes:
+        return self._content
+
+    @property
+    def text(self) -> str:
+        return self._content.decode(errors="replace")
 
     @property
     def stream(self) -> Any:
@@ -212,6 +222,8 @@ class _Response(ForeignResponse[aiohttp.ClientResponse]):
             yield piece
 
     async def given(self) -> aiohttp.ClientResponse:
+        if self.inner._body is not None:
+            self.inner._body = self._content
         if isinstance(self._check, _Check) and not self.inner.ok:
             try:
                 await self._check.now(self.inner)

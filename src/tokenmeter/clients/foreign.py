@@ -80,8 +80,9 @@ class ForeignRequest(Generic[_Inner]):
         url, ours = getattr(other, "url", None), self.url
         if url is None or getattr(other, "method", None) != self.method:
             return False
-        if (body := getattr(self, "_content", None)) and getattr(other, "_content", None) == body:
-            return True  # wherever a redirect led it
+        body = getattr(self, "_content", None)
+        if body is None or body == getattr(other, "_content", None):
+            return True  # wherever a redirect led it; then httpx gives the body on unread
         return url.host == ours.host and _path(url) == _path(ours)
 
     __hash__ = None  # type: ignore[assignment]
