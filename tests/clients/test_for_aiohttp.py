@@ -97,8 +97,11 @@ class Server:
         self.answer = answer
         self.asked: list[Asked] = []
         self.url = ""
+        self.serving: set[Any] = set()  # nobody else holds the tasks
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        self.serving.add(task)
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -109,6 +112,7 @@ class Server:
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
+            self.serving.discard(task)
             writer.close()
 
 
@@ -144,6 +148,10 @@ async def serving(answer: Answer = as_openai) -> AsyncIterator[Server]:
         yield server
     finally:
         listening.close()
+        left = list(server.serving)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left)
 
 
 @pytest.fixture
@@ -428,6 +436,18 @@ async def test_a_server_that_rejects_the_option(
     async with serving(rejecting) as server:
         await both(meter, server, ask, **options)
         assert len(server.asked) == 3
+    settled(meter, calls)
+
+
+@pytest.mark.skipif(not hasattr(aiohttp, "UploadTracker"), reason="this aiohttp has none")
+@on_a_loop
+async def test_what_watches_an_upload_goes_with_one_try(meter: Meter, calls: CapturedCalls) -> None:
+    async def watched(session: Any) -> Any:
+        async with session.post(server.url, json=STREAMED, upload_tracker=aiohttp.UploadTracker()) as response:
+            return await response.read()
+
+    async with serving(rejecting) as server:
+        await both(meter, server, watched)
     settled(meter, calls)
 
 
@@ -1071,12 +1091,19 @@ async def _cut(session: Any, url: str) -> None:
         await session.post(url.replace(PATH, "/cuts" + PATH), json=ASK)
 
 
+async def _nonsense(session: Any, url: str) -> None:
+    with pytest.raises(aiohttp.ClientResponseError):
+        await session.post(url.replace(PATH, "/garbles" + PATH), json=ASK)
+
+
 async def _redirected(session: Any, url: str) -> None:
     with pytest.raises(aiohttp.ClientError):
         await session.post(url.replace(PATH, "/leads" + PATH), json=ASK)
 
 
-@pytest.mark.parametrize("way", [_cancelled_while_it_waits, _too_late, _silent, _own_check, _cut, _redirected])
+@pytest.mark.parametrize(
+    "way", [_cancelled_while_it_waits, _too_late, _silent, _own_check, _cut, _nonsense, _redirected]
+)
 @on_a_loop
 async def test_what_was_sent_is_charged(
     meter: Meter, calls: CapturedCalls, way: Callable[[Any, str], Awaitable[None]]
@@ -1088,6 +1115,9 @@ async def test_what_was_sent_is_charged(
             await out.whole(307, b"", location="/cuts" + PATH)
         elif asked.path.startswith("/cuts"):
             out.cut()
+        elif asked.path.startswith("/garbles"):
+            await out.head(status=20_000)
+            await out.flush()
         else:
             await asyncio.Event().wait()
 

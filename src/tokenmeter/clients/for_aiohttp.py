@@ -295,6 +295,7 @@ class Aiohttp(ForeignLibrary):
             given.popall("content-length", None)
             rest["data"] = _like(rest.get("data"), body)
             check = rest.get("raise_for_status")
+            request.rest.pop("upload_tracker", None)  # it goes with one request, and not with another try
             rest["raise_for_status"] = _Check(request.inner._raise_for_status if check is None else check)
         rest["headers"] = given
         known = getattr(request, "content", None) if body is None else body
@@ -302,19 +303,19 @@ class Aiohttp(ForeignLibrary):
 
     def reached(self, error: BaseException) -> Reached:
         """By what stands in the frames of aiohttp's own function: of each request that it made, its response."""
-        if isinstance(error, aiohttp.ClientResponseError) and error.status:
-            return Reached(status=error.status)
-        found = Reached()
+        found = Reached(status=error.status or None) if isinstance(error, aiohttp.ClientResponseError) else Reached()
         step = error.__traceback__
         while step is not None:
-            code, frame = step.tb_frame.f_code, step.tb_frame
-            module = frame.f_globals.get("__name__")
-            if (module, code.co_name) == ("aiohttp.client", "_request"):
-                found = _reached(frame.f_locals.get("req"), frame.f_locals.get("resp"))
-            elif (module, code.co_name) == ("aiohttp.client_reqrep", "send"):
+            frame = step.tb_frame
+            at = frame.f_globals.get("__name__"), frame.f_code.co_name
+            if at == ("aiohttp.client", "_request"):
+                response = getattr(frame.f_locals.get("req"), "response", None)
+                # Of a response whose head didn't come there is no status.
+                found = Reached(unsent=True) if response is None else Reached(status=response.status)
+            elif at == ("aiohttp.client_reqrep", "send"):
                 return Reached()
-            elif module == __name__ and step.tb_next is None:  # it was called with what it doesn't take
-                return Reached(unsent=True)
+            elif at[0] == __name__ and step.tb_next is None:  # it was called with what it doesn't take
+                found = Reached(unsent=True)
             step = step.tb_next
         if found.unsent and isinstance(error, KeyboardInterrupt | SystemExit):
             return Reached()  # it may come between two steps, when the response has no name yet
@@ -375,14 +376,6 @@ def _like(data: Any, body: bytes) -> Any:
     if isinstance(data, BytesPayload):
         return BytesPayload(body, headers=data.headers)
     return body.decode() if isinstance(data, str) else body
-
-
-def _reached(request: Any, response: Any) -> Reached:
-    """Of what aiohttp had at hand: the request that it made last, and the response that came last."""
-    answered = getattr(request, "response", None)
-    if answered is None:
-        return Reached(unsent=True)
-    return Reached(status=response.status) if answered is response else Reached()
 
 
 LIBRARY = Aiohttp()
