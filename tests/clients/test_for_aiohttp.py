@@ -7,6 +7,7 @@ import gc
 import io
 import json
 import warnings
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -496,7 +497,7 @@ DATA: dict[str, Callable[[], dict[str, Any]]] = {
     "bytearray": lambda: {"data": bytearray(json.dumps(STREAMED).encode())},
     "payload": lambda: {"data": aiohttp.JsonPayload(STREAMED)},
     "headers": lambda: {"json": STREAMED, "headers": {"content-type": "application/json; x=y", "X-Own": "1"}},
-    "list": lambda: {"json": STREAMED, "headers": [("X-Own", "1"), ("X-Own", "2"), ("content-length", "1")][:2]},
+    "list": lambda: {"json": STREAMED, "headers": [("X-Own", "1"), ("X-Own", "2")]},
     "iterator": lambda: {"json": STREAMED, "headers": iter([("X-Own", "1"), ("X-Own", "2")])},
     "skip": lambda: {"json": STREAMED, "skip_auto_headers": ["content-type", "user-agent"]},
     "chunked": lambda: {"data": json.dumps(STREAMED).encode(), "chunked": True},
@@ -530,8 +531,6 @@ def _same_ask(asked: Asked) -> Any:
     if body.startswith(b"--"):  # a form has a boundary of its own
         return asked.method, body.count(b"\r\n")
     if headers.get("content-encoding") == "deflate":
-        import zlib
-
         body = zlib.decompress(body)
     with suppress(ValueError):
         read = json.loads(body)
@@ -653,6 +652,7 @@ async def test_a_body_that_was_read_on_its_way(meter: Meter, calls: CapturedCall
 @on_a_loop
 async def test_websockets_are_not_touched(meter: Meter, calls: CapturedCalls) -> None:
     from aiohttp import web
+    from aiohttp.test_utils import TestServer
 
     async def echo(request: Any) -> Any:
         socket = web.WebSocketResponse()
@@ -663,8 +663,6 @@ async def test_websockets_are_not_touched(meter: Meter, calls: CapturedCalls) ->
 
     app = web.Application()
     app.router.add_get("/v1/responses", echo)
-    from aiohttp.test_utils import TestServer
-
     async with (
         TestServer(app) as server,
         aiohttp.ClientSession() as session,
@@ -678,7 +676,7 @@ async def test_websockets_are_not_touched(meter: Meter, calls: CapturedCalls) ->
 class Paced:
     """A stream whose pieces a test lets go one by one."""
 
-    def __init__(self, *, usage_at: int | None = None) -> None:
+    def __init__(self) -> None:
         self.go = asyncio.Semaphore(0)
         self.cut = False
         self.done = asyncio.Event()

@@ -191,6 +191,8 @@ class _Check:
 
 
 class _Response(ForeignResponse[aiohttp.ClientResponse]):
+    _content: bytes
+
     def __init__(self, inner: aiohttp.ClientResponse, plain: bool, check: Any) -> None:
         super().__init__(inner)
         self._check = check
@@ -198,8 +200,8 @@ class _Response(ForeignResponse[aiohttp.ClientResponse]):
         self.headers = CIMultiDict(inner.headers)
         if plain:  # aiohttp has undone the coding that it still tells of
             self.headers.popall("content-encoding", None)
-        if inner._body is not None:  # a middleware of the caller's has read it
-            self._content = inner._body
+        if (body := getattr(inner, "_body", None)) is not None:  # a middleware of the caller's has read it
+            self._content = body
 
     @property
     def content(self) -> bytes:
@@ -222,7 +224,7 @@ class _Response(ForeignResponse[aiohttp.ClientResponse]):
             yield piece
 
     async def given(self) -> aiohttp.ClientResponse:
-        if self.inner._body is not None:
+        if hasattr(self, "_content"):
             self.inner._body = self._content
         if isinstance(self._check, _Check) and not self.inner.ok:
             try:
