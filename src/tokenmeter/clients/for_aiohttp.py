@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.streams import StreamReader
+from aiohttp.payload import BytesPayload
+from aiohttp.streams import EmptyStreamReader, StreamReader
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from tokenmeter.clients.aside import aside
-from tokenmeter.clients.decoding import Decoder, decoder_for
+from tokenmeter.clients.decoding import Decoder, Undecodable, decoder_for
 from tokenmeter.clients.foreign import ForeignLibrary, ForeignRequest, ForeignResponse, Headers, Url, body_of
 from tokenmeter.clients.library import Place
 from tokenmeter.clients.reached import Reached
 from tokenmeter.clients.relay import END_MARKS, Passage, as_failure, forgotten
-from tokenmeter.errors import Refused
 
 
 class _Unpaced(BaseProtocol):
@@ -31,76 +31,104 @@ class _Unpaced(BaseProtocol):
 
 
 class RelayReader(StreamReader):
-    """The body of a response as it passes by: draws from the real reader whenever it would have to wait for data."""
+    """The body of a response as it passes by: draws from the real reader whenever it has nothing itself.
 
-    __slots__ = ("__weakref__", "_feed", "_inner", "_passage")
+    It works on the same fields as the methods that it inherits, for it must tell apart what these tell apart: what is
+    here by now, where the server's chunks end, and that all came.
+    """
+
+    def __new__(cls, inner: StreamReader, passage: Passage) -> Any:
+        """An empty body is one object for all responses: that stays as it is."""
+        if isinstance(inner, EmptyStreamReader):
+            passage.end()
+            return inner
+        return super().__new__(cls)
 
     def __init__(self, inner: StreamReader, passage: Passage) -> None:
-        super().__init__(_Unpaced(inner._loop), inner._low_water, loop=inner._loop)
         self._inner = inner
         self._passage = passage
         self._feed: Callable[[bytes], bytes] | None = None
+        self._marked = False
+        loop = inner._loop
+        super().__init__(_Unpaced(loop), inner._low_water, timer=inner._timer, loop=loop)
+
+    @property
+    def _exception(self) -> BaseException | None:
+        """The real reader's. Nothing more can be read then."""
+        error = self._inner._exception
+        if error is not None:
+            self._passage.end(as_failure(error))
+        return error
+
+    @_exception.setter
+    def _exception(self, error: BaseException | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        pass
 
     async def _wait(self, func_name: str) -> None:
-        passage, inner = self._passage, self._inner
+        passage = self._passage
         try:
-            chunk, ends = await inner.readchunk()
-            out = self._read(chunk)
-            if passage.grows and (grow := passage.growing()) is not None:
-                try:
-                    await aside(grow)
-                except asyncio.CancelledError:
-                    self._give(out, ends)
-                    raise
+            if not self._draw():
+                await self._inner._wait(func_name)
+                self._draw()
         except asyncio.CancelledError:
             raise  # who waited no longer may ask again, and nothing is lost
-        except Refused as error:
-            passage.end(error)
-            self.set_exception(error)
-            raise
         except BaseException as error:
             passage.end(as_failure(error))
             raise
-        if not chunk and not ends:
-            self._over()
-        else:
-            self._give(out, ends)
-            self._catch_up()
+        if passage.grows and (grow := passage.growing()) is not None:
+            try:
+                await aside(grow)
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:
+                passage.end(error)
+                self.set_exception(error)
+                raise
+        self._catch_up()
+
+    def _draw(self) -> bool:
+        """Take what the real reader has by now, and no more: it may go on to fill itself. Whether there was any."""
+        inner = self._inner
+        inner.at_eof()  # then another meter's relay has drawn
+        size, ends = inner._size, inner._http_chunk_splits
+        found = bool(size or ends or inner._eof)
+        if ends is not None:
+            self.begin_http_chunk_receiving()
+        while True:
+            while ends and ends[0] <= inner._cursor:
+                del ends[0]
+                self.end_http_chunk_receiving()
+            if size <= 0:
+                break
+            chunk = inner._read_nowait_chunk(ends[0] - inner._cursor if ends else -1)
+            size -= len(chunk)
+            self.feed_data(self._read(chunk))
+        self.total_compressed_bytes = getattr(inner, "total_compressed_bytes", None)
+        return found
+
+    def _catch_up(self) -> None:
+        """Tell that all came, once it may pass."""
+        if self._marked:
+            self._marked = False
+            self._passage.marked()
+        if self._inner._eof and not self._inner._buffer and not self._eof:
+            self.feed_data(self._passage.end())
+            self.feed_eof()
 
     def _read(self, chunk: bytes) -> bytes:
         """Read a piece; what the caller shall see of it."""
-        if not chunk:
-            return chunk
         feed = self._feed
         if feed is None:
             feed = self._feed = self._passage.begins()
         try:
             out = feed(chunk)
+        except Undecodable as fault:
+            raise aiohttp.ClientPayloadError(str(fault)) from fault
         except Exception as fault:
             feed = self._feed = self._passage.failed(fault)
             out = feed(chunk)
-        if chunk.endswith(END_MARKS):
-            self._passage.marked()
+        self._marked = chunk.endswith(END_MARKS)
         return out
-
-    def _give(self, out: bytes, ends: bool) -> None:
-        if self._inner._http_chunk_splits is None:
-            self.feed_data(out)
-            return
-        self.begin_http_chunk_receiving()
-        self.feed_data(out)
-        if ends:
-            self.end_http_chunk_receiving()
-
-    def _over(self) -> None:
-        if not self._eof:
-            self.feed_data(self._passage.end())
-            self.feed_eof()
-
-    def _catch_up(self) -> None:
-        """What the real reader knows without waiting."""
-        if self._inner.at_eof():
-            self._over()
 
     def set_read_chunk_size(self, n: int) -> None:
         """As aiohttp's."""
@@ -109,8 +137,8 @@ class RelayReader(StreamReader):
 
     def read_nowait(self, n: int = -1) -> bytes:
         """As aiohttp's."""
-        if not self._buffer and not self._eof:
-            self._give(self._read(self._inner.read_nowait()), ends=False)
+        if self._exception is None and (n < 0 or self._size < n):
+            self._draw()
             self._catch_up()
         return super().read_nowait(n)
 
@@ -120,7 +148,10 @@ class RelayReader(StreamReader):
 
     def at_eof(self) -> bool:
         """As aiohttp's."""
-        self._catch_up()
+        if not self._buffer and not self._eof:
+            if not self._passage.grows:  # else it must be waited for whether more may pass
+                self._draw()
+            self._catch_up()
         return super().at_eof()
 
     async def wait_eof(self) -> None:
@@ -131,15 +162,10 @@ class RelayReader(StreamReader):
         """As aiohttp's."""
         self._inner.on_eof(callback)
 
-    def exception(self) -> Any:
-        """As aiohttp's."""
-        return super().exception() or self._inner.exception()
-
     def set_exception(self, exc: BaseException, *args: Any, **kwargs: Any) -> None:
-        """The response is closed, or its connection is lost: what was not read by now is given up."""
+        """The response is closed: what was not read by now is given up."""
         try:
             self._inner.set_exception(exc, *args, **kwargs)
-            super().set_exception(exc, *args, **kwargs)
         finally:
             self._passage.end()
 
@@ -147,13 +173,43 @@ class RelayReader(StreamReader):
         forgotten(getattr(self, "_passage", None))
 
 
+class _Check:
+    """``raise_for_status`` of a call whose body was rewritten: put off for errors, as one may be of our making."""
+
+    def __init__(self, check: Any) -> None:
+        self._check = check
+
+    async def __call__(self, response: aiohttp.ClientResponse) -> None:
+        if response.ok:
+            await self.now(response)
+
+    async def now(self, response: aiohttp.ClientResponse) -> None:
+        if not isinstance(self._check, bool | None):
+            await self._check(response)
+        elif self._check:
+            response.raise_for_status()
+
+
 class _Response(ForeignResponse[aiohttp.ClientResponse]):
-    def __init__(self, inner: aiohttp.ClientResponse, plain: bool) -> None:
+    _content: bytes
+
+    def __init__(self, inner: aiohttp.ClientResponse, plain: bool, check: Any) -> None:
         super().__init__(inner)
+        self._check = check
         self.status_code = inner.status
         self.headers = CIMultiDict(inner.headers)
         if plain:  # aiohttp has undone the coding that it still tells of
             self.headers.popall("content-encoding", None)
+        if (body := getattr(inner, "_body", None)) is not None:  # a middleware of the caller's has read it
+            self._content = body
+
+    @property
+    def content(self) -> bytes:
+        return self._content
+
+    @property
+    def text(self) -> str:
+        return self._content.decode(errors="replace")
 
     @property
     def stream(self) -> Any:
@@ -167,17 +223,22 @@ class _Response(ForeignResponse[aiohttp.ClientResponse]):
         while piece := await self.inner.content.readany():
             yield piece
 
+    async def given(self) -> aiohttp.ClientResponse:
+        if hasattr(self, "_content"):
+            self.inner._body = self._content
+        if isinstance(self._check, _Check) and not self.inner.ok:
+            try:
+                await self._check.now(self.inner)
+            except BaseException:
+                self.inner.close()
+                raise
+        return self.inner
+
 
 class Aiohttp(ForeignLibrary):
     """Requests of a ``ClientSession``."""
 
     async_relay = RelayReader
-    unsent = (
-        aiohttp.ClientConnectorError,
-        aiohttp.ConnectionTimeoutError,
-        aiohttp.ServerFingerprintMismatch,
-        aiohttp.InvalidURL,
-    )
 
     def places(self) -> Sequence[Place]:
         """What all the methods of a session go through."""
@@ -196,20 +257,29 @@ class Aiohttp(ForeignLibrary):
     def request(
         self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], method: str, url: Url
     ) -> ForeignRequest[Any]:
-        """With the headers of the session, and what it makes of ``json``."""
+        """With the headers of the session, and the body that it makes of ``json``."""
         given = _named(args, kwargs)
-        headers = Headers.of([*instance.headers.items(), *CIMultiDict(given.get("headers") or {}).items()])
-        body = body_of(given.get("data"))
-        if given.get("json") is not None:
-            body = instance.json_serialize(given["json"]).encode()
+        own = given.get("headers") or {}
+        if not isinstance(own, Mapping):  # it may be an iterator, which gives them only once
+            own = given["headers"] = kwargs["headers"] = CIMultiDict(own)
+        headers = Headers.of([*instance.headers.items(), *own.items()])
+        data = given.get("data")
+        if data is None and given.get("json") is not None:
+            data = given["data"] = _json_payload(instance, given.pop("json"))
             headers.setdefault("content-type", "application/json")
+        body = body_of(data._value if isinstance(data, BytesPayload) else data)
         return ForeignRequest(instance, method, url, headers, body, rest=given)
 
     def sending(self, wrapped: Callable[..., Any], instance: Any) -> Callable[..., Any]:
         """``ClientSession._request``."""
 
         async def send(request: ForeignRequest[Any]) -> _Response:
-            return _Response(await wrapped(**request.rest), plain=instance.auto_decompress)
+            rest = dict(request.rest)
+            plain = rest.get("auto_decompress")
+            method, url = rest.pop("method"), rest.pop("str_or_url")  # a subclass may call them otherwise
+            response = await wrapped(method, url, **rest)
+            plain = instance.auto_decompress if plain is None else plain
+            return _Response(response, plain, rest.get("raise_for_status"))
 
         return send
 
@@ -217,61 +287,97 @@ class Aiohttp(ForeignLibrary):
         """The same call with another body."""
         rest = dict(request.rest)
         given = CIMultiDict(rest.get("headers") or {})
-        for name in (*drop, *(("content-length",) if body is not None else ())):
-            given.popall(name, None)
-        if body is not None:
-            if rest.pop("json", None) is not None:
-                given.setdefault("Content-Type", "application/json")
-            rest["data"] = body
-        rest["headers"] = given
         headers = Headers(request.headers)
         for name in drop:
+            given.popall(name, None)
             headers.pop(name, None)
+            if name in request.inner.headers:
+                given[name] = ""  # the session's own can only be outdone
+        if body is not None:
+            given.popall("content-length", None)
+            rest["data"] = _like(rest.get("data"), body)
+            check = rest.get("raise_for_status")
+            request.rest.pop("upload_tracker", None)  # it goes with one request, and not with another try
+            rest["raise_for_status"] = _Check(request.inner._raise_for_status if check is None else check)
+        rest["headers"] = given
         known = getattr(request, "content", None) if body is None else body
         return ForeignRequest(request.inner, request.method, request.url, headers, known, rest=rest)
 
     def reached(self, error: BaseException) -> Reached:
-        """By its class, by the status that it tells, and by where it was raised: nothing is sent while it connects."""
-        if isinstance(error, aiohttp.ClientResponseError) and error.status:
-            return Reached(status=error.status)
-        return Reached(unsent=isinstance(error, self.unsent) or _connecting(error))
+        """By what stands in the frames of aiohttp's own function: of each request that it made, its response."""
+        found = Reached(status=error.status or None) if isinstance(error, aiohttp.ClientResponseError) else Reached()
+        step = error.__traceback__
+        while step is not None:
+            frame = step.tb_frame
+            at = frame.f_globals.get("__name__"), frame.f_code.co_name
+            if at == ("aiohttp.client", "_request"):
+                response = getattr(frame.f_locals.get("req"), "response", None)
+                # Of a response whose head didn't come there is no status.
+                found = Reached(unsent=True) if response is None else Reached(status=response.status)
+            elif at == ("aiohttp.client_reqrep", "send"):
+                return Reached()
+            elif at[0] == __name__ and step.tb_next is None:  # it was called with what it doesn't take
+                found = Reached(unsent=True)
+            step = step.tb_next
+        if found.unsent and isinstance(error, KeyboardInterrupt | SystemExit):
+            return Reached()  # it may come between two steps, when the response has no name yet
+        return found
 
     def rearm(self, response: Any, raw: bytes) -> str:
         """The text of a body that was read here."""
         inner: aiohttp.ClientResponse = response.inner
-        again = StreamReader(_Unpaced(inner.content._loop), inner.content._low_water, loop=inner.content._loop)
-        again.feed_data(raw)
-        again.feed_eof()
-        inner.content = again
+        if not isinstance(inner.content, EmptyStreamReader):
+            loop = inner.content._loop
+            again = StreamReader(_Unpaced(loop), inner.content._low_water, loop=loop)
+            again.feed_data(raw)
+            again.feed_eof()
+            inner.content = again
         decoder = decoder_for(response.headers.get("content-encoding"))
         return (raw if decoder is None else decoder.decode(raw)).decode(errors="replace")
 
     def decoder(self, response: Any, *, rewrites: bool) -> Decoder | None:
         """Ours, in a session that undoes no coding itself."""
-        return decoder_for(response.headers.get("content-encoding"))
+        try:
+            return decoder_for(response.headers.get("content-encoding"))
+        except Undecodable:
+            if not rewrites:
+                raise
+            response.headers.popall("content-encoding")  # the body passes as it is, and so is told of
+            return None
 
     def show_plain(self, response: Any) -> None:
         """Without its length, and without a coding that was undone here."""
         inner: aiohttp.ClientResponse = response.inner
-        left = CIMultiDict(inner.headers)
-        left.popall("content-length", None)
-        if "content-encoding" in response.headers:
-            left.popall("content-encoding")
-        inner._headers = CIMultiDictProxy(left)
+        if response.headers.get("content-length") == "0":
+            return
+        gone = {"content-length", "content-encoding"} if "content-encoding" in response.headers else {"content-length"}
+        inner._headers = CIMultiDictProxy(
+            CIMultiDict((name, value) for name, value in inner.headers.items() if name.lower() not in gone)
+        )
+        inner._raw_headers = tuple(
+            (name, value) for name, value in inner.raw_headers if name.decode("latin-1").lower() not in gone
+        )
         inner._cache.pop("headers", None)
+        inner._cache.pop("raw_headers", None)
 
 
 def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     return dict(zip(("method", "str_or_url"), args, strict=False)) | kwargs
 
 
-def _connecting(error: BaseException) -> bool:
-    step = error.__traceback__
-    while step is not None:
-        if step.tb_frame.f_globals.get("__name__") == "aiohttp.connector":
-            return True
-        step = step.tb_next
-    return False
+def _json_payload(session: Any, value: Any) -> BytesPayload:
+    """As the session makes it, for it may be asked only once."""
+    to_bytes = getattr(session, "_json_serialize_bytes", None)
+    if to_bytes is not None:
+        return BytesPayload(to_bytes(value), content_type="application/json")
+    return aiohttp.JsonPayload(value, dumps=session.json_serialize)
+
+
+def _like(data: Any, body: bytes) -> Any:
+    """A body of the same kind, which says the same of its content."""
+    if isinstance(data, BytesPayload):
+        return BytesPayload(body, headers=data.headers)
+    return body.decode() if isinstance(data, str) else body
 
 
 LIBRARY = Aiohttp()

@@ -26,7 +26,7 @@ class Patch:
         wrapper: Any = wrapt.FunctionWrapper(target, make(self._active))
         wrapper._self_patch = self
         self._wrapper = wrapper
-        setattr(owner, attribute, wrapper)
+        self._put(wrapper)
 
     def _active(self) -> bool:
         return self.on
@@ -38,7 +38,13 @@ class Patch:
         # Others that fell silent below this one had to leave their wrappers: they go with it.
         while patch is not None and not patch.on and vars(self._owner).get(self._attribute) is patch._wrapper:
             if patch._had_own:
-                setattr(self._owner, self._attribute, patch._original)
+                self._put(patch._original)
             else:
                 delattr(self._owner, self._attribute)
             patch = getattr(vars(self._owner).get(self._attribute), "_self_patch", None)
+
+    def _put(self, function: Any) -> None:
+        if isinstance(self._owner, type):
+            setattr(self._owner, self._attribute, function)
+        else:
+            vars(self._owner)[self._attribute] = function  # past a ``__setattr__`` that warns, as aiohttp's may

@@ -120,7 +120,7 @@ def async_foreign(metering: Metering, library: ForeignLibrary, active: Callable[
                     context.detach(quiet)
 
         port = AsyncPort(metering, library, sending, request, library.streams(request), {})
-        return (await drive_async(story(metering.current(), asked), port)).inner
+        return await (await drive_async(story(metering.current(), asked), port)).given()
 
     return send
 
