@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import copy
-import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse, HeadersDict
 from botocore.client import BaseClient
-from botocore.exceptions import (
-    ConnectTimeoutError,
-    EndpointConnectionError,
-    InvalidProxiesConfigError,
-    ProxyConnectionError,
-    SSLError,
-)
 from botocore.httpsession import URLLib3Session
 
-from tokenmeter.clients.for_urllib3 import RelayBody
+from tokenmeter.clients.for_urllib3 import RelayBody, never_left
 from tokenmeter.clients.foreign import ForeignLibrary, ForeignRequest, ForeignResponse, Headers, Url, body_of, url_of
 from tokenmeter.clients.library import Place
 from tokenmeter.clients.reached import Reached
@@ -45,7 +37,6 @@ class Botocore(ForeignLibrary):
     """Requests of AWS' SDK. They are signed, so that their bodies go out as they are."""
 
     relay = RelayBody
-    unsent = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, InvalidProxiesConfigError)
 
     def places(self) -> Sequence[Place]:
         """Each client has a session."""
@@ -94,9 +85,8 @@ class Botocore(ForeignLibrary):
         return _seen(other, request.method, request.url)
 
     def reached(self, error: BaseException) -> Reached:
-        """By its class; a certificate is looked at before anything is sent."""
-        certificate = isinstance(error, SSLError) and isinstance(_root(error), ssl.SSLCertVerificationError)
-        return Reached(unsent=certificate or isinstance(error, self.unsent))
+        """From where it was raised."""
+        return Reached(unsent=never_left(error, "botocore.httpsession"))
 
 
 def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> AWSPreparedRequest:
@@ -105,12 +95,6 @@ def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> AWSPreparedRequest:
 
 def _seen(inner: AWSPreparedRequest, method: str, url: Url) -> ForeignRequest[AWSPreparedRequest]:
     return ForeignRequest(inner, method, url, Headers.of(inner.headers.items()), body_of(inner.body))
-
-
-def _root(error: BaseException) -> BaseException:
-    while (below := error.__cause__ or error.__context__) is not None:
-        error = below
-    return error
 
 
 LIBRARY = Botocore()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ssl
+import re
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from typing import Any
@@ -11,7 +11,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from tokenmeter.clients.for_urllib3 import RelayBody
+from tokenmeter.clients.for_urllib3 import RelayBody, never_left
 from tokenmeter.clients.foreign import ForeignLibrary, ForeignRequest, ForeignResponse, Headers, Url, body_of, url_of
 from tokenmeter.clients.library import Place
 from tokenmeter.clients.reached import Reached
@@ -22,8 +22,19 @@ class _Response(ForeignResponse[requests.Response]):
         super().__init__(inner)
         self.status_code = inner.status_code
         self.headers = inner.headers
-        if inner._content is not False:  # an adapter of somebody's has read it
-            self._content = self.content = inner.content
+
+    @property
+    def _content(self) -> bytes:
+        """There only if an adapter of somebody's has read it, or does not use urllib3."""
+        if self.inner._content is False and isinstance(self.inner.raw, urllib3.HTTPResponse):
+            raise AttributeError
+        return self.inner.content or b""
+
+    @_content.setter
+    def _content(self, body: bytes) -> None:
+        self.inner._content = body
+
+    content = _content
 
     @property
     def stream(self) -> Any:
@@ -34,7 +45,12 @@ class _Response(ForeignResponse[requests.Response]):
         self.inner.raw = body
 
     def iter_raw(self) -> Iterator[bytes]:
-        return self.inner.raw.stream(decode_content=False)  # type: ignore[no-any-return]
+        try:
+            yield from self.inner.raw.stream(decode_content=False)
+        except urllib3.exceptions.ProtocolError as error:
+            raise requests.exceptions.ChunkedEncodingError(error)  # noqa: B904 - as requests does
+        except urllib3.exceptions.ReadTimeoutError as error:
+            raise requests.ConnectionError(error)  # noqa: B904 - as requests does
 
     def close(self) -> None:
         self.inner.close()
@@ -44,14 +60,6 @@ class Requests(ForeignLibrary):
     """Each hop of a request passes an adapter, which knows nothing of redirects, cookies and hooks."""
 
     relay = RelayBody
-    unsent = (
-        requests.ConnectTimeout,
-        requests.exceptions.ProxyError,
-        requests.exceptions.InvalidURL,
-        requests.exceptions.InvalidSchema,
-        requests.exceptions.InvalidProxyURL,
-        requests.exceptions.InvalidHeader,
-    )
 
     def places(self) -> Sequence[Place]:
         """The adapter that all others are built on."""
@@ -81,7 +89,12 @@ class Requests(ForeignLibrary):
 
         def send(request: ForeignRequest[Any]) -> _Response:
             args, kwargs = request.rest
-            response = wrapped(request.inner, *args, **kwargs)
+            try:
+                response = wrapped(request.inner, *args, **kwargs)
+            except requests.RequestException as error:
+                if error.request is request.inner:
+                    error.request = request.own
+                raise
             if response.request is request.inner:
                 response.request = request.own
             return _Response(response)
@@ -102,9 +115,11 @@ class Requests(ForeignLibrary):
         return found
 
     def reached(self, error: BaseException) -> Reached:
-        """By its class and by what urllib3 said; a certificate is looked at before anything is sent."""
+        """From where it was raised; where urllib3 gave up trying, it tells the status that it met."""
         reason = getattr(error.args[0], "reason", None) if error.args else None
-        return Reached(unsent=isinstance(error, self.unsent) or isinstance(reason, _UNSENT) or _distrusted(reason))
+        if isinstance(reason, urllib3.exceptions.ResponseError) and (found := re.search(r"\d{3}", str(reason))):
+            return Reached(status=int(found[0]))
+        return Reached(unsent=never_left(error, "requests.adapters"))
 
     def rearm(self, response: Any, raw: bytes) -> str:
         """The text of a body that was read here."""
@@ -122,15 +137,18 @@ class Requests(ForeignLibrary):
             request_method=inner.request.method,
         )
         copy = urllib3.HTTPResponse(BytesIO(raw), headers=known.headers, preload_content=False)
-        return copy.read(decode_content=True).decode(errors="replace")
+        try:
+            return copy.read(decode_content=True).decode(errors="replace")
+        except urllib3.exceptions.DecodeError:
+            return ""  # its caller is told when he reads it
 
-
-_UNSENT = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
-
-
-def _distrusted(reason: object) -> bool:
-    below = reason.args if isinstance(reason, BaseException) else ()
-    return any(isinstance(each, ssl.SSLCertVerificationError) for each in below)
+    def show_plain(self, response: Any) -> None:
+        """Without its length, and without its coding if urllib3 knows that."""
+        raw = response.inner.raw
+        raw._init_decoder()
+        response.headers.pop("content-length", None)
+        if raw._decoder is not None:
+            response.headers.pop("content-encoding", None)
 
 
 def _seen(inner: requests.PreparedRequest, method: str, url: Url, rest: Any) -> ForeignRequest[Any]:
