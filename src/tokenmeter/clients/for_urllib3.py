@@ -230,6 +230,7 @@ _BEFORE: Final = frozenset(
     {"_get_conn", "_prepare_proxy", "_validate_conn", "connect", "_new_conn", "putrequest", "putheader"}
 )
 """What urllib3 does before it writes anything of a request."""
+_AFTER: Final = frozenset({"urlopen", "build_response", "content"})
 
 
 def never_left(error: BaseException, client: str) -> bool:
@@ -244,13 +245,12 @@ def never_left(error: BaseException, client: str) -> bool:
         step = each.__traceback__
         while step is not None:
             module, name = step.tb_frame.f_globals.get("__name__", ""), step.tb_frame.f_code.co_name
-            if module.startswith("urllib3."):
-                if name in _BEFORE:
-                    return True
-                asked = asked or name == "urlopen"
+            if module.startswith("urllib3.") and name in _BEFORE:
+                return True
+            asked = asked or name in _AFTER or module == "urllib3.response"
             prepared = prepared or (module == client and name == "send")
             step = step.tb_next
-    return prepared and not asked
+    return prepared and not asked and isinstance(error, Exception)  # an interrupt may come between any two steps
 
 
 def _masked(error: BaseException) -> Iterator[BaseException]:
