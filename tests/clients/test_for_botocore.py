@@ -92,8 +92,7 @@ def client(url: str, service: str = "bedrock-runtime", **config: Any) -> Any:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: Any) -> None:
     """No retry waits, and nothing is read from the machine."""
-    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
-    monkeypatch.setattr("botocore.retries.standard.time.sleep", lambda _: None, raising=False)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.delenv("AWS_BEARER_TOKEN_BEDROCK", raising=False)
 

@@ -21,7 +21,6 @@ urllib3 = pytest.importorskip("urllib3")
 
 STREAMED = ASK | {"stream": True}
 OPTED = STREAMED | {"stream_options": {"include_usage": True}}
-MAJOR = int(urllib3.__version__.split(".")[0])
 
 
 def _by(amount: Any, **options: Any) -> Callable[[Any], list[bytes]]:
@@ -112,6 +111,10 @@ WAYS: dict[str, Callable[[Any], Any]] = {
         raw.isclosed(),
     ),
 }
+if not hasattr(urllib3.HTTPResponse, "read1"):
+    del WAYS["read1"], WAYS["read1-any"]
+if urllib3.__version__.startswith("1."):
+    del WAYS["read-minus"]  # it waits for ever
 NOT_READ_OUT = {"drained", "closed"}
 STOP = {"continued", "readlines-hint"}
 """These stop on the way; of a chunked body urllib3 gives no more then."""

@@ -40,9 +40,10 @@ class RelayBody(wrapt.ObjectProxy):  # type: ignore[type-arg]
         wanted = None if amt is None or amt < 0 else amt
         while wanted is None or len(self._self_kept) < wanted:  # less is given at the end alone
             with _Watched(self):
-                chunk = inner.read(None if wanted is None else wanted - len(self._self_kept), True)
+                # Never all at once: older ones forget then what they have decoded already.
+                chunk = inner.read(1 << 20 if wanted is None else wanted - len(self._self_kept), True)
                 self._self_kept += self._pass(chunk, True)
-            if wanted is None or not chunk:
+            if not chunk:
                 self._self_kept += self._end()
                 break
         end = len(self._self_kept) if wanted is None else wanted
