@@ -276,6 +276,8 @@ def raw_server(answer: bytes) -> tuple[str, threading.Thread]:
 def test_what_left_and_broke_is_charged_by_estimate(
     session: Any, budgeted: Meter, calls: CapturedCalls, answer: bytes
 ) -> None:
+    if b": 500" in answer and urllib3.__version__.startswith("1."):
+        pytest.skip("it does not look at the length")
     url, thread = raw_server(answer)
     with pytest.raises(Exception) as expected:  # noqa: PT011
         requests.post(url + PATH, json=ASK)

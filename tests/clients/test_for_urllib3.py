@@ -115,6 +115,7 @@ if not hasattr(urllib3.HTTPResponse, "read1"):
     del WAYS["read1"], WAYS["read1-any"]
 if urllib3.__version__.startswith("1."):
     del WAYS["read-minus"]  # it waits for ever
+    del WAYS["read-plain"], WAYS["copied"]  # they stop where a piece of brotli decodes to nothing yet
 NOT_READ_OUT = {"drained", "closed"}
 STOP = {"continued", "readlines-hint"}
 """These stop on the way; of a chunked body urllib3 gives no more then."""

@@ -34,7 +34,7 @@ class RelayBody(wrapt.ObjectProxy):  # type: ignore[type-arg]
             with _Watched(self):
                 chunk: bytes = inner.read(amt, decode_content, cache_content)
                 self._pass(chunk, decode_content)
-            if amt is None or amt < 0 or (not chunk and amt):
+            if amt is None or amt < 0 or (not chunk and amt and inner.isclosed()):
                 self._end()
             return chunk
         wanted = None if amt is None or amt < 0 else amt
@@ -43,7 +43,7 @@ class RelayBody(wrapt.ObjectProxy):  # type: ignore[type-arg]
                 # Never all at once: older ones forget then what they have decoded already.
                 chunk = inner.read(1 << 20 if wanted is None else wanted - len(self._self_kept), True)
                 self._self_kept += self._pass(chunk, True)
-            if not chunk:
+            if not chunk and inner.isclosed():  # older ones give nothing too where they need more to decode
                 self._self_kept += self._end()
                 break
         end = len(self._self_kept) if wanted is None else wanted
