@@ -19,6 +19,13 @@ from tokenmeter.clients.library import Place
 from tokenmeter.clients.reached import Reached
 from tokenmeter.clients.relay import END_MARKS, Passage, as_failure, forgotten
 
+_NEEDED = {
+    "_buffer", "_cursor", "_eof", "_exception", "_http_chunk_splits", "_loop", "_low_water", "_read_nowait_chunk",
+    "_size", "_timer", "_wait",
+}  # fmt: skip
+if missing := _NEEDED - {*dir(StreamReader), *StreamReader.__init__.__code__.co_names}:
+    raise ImportError(f"its StreamReader has no {', '.join(sorted(missing))}")
+
 
 class _Unpaced(BaseProtocol):
     """For readers that are fed from here: it is the real one that slows a server down."""
@@ -190,8 +197,8 @@ class _Check:
             response.raise_for_status()
 
 
-class _Response(ForeignResponse[aiohttp.ClientResponse]):
-    _content: bytes
+class _Response(ForeignResponse):
+    kept_in = "_body"
 
     def __init__(self, inner: aiohttp.ClientResponse, plain: bool, check: Any) -> None:
         super().__init__(inner)
@@ -200,16 +207,6 @@ class _Response(ForeignResponse[aiohttp.ClientResponse]):
         self.headers = CIMultiDict(inner.headers)
         if plain:  # aiohttp has undone the coding that it still tells of
             self.headers.popall("content-encoding", None)
-        if (body := getattr(inner, "_body", None)) is not None:  # a middleware of the caller's has read it
-            self._content = body
-
-    @property
-    def content(self) -> bytes:
-        return self._content
-
-    @property
-    def text(self) -> str:
-        return self._content.decode(errors="replace")
 
     @property
     def stream(self) -> Any:
@@ -223,9 +220,7 @@ class _Response(ForeignResponse[aiohttp.ClientResponse]):
         while piece := await self.inner.content.readany():
             yield piece
 
-    async def given(self) -> aiohttp.ClientResponse:
-        if hasattr(self, "_content"):
-            self.inner._body = self._content
+    async def given(self) -> Any:
         if isinstance(self._check, _Check) and not self.inner.ok:
             try:
                 await self._check.now(self.inner)
@@ -256,7 +251,7 @@ class Aiohttp(ForeignLibrary):
 
     def request(
         self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], method: str, url: Url
-    ) -> ForeignRequest[Any]:
+    ) -> ForeignRequest:
         """With the headers of the session, and the body that it makes of ``json``."""
         given = _named(args, kwargs)
         own = given.get("headers") or {}
@@ -273,7 +268,7 @@ class Aiohttp(ForeignLibrary):
     def sending(self, wrapped: Callable[..., Any], instance: Any) -> Callable[..., Any]:
         """``ClientSession._request``."""
 
-        async def send(request: ForeignRequest[Any]) -> _Response:
+        async def send(request: ForeignRequest) -> _Response:
             rest = dict(request.rest)
             plain = rest.get("auto_decompress")
             method, url = rest.pop("method"), rest.pop("str_or_url")  # a subclass may call them otherwise

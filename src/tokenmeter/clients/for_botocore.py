@@ -3,47 +3,23 @@
 from __future__ import annotations
 
 import copy
-import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from botocore.awsrequest import AWSPreparedRequest, AWSResponse, HeadersDict
+from botocore.awsrequest import AWSPreparedRequest, HeadersDict
 from botocore.client import BaseClient
-from botocore.exceptions import (
-    ConnectTimeoutError,
-    EndpointConnectionError,
-    InvalidProxiesConfigError,
-    ProxyConnectionError,
-    SSLError,
-)
 from botocore.httpsession import URLLib3Session
 
-from tokenmeter.clients.for_urllib3 import RelayBody
-from tokenmeter.clients.foreign import ForeignLibrary, ForeignRequest, ForeignResponse, Headers, Url, body_of, url_of
+from tokenmeter.clients.for_urllib3 import RawResponse, RelayBody, never_left
+from tokenmeter.clients.foreign import ForeignLibrary, ForeignRequest, Headers, Url, body_of, url_of
 from tokenmeter.clients.library import Place
 from tokenmeter.clients.reached import Reached
-
-
-class _Response(ForeignResponse[AWSResponse]):
-    def __init__(self, inner: AWSResponse) -> None:
-        super().__init__(inner)
-        self.status_code = inner.status_code
-        self.headers = inner.headers
-
-    @property
-    def stream(self) -> Any:
-        return self.inner.raw
-
-    @stream.setter
-    def stream(self, body: Any) -> None:
-        self.inner.raw = body
 
 
 class Botocore(ForeignLibrary):
     """Requests of AWS' SDK. They are signed, so that their bodies go out as they are."""
 
     relay = RelayBody
-    unsent = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, InvalidProxiesConfigError)
 
     def places(self) -> Sequence[Place]:
         """Each client has a session."""
@@ -63,19 +39,19 @@ class Botocore(ForeignLibrary):
 
     def request(
         self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], method: str, url: Url
-    ) -> ForeignRequest[Any]:
+    ) -> ForeignRequest:
         """A prepared request."""
         return _seen(_given(args, kwargs), method, url)
 
-    def streams(self, request: ForeignRequest[Any]) -> bool:
+    def streams(self, request: ForeignRequest) -> bool:
         """Whether the operation has a stream for its output."""
         return bool(request.inner.stream_output)
 
     def sending(self, wrapped: Callable[..., Any], instance: Any) -> Callable[..., Any]:
         """``URLLib3Session.send``."""
 
-        def send(request: ForeignRequest[Any]) -> _Response:
-            return _Response(wrapped(request.inner))
+        def send(request: ForeignRequest) -> RawResponse:
+            return RawResponse(wrapped(request.inner))
 
         return send
 
@@ -92,23 +68,16 @@ class Botocore(ForeignLibrary):
         return _seen(other, request.method, request.url)
 
     def reached(self, error: BaseException) -> Reached:
-        """By its class; a certificate is looked at before anything is sent."""
-        certificate = isinstance(error, SSLError) and isinstance(_root(error), ssl.SSLCertVerificationError)
-        return Reached(unsent=certificate or isinstance(error, self.unsent))
+        """From where it was raised."""
+        return Reached(unsent=never_left(error, "botocore.httpsession"))
 
 
 def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> AWSPreparedRequest:
     return args[0] if args else kwargs["request"]
 
 
-def _seen(inner: AWSPreparedRequest, method: str, url: Url) -> ForeignRequest[AWSPreparedRequest]:
+def _seen(inner: AWSPreparedRequest, method: str, url: Url) -> ForeignRequest:
     return ForeignRequest(inner, method, url, Headers.of(inner.headers.items()), body_of(inner.body))
-
-
-def _root(error: BaseException) -> BaseException:
-    while (below := error.__cause__ or error.__context__) is not None:
-        error = below
-    return error
 
 
 LIBRARY = Botocore()

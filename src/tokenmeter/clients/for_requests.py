@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ssl
+import re
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from typing import Any
@@ -11,30 +11,27 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from tokenmeter.clients.for_urllib3 import RelayBody
-from tokenmeter.clients.foreign import ForeignLibrary, ForeignRequest, ForeignResponse, Headers, Url, body_of, url_of
+from tokenmeter.clients.for_urllib3 import RawResponse, RelayBody, never_left
+from tokenmeter.clients.foreign import ForeignLibrary, ForeignRequest, Headers, Url, body_of, url_of
 from tokenmeter.clients.library import Place
 from tokenmeter.clients.reached import Reached
 
 
-class _Response(ForeignResponse[requests.Response]):
+class _Response(RawResponse):
     unread = False
 
     def __init__(self, inner: requests.Response) -> None:
         super().__init__(inner)
-        self.status_code = inner.status_code
-        self.headers = inner.headers
-
-    @property
-    def stream(self) -> Any:
-        return self.inner.raw
-
-    @stream.setter
-    def stream(self, body: Any) -> None:
-        self.inner.raw = body
+        if not isinstance(inner.raw, urllib3.HTTPResponse):
+            inner.content  # noqa: B018 - of an adapter that doesn't use urllib3: it is read at once
 
     def iter_raw(self) -> Iterator[bytes]:
-        return self.inner.raw.stream(decode_content=False)  # type: ignore[no-any-return]
+        try:
+            yield from self.inner.raw.stream(decode_content=False)
+        except urllib3.exceptions.ProtocolError as error:
+            raise requests.exceptions.ChunkedEncodingError(error)  # noqa: B904 - as requests does
+        except urllib3.exceptions.ReadTimeoutError as error:
+            raise requests.ConnectionError(error)  # noqa: B904 - as requests does
 
     def close(self) -> None:
         self.inner.close()
@@ -44,14 +41,6 @@ class Requests(ForeignLibrary):
     """Each hop of a request passes an adapter, which knows nothing of redirects, cookies and hooks."""
 
     relay = RelayBody
-    unsent = (
-        requests.ConnectTimeout,
-        requests.exceptions.ProxyError,
-        requests.exceptions.InvalidURL,
-        requests.exceptions.InvalidSchema,
-        requests.exceptions.InvalidProxyURL,
-        requests.exceptions.InvalidHeader,
-    )
 
     def places(self) -> Sequence[Place]:
         """The adapter that all others are built on."""
@@ -70,7 +59,7 @@ class Requests(ForeignLibrary):
 
     def request(
         self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], method: str, url: Url
-    ) -> ForeignRequest[Any]:
+    ) -> ForeignRequest:
         """A prepared request, and how to send it."""
         inner = args[0] if args else kwargs["request"]
         rest = args[1:], {name: value for name, value in kwargs.items() if name != "request"}
@@ -79,9 +68,14 @@ class Requests(ForeignLibrary):
     def sending(self, wrapped: Callable[..., Any], instance: Any) -> Callable[..., Any]:
         """``HTTPAdapter.send``."""
 
-        def send(request: ForeignRequest[Any]) -> _Response:
+        def send(request: ForeignRequest) -> _Response:
             args, kwargs = request.rest
-            response = wrapped(request.inner, *args, **kwargs)
+            try:
+                response = wrapped(request.inner, *args, **kwargs)
+            except requests.RequestException as error:
+                if error.request is request.inner:
+                    error.request = request.own
+                raise
             if response.request is request.inner:
                 response.request = request.own
             return _Response(response)
@@ -102,9 +96,11 @@ class Requests(ForeignLibrary):
         return found
 
     def reached(self, error: BaseException) -> Reached:
-        """By its class and by what urllib3 said; a certificate is looked at before anything is sent."""
+        """From where it was raised; where urllib3 gave up trying, it tells the status that it met."""
         reason = getattr(error.args[0], "reason", None) if error.args else None
-        return Reached(unsent=isinstance(error, self.unsent) or isinstance(reason, _UNSENT) or _distrusted(reason))
+        if isinstance(reason, urllib3.exceptions.ResponseError) and (found := re.search(r"\d{3}", str(reason))):
+            return Reached(status=int(found[0]))
+        return Reached(unsent=never_left(error, "requests.adapters"))
 
     def rearm(self, response: Any, raw: bytes) -> str:
         """The text of a body that was read here."""
@@ -122,18 +118,21 @@ class Requests(ForeignLibrary):
             request_method=inner.request.method,
         )
         copy = urllib3.HTTPResponse(BytesIO(raw), headers=known.headers, preload_content=False)
-        return copy.read(decode_content=True).decode(errors="replace")
+        try:
+            return copy.read(decode_content=True).decode(errors="replace")
+        except urllib3.exceptions.DecodeError:
+            return ""  # its caller is told when he reads it
+
+    def show_plain(self, response: Any) -> None:
+        """Without its length, and without its coding if urllib3 knows that."""
+        raw = response.inner.raw
+        raw._init_decoder()
+        response.headers.pop("content-length", None)
+        if raw._decoder is not None:
+            response.headers.pop("content-encoding", None)
 
 
-_UNSENT = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
-
-
-def _distrusted(reason: object) -> bool:
-    below = reason.args if isinstance(reason, BaseException) else ()
-    return any(isinstance(each, ssl.SSLCertVerificationError) for each in below)
-
-
-def _seen(inner: requests.PreparedRequest, method: str, url: Url, rest: Any) -> ForeignRequest[Any]:
+def _seen(inner: requests.PreparedRequest, method: str, url: Url, rest: Any) -> ForeignRequest:
     return ForeignRequest(inner, method, url, Headers.of(inner.headers.items()), body_of(inner.body), rest=rest)
 
 

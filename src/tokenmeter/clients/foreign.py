@@ -7,14 +7,12 @@ by the port and the story alone.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from tokenmeter.clients.decoding import Decoder, decoder_for
 from tokenmeter.clients.library import Place
 from tokenmeter.clients.reached import Reached
-
-_Inner = TypeVar("_Inner")
 
 
 class Url(NamedTuple):
@@ -60,11 +58,11 @@ def _text(value: Any) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
-class ForeignRequest(Generic[_Inner]):
+class ForeignRequest:
     """A request as the port and the story look at it. ``inner``: the real one."""
 
     def __init__(
-        self, inner: _Inner, method: str, url: Url, headers: Headers, body: bytes | None, *, rest: Any = None
+        self, inner: Any, method: str, url: Url, headers: Headers, body: bytes | None, *, rest: Any = None
     ) -> None:
         self.inner = inner
         self.own = inner  # the caller's, of which ``inner`` may be a copy
@@ -88,7 +86,7 @@ class ForeignRequest(Generic[_Inner]):
     __hash__ = None  # type: ignore[assignment]
 
 
-class ForeignResponse(Generic[_Inner]):
+class ForeignResponse:
     """A response as the port looks at it. ``inner``: the real one, which the caller gets."""
 
     request = None
@@ -96,27 +94,33 @@ class ForeignResponse(Generic[_Inner]):
     stream: Any  # the body; a port puts its relay round it
     headers: Any  # asked by name, without regard to case
 
-    unread: Any = None  # what stands in the real one for a body that was not read
+    kept_in = "_content"  # where the real one keeps a body that was read
+    unread: Any = None  # what stands there before
 
-    def __init__(self, inner: _Inner) -> None:
-        self.inner: Any = inner
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
 
     @property
     def _content(self) -> bytes:
         """The body, if the client has read it. Raises AttributeError where it hasn't, as in httpx."""
-        found = getattr(self.inner, "_content", self.unread)
+        found: bytes | None = getattr(self.inner, self.kept_in, self.unread)
         if found is self.unread:
             raise AttributeError("_content")
-        return bytes(found)
+        return found or b""
 
     @_content.setter
     def _content(self, body: bytes) -> None:
-        self.inner._content = body
+        setattr(self.inner, self.kept_in, body)
 
     @property
     def content(self) -> bytes:
         """The body."""
         return self._content
+
+    @property
+    def text(self) -> str:
+        """The body, for a look at an error."""
+        return self._content.decode(errors="replace")
 
     def iter_raw(self) -> Iterator[bytes]:
         """The body, read out. For sync libraries."""
@@ -126,7 +130,7 @@ class ForeignResponse(Generic[_Inner]):
         """The body, read out. For async libraries."""
         raise NotImplementedError
 
-    async def given(self) -> _Inner:
+    async def given(self) -> Any:
         """The real one, as the caller of an async library shall have it. May raise what the library would have."""
         return self.inner
 
@@ -140,7 +144,6 @@ class ForeignLibrary:
     foreign = True
     relay: type[Any] = object
     async_relay: type[Any] = object
-    unsent: tuple[type[BaseException], ...] = ()
 
     def places(self) -> Sequence[Place]:
         """Where all clients of the process send."""
@@ -156,11 +159,11 @@ class ForeignLibrary:
 
     def request(
         self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], method: str, url: Url
-    ) -> ForeignRequest[Any]:
+    ) -> ForeignRequest:
         """What a client was asked to send."""
         raise NotImplementedError
 
-    def streams(self, request: ForeignRequest[Any]) -> bool:
+    def streams(self, request: ForeignRequest) -> bool:
         """Whether the response comes before its body was read."""
         return True
 
@@ -178,7 +181,7 @@ class ForeignLibrary:
 
     def reached(self, error: BaseException) -> Reached:
         """How far a request came that ended in this error."""
-        return Reached(unsent=isinstance(error, self.unsent))
+        raise NotImplementedError
 
     def rearm(self, response: Any, raw: bytes) -> str:
         """The text of a body that was read here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import sys
 import threading
@@ -191,12 +192,9 @@ class Instruments:
                 (self._on_http if name in HTTP_LIBRARIES else self._on_sdk)(module)
 
     def _on_http(self, module: Any) -> None:
-        try:
-            library = _library(module.__name__)
-        except (ImportError, AttributeError) as fault:
-            logger.warning("this version of %s can't be metered: %s", module.__name__, fault)
-            return
-        self._process += [self._patch(library, place) for place in library.places()]
+        library = _library(module.__name__)
+        if library is not None:
+            self._process += [self._patch(library, place) for place in library.places()]
 
     def _on_sdk(self, module: Any) -> None:
         for name, make in SDK_CLASSES.items():
@@ -233,16 +231,25 @@ def _when_imported(ref: weakref.ref[Instruments], name: str) -> None:
             instruments._there(module)
 
 
-def _library(name: str) -> Library:
-    library: Library = importlib.import_module(HTTP_LIBRARIES[name]).LIBRARY
+@functools.cache
+def _library(name: str) -> Library | None:
+    """The library whose module this is; None for a version that has not what is needed."""
+    try:
+        library: Library = importlib.import_module(HTTP_LIBRARIES[name]).LIBRARY
+    except (ImportError, AttributeError) as fault:
+        logger.warning("this version of %s is NOT METERED: %s", name, fault)
+        return None
     return library
 
 
 def _library_of(client: Any) -> tuple[Library, Sequence[Place]] | None:
+    packages = {kind.__module__.partition(".")[0] for kind in type(client).__mro__}
     for name in HTTP_LIBRARIES:
-        if name in sys.modules:
+        # No other is imported here, in the turn: it may be that of a thread that waits for the turn.
+        if name.partition(".")[0] in packages and name in sys.modules:
             library = _library(name)
-            if places := library.places_of(client):
+            places = () if library is None else library.places_of(client)
+            if library is not None and places:
                 return library, places
     return None
 

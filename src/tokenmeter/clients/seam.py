@@ -167,7 +167,7 @@ def async_method(active: Callable[[], bool]) -> Wrapper:
 
 def _seen(
     library: ForeignLibrary, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> ForeignRequest[Any] | None:
+) -> ForeignRequest | None:
     """What a client of another shape was asked to send, if it may be a model call."""
     try:
         method, url = library.address(instance, args, kwargs)
