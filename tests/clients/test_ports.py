@@ -50,6 +50,40 @@ async def test_a_loop_waits_for_no_store(
     assert set(waited) == {(True, False)}
 
 
+@pytest.mark.parametrize("unsent", [False, True], ids=["refused", "unsent"])
+@pytest.mark.parametrize("face", [face for face in FACES if face.is_async], ids=face_id)
+@on_a_loop
+async def test_who_is_cancelled_again_and_again_pays_for_no_failure(
+    face: Face, unsent: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a thread has come to the end of its call, and once more while that is cleaned up."""
+    begun = asyncio.Event()
+
+    async def aside(work: Any, undo: Any = None) -> Any:
+        if getattr(work, "func", None) is not None and work.func.__name__ == "keep_books":
+            begun.set()
+            await asyncio.Event().wait()
+        return work()
+
+    with Meter([Budget("100k tokens", name="day")], store=f"sqlite:///{tmp_path / 'books.db'}") as meter:
+
+        def answer(request: Any) -> Any:
+            if unsent:
+                raise face.library.ConnectError("refused")
+            return face.library.Response(429, json={})
+
+        client = meter.wrap(face.client(answer))
+        monkeypatch.setattr("tokenmeter.clients.ports.aside", aside)
+        task = asyncio.create_task(client.post(URL, json=ASK))
+        await begun.wait()
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0)
+        await face.close(client)
+        [left] = meter.remaining()
+    assert (left.spent, left.held) == (0, 0)
+
+
 @on_a_loop
 async def test_an_error_has_the_context_that_the_bare_client_gives_it(face: Face, meter: Meter) -> None:
     def handler(request: Any) -> Any:

@@ -98,6 +98,11 @@ class Port(Struct, eq=False):
             return metering.clock.now_s()
         return None
 
+    def ends(self, effect: Effect) -> None:
+        """What is to become of the money of the call. Whoever is cancelled before it is begun, cleans up likewise."""
+        if type(effect) is Settle or type(effect) is Release:
+            self._held = effect
+
     def held_at_once(self, effect: Hold) -> Held | None:
         """Hold without waiting for anything, if the store can."""
         try_hold = self.metering.try_hold
@@ -300,7 +305,7 @@ class Port(Struct, eq=False):
                 store = self.metering.store
                 end: Callable[[], object]
                 if self._sent and type(held) is Settle:
-                    end = partial(store.settle, held.hold_id, held.amounts)
+                    end = partial(store.settle, held.hold_id, held.amounts, held.row)
                 elif self._sent and isinstance(held, Hold | Queue):
                     end = partial(store.settle, held.hold_id, [claim.amount for claim in held.claims])
                 else:

@@ -48,6 +48,7 @@ class SyncPort(Port):
             return self.sent_at_once(effect) or here(partial(self.metering.store.sent, effect.hold_id))
         if self._instant or type(effect) is Record:
             return self.keep_books(effect)
+        self.ends(effect)
         return here(partial(self.keep_books, effect))
 
     def _send(self, effect: Send) -> Answer:
@@ -142,6 +143,7 @@ class AsyncPort(Port):
             return self.sent_at_once(effect) or await aside(partial(self.metering.store.sent, effect.hold_id))
         if self._instant or type(effect) is Record:
             return self.keep_books(effect)
+        self.ends(effect)
         return await aside(partial(self.keep_books, effect))
 
     async def _send(self, effect: Send) -> Answer:
