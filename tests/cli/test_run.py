@@ -126,7 +126,7 @@ def test_a_store_that_lasts_goes_on(here: Path, provider: ScriptedProvider) -> N
 def test_the_status_is_the_programs(here: Path, text: str, status: int) -> None:
     done = run(here, "python", program(here, text))
     assert done.returncode == status
-    assert "no model call was seen" in done.stderr
+    assert done.stderr.endswith("tokenmeter run: no model call was seen\n")
     assert run(here, "--quiet", "python", program(here, text)).stderr == ""
 
 
@@ -182,6 +182,13 @@ def test_a_python_without_tokenmeter_says_so_and_goes_on(here: Path) -> None:
     assert "NOT METERED: tokenmeter is not installed for" in done.stderr
 
 
+@pytest.mark.parametrize("program", [["true"], ["python", "-I", "-c", "pass"]])
+def test_where_no_python_looks_for_it_that_is_told(here: Path, program: list[str]) -> None:
+    done = run(here, *program)
+    assert done.returncode == 0
+    assert "NOT METERED: no Python process" in done.stderr
+
+
 def test_without_its_store_it_is_not_started(here: Path) -> None:
     done = run(here, "--store", "mysql://127.0.0.1/0", program(here, "print('went on')"))
     assert (done.returncode, done.stdout) == (1, "")
@@ -224,6 +231,7 @@ def test_one_below_another_is_held_to_both(here: Path, provider: ScriptedProvide
         (["--budget", "much", "python"], 2, "'much'"),
         (["--agent", "", "python"], 2, "agent name is ''"),
         (["--store", "sqlite:///x.db", "--budget", "$1", "python"], 2, "--budget '$1' is for this run"),
+        (["/usr/bin/opentelemetry-instrument", "python"], 2, "opentelemetry-instrument tokenmeter run"),
         (["no-such-program-here"], 127, "'no-such-program-here'"),
         (["./asks.txt"], 126, "'./asks.txt' can't be run"),
         (["--config", "none.toml", "python"], 2, "none.toml"),

@@ -25,6 +25,7 @@ from tokenmeter.cli.run.orders import VARIABLE, Orders, orders_of, text_of
 from tokenmeter.cli.trouble import Trouble
 
 _AT_START = str(Path(__file__).with_name("at_start"))
+_IN_FRONT = "opentelemetry-instrument"  # its own ``sitecustomize`` imports no other
 _NOT_FOUND, _NOT_RUN, _BY_SIGNAL = 127, 126, 128  # as shells say it
 _PASSED_ON = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")  # Ctrl-C reaches both from the terminal
 
@@ -58,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     program = arguments.program[arguments.program[:1] == ["--"] :]
     if not program:
         raise Trouble("no program is given; write: tokenmeter run [OPTIONS] PROGRAM [ARGUMENTS], as in python agent.py")
+    if Path(program[0]).name == _IN_FRONT:
+        raise Trouble(f"{_IN_FRONT} hides this command from Python; write it in front: {_IN_FRONT} tokenmeter run …")
     if program[0].endswith(".py"):
         program = [sys.executable, *program]
     with tempfile.TemporaryDirectory(prefix="tokenmeter-run-", ignore_cleanup_errors=True) as folder:

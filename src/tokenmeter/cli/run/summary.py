@@ -19,6 +19,9 @@ _HEAD = ("agent", "user", "team", "model", "calls", "tokens in", "tokens out", "
 
 def tell(orders: Orders, out: TextIO) -> None:
     """Print whose calls came to what, in the order of their names."""
+    if not Path(orders.rows).exists():
+        out.write("tokenmeter run: NOT METERED: no Python process of this program looked for tokenmeter at its start\n")
+        return
     ledger = MemoryLedger()
     for row in _rows(Path(orders.rows)):
         ledger.record(row)
@@ -40,8 +43,6 @@ def tell(orders: Orders, out: TextIO) -> None:
 
 
 def _rows(path: Path) -> Iterator[CallRecord]:
-    if not path.exists():
-        return
     with path.open("rb") as lines:
         for line in lines:
             try:
