@@ -71,8 +71,8 @@ def test_each_option_is_named(name: str) -> None:
 
 
 def test_each_operators_command_has_a_section() -> None:
-    assert {"demo", *OPERATOR} == {name for name in COMMANDS if " " not in name}
-    for name in OPERATOR:
+    assert {"demo", "run", *OPERATOR} == {name for name in COMMANDS if " " not in name}
+    for name in ("run", *OPERATOR):
         assert f"[`tokenmeter {name}`](#tokenmeter-{name})" in REFERENCE
     assert len(VERBS) == 6
     for name in VERBS:

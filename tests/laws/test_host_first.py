@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from tests.laws.crowd import LONG_S, body
 from tokenmeter import Budget, Meter, Price, StoreUnavailable, attribution, call, faults, holding, wire
 from tokenmeter.budgets import MemoryStore, Need, Policy
-from tokenmeter.clients import port
+from tokenmeter.clients import library, port
 from tokenmeter.ledger import MemoryLedger
 from tokenmeter.pricing import InputBound, PriceBook
 from tokenmeter.telemetry import Metrics, Spans, spans
@@ -202,7 +202,7 @@ ROOMS: Mapping[str, tuple[Any, str, tuple[str, ...]]] = {
     "outgoing": (port.Port, "_outgoing", BEFORE),
     "attach": (spans, "attach", BEFORE),
     "read_body": (wire, "read_body", ("whole", "uncapped")),
-    "decoder_for": (port, "decoder_for", STREAMS),
+    "decoder_for": (library, "decoder_for", STREAMS),
     "reader": (wire, "reader", STREAMS),
     "amounts": (Policy, "amounts", BEFORE),
     "spans.close": (Spans, "close", BEFORE),
