@@ -1,0 +1,156 @@
+"""Libraries of another shape than httpx's: whatever fails in here, their callers get what they always get."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.clients.faces import ASK
+from tests.sdk.other_makes import INPUT, OUTPUT, serving
+from tokenmeter import Budget, BudgetExceeded, Meter, faults, wire
+from tokenmeter.budgets import MemoryStore
+from tokenmeter.clients import foreign, port
+from tokenmeter.clients.foreign import ForeignRequest, Headers, url_of
+from tokenmeter.clients.instruments import _library
+from tokenmeter.ledger import MemoryLedger
+from tokenmeter.pricing import InputBound
+from tokenmeter.telemetry import Spans, spans
+
+
+def _asked(stream: bool) -> dict[str, Any]:
+    return ASK | {"stream": True, "stream_options": {"include_usage": True}} if stream else ASK
+
+
+def by_requests(meter: Meter | None, url: str, stream: bool) -> bytes:
+    requests = pytest.importorskip("requests")
+    with requests.Session() as session:
+        if meter is not None:
+            meter.wrap(session)
+        body: bytes = session.post(f"{url}/chat/completions", json=_asked(stream), stream=stream).content
+        return body
+
+
+def by_aiohttp(meter: Meter | None, url: str, stream: bool) -> bytes:
+    aiohttp = pytest.importorskip("aiohttp")
+
+    async def ask() -> bytes:
+        async with aiohttp.ClientSession() as session:
+            if meter is not None:
+                meter.wrap(session)
+            async with session.post(f"{url}/chat/completions", json=_asked(stream)) as response:
+                body: bytes = await response.read()
+                return body
+
+    return asyncio.run(ask())
+
+
+def by_boto3(meter: Meter | None, url: str, stream: bool) -> bytes:
+    client = pytest.importorskip("boto3").client(
+        "bedrock-runtime",
+        region_name="us-east-1",
+        endpoint_url=url,
+        aws_access_key_id="a",
+        aws_secret_access_key="b",
+    )
+    if meter is not None:
+        meter.wrap(client)
+    asked = {"modelId": "m", "messages": [{"role": "user", "content": [{"text": "hi"}]}]}
+    found = list(client.converse_stream(**asked)["stream"]) if stream else client.converse(**asked)["output"]
+    client.close()
+    return json.dumps(found).encode()
+
+
+WAYS = [by_requests, by_aiohttp, by_boto3]
+ROOMS: dict[str, tuple[Any, str]] = {
+    "bound": (InputBound, "bound"),
+    "hold": (MemoryStore, "hold"),
+    "settle": (MemoryStore, "settle"),
+    "reader": (wire, "reader"),
+    "decoder_for": (foreign, "decoder_for"),
+    "spans.open": (Spans, "open"),
+    "spans.close": (Spans, "close"),
+    "attach": (spans, "attach"),
+    "outgoing": (port.Port, "_outgoing"),
+    "ledger": (MemoryLedger, "record"),
+    "headers": (Headers, "of"),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_fails(
+    room: str,
+    way: Callable[[Meter | None, str, bool], bytes],
+    stream: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*_: object, **__: object) -> Any:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(faults, "_known", set())
+    with serving() as (url, arrived), Meter([Budget("1M tokens")]) as meter:
+        bare = way(None, url, stream)
+        monkeypatch.setattr(*ROOMS[room], broken)
+        with caplog.at_level(logging.CRITICAL):
+            assert way(meter, url, stream) == bare
+        monkeypatch.undo()
+        [left] = meter.remaining()
+    assert left.held == 0 or room == "settle"  # a store that can't settle keeps it
+    assert len(arrived) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("way", WAYS)
+def test_counted_once_and_refused_before_it_is_sent(way: Any, stream: bool) -> None:
+    with serving() as (url, arrived), Meter([Budget("1 calls", wait_s=0)]) as meter:
+        meter.instrument()
+        way(meter, url, stream)
+        spend = meter.spend()
+        with pytest.raises(BudgetExceeded):
+            way(meter, url, stream)
+    assert (spend.calls, spend.input_tokens, spend.output_tokens) == (1, INPUT, OUTPUT)
+    assert len(arrived) == 1
+
+
+def test_headers_are_looked_up_without_regard_to_case() -> None:
+    headers = Headers.of([(b"Content-Type", b"a"), ("X-Y", "\u00e9")])
+    assert (headers["CONTENT-type"], headers.get("x-y"), headers.get("z", "-")) == ("a", "\u00e9", "-")
+    assert "content-TYPE" in headers
+    assert "z" not in headers
+
+
+def test_the_same_request_further_out() -> None:
+    url = url_of("http://127.0.0.1:1/v1/a%20b?x=1")
+    request = ForeignRequest(object(), "POST", url, Headers(), b"{}")
+    assert httpx2.Request("POST", "http://127.0.0.1:1/v1/a b?x=1", content=b"{}") == request
+    assert httpx2.Request("POST", "http://127.0.0.1:1/v1/c", content=b"{}") == request, "redirected"
+    assert httpx2.Request("POST", "http://127.0.0.1:1/v1/c", content=b"[]") != request
+    assert httpx2.Request("PUT", "http://127.0.0.1:1/v1/a b", content=b"{}") != request
+
+
+def test_a_version_that_lacks_what_is_needed_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It isn't metered; the clients of others are."""
+    aiohttp = pytest.importorskip("aiohttp")
+    import sys
+
+    monkeypatch.delitem(sys.modules, "tokenmeter.clients.for_aiohttp", raising=False)
+    monkeypatch.setattr("aiohttp.streams.StreamReader", type("StreamReader", (), {"__init__": lambda self: None}))
+    _library.cache_clear()
+    try:
+        with Meter() as meter, caplog.at_level(logging.WARNING, "tokenmeter"):
+            meter.instrument()
+            assert "aiohttp is NOT METERED: its StreamReader has no " in caplog.text
+            assert "wrapt" not in type(vars(aiohttp.ClientSession)["_request"]).__module__
+            meter.wrap(httpx2.Client()).close()
+    finally:
+        _library.cache_clear()
