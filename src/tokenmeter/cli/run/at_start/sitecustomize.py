@@ -17,7 +17,7 @@ def _the_next() -> None:
         if error.name != __name__:
             raise
     finally:
-        sys.modules[__name__] = hidden
+        sys.modules.setdefault(__name__, hidden)
 
 
 def _begin() -> None:
@@ -41,5 +41,7 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-_the_next()
-_begin()
+try:
+    _the_next()
+finally:  # what fails there, Python tells, and goes on
+    _begin()
