@@ -54,7 +54,6 @@ class RelayReader(StreamReader):
     def __init__(self, inner: StreamReader, passage: Passage) -> None:
         self._inner = inner
         self._passage = passage
-        self._feed: Callable[[bytes], bytes] | None = None
         self._marked = False
         loop = inner._loop
         super().__init__(_Unpaced(loop), inner._low_water, timer=inner._timer, loop=loop)
@@ -124,16 +123,10 @@ class RelayReader(StreamReader):
 
     def _read(self, chunk: bytes) -> bytes:
         """Read a piece; what the caller shall see of it."""
-        feed = self._feed
-        if feed is None:
-            feed = self._feed = self._passage.begins()
         try:
-            out = feed(chunk)
+            out = self._passage.passes(chunk)
         except Undecodable as fault:
             raise aiohttp.ClientPayloadError(str(fault)) from fault
-        except Exception as fault:
-            feed = self._feed = self._passage.failed(fault)
-            out = feed(chunk)
         self._marked = chunk.endswith(END_MARKS)
         return out
 
