@@ -244,6 +244,13 @@ def test_a_customization_of_its_own_that_fails_leaves_the_budget(here: Path, pro
     assert "ValueError: theirs" in done.stderr
 
 
+def test_a_process_that_is_told_nothing_starts_as_it_is(here: Path) -> None:
+    name = program(here, "import tokenmeter; print('went on')")
+    done = run(here, "sh", "-c", f"TOKENMETER_RUN= python {name}")
+    assert done.stdout == "went on\n"
+    assert "NOT METERED" in done.stderr
+
+
 def test_a_python_without_tokenmeter_says_so_and_goes_on(here: Path) -> None:
     name = program(here, "print('went on')")
     done = run(here, "--quiet", "python", "-S", "-c", f"import sitecustomize, runpy; runpy.run_path({name!r})")

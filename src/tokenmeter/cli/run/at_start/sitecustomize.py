@@ -22,7 +22,7 @@ def _the_next() -> None:
 
 def _begin() -> None:
     orders = os.environ.get("TOKENMETER_RUN")
-    if orders is None:
+    if not orders:
         return
     try:
         from tokenmeter.cli.run.begin import begin
