@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,6 +116,38 @@ def test_a_store_that_lasts_goes_on(here: Path, provider: ScriptedProvider) -> N
     assert said == [["200", "200"], ["200", "BudgetExceeded"]]
 
 
+def test_a_store_that_is_given_is_one_in_whatever_directory_a_process_starts(
+    here: Path, provider: ScriptedProvider
+) -> None:
+    (here / "tokenmeter.toml").write_text('[[budgets]]\nlimit = "1 calls"\nper = "month"\n')
+    (here / "sub").mkdir()
+    program(here, "import asks; asks.ask()")
+    twice = "python program.py $0; cd sub; python ../program.py $0"
+    done = run(here, "--store", "sqlite:///books.db?leases=off", "sh", "-c", twice, provider.openai_url)
+    assert done.stdout.split() == ["200", "BudgetExceeded"]
+    assert (here / "books.db").exists()
+
+
+def test_whatever_signs_the_temporary_folder_has_in_its_name(here: Path, provider: ScriptedProvider) -> None:
+    odd = here / "what?#%20is"
+    odd.mkdir()
+    name = program(here, "import asks; asks.ask(2)")
+    done = run(here, "--budget", "1 calls", name, provider.openai_url, TMPDIR=str(odd))
+    assert done.stdout.split() == ["200", "BudgetExceeded"]
+    assert list(odd.iterdir()) == []
+
+
+def test_where_nothing_is_told_no_rows_are_kept(here: Path, provider: ScriptedProvider) -> None:
+    name = program(
+        here, "import asks, glob, os; asks.ask(); print(os.listdir(glob.glob(os.environ['TMPDIR'] + '/*')[0]))"
+    )
+    for quiet in (True, False):
+        folder = here / f"quiet-{quiet}"
+        folder.mkdir()
+        done = run(here, *["--quiet"][:quiet], name, provider.openai_url, TMPDIR=str(folder))
+        assert ("calls.jsonl" in done.stdout) is not quiet
+
+
 @pytest.mark.parametrize(
     ("text", "status"),
     [
@@ -160,6 +193,28 @@ def test_signals_are_passed_on(here: Path, provider: ScriptedProvider) -> None:
     assert cells(err, "a")[4] == "1"
 
 
+def test_a_signal_that_comes_while_the_program_is_started_is_passed_on(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = subprocess.Popen
+
+    def started(*args: Any, **kwargs: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return start(*args, **kwargs)
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    assert main(["run", "sleep", "20"]) == 128 + signal.SIGTERM
+
+
+def test_a_signal_that_is_ignored_is_ignored_by_the_program_too(here: Path) -> None:
+    name = program(here, "import signal; print(signal.getsignal(signal.SIGHUP).name)")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        assert run(here, name).stdout == "SIG_IGN\n"
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_what_a_killed_process_spent_is_told(here: Path, provider: ScriptedProvider) -> None:
     name = program(here, "import asks, os; asks.ask(2); os.kill(os.getpid(), 9)")
     done = run(here, "--agent", "a", name, provider.openai_url)
@@ -171,8 +226,29 @@ def test_the_programs_own_customization_is_imported(here: Path) -> None:
     theirs = here / "theirs"
     theirs.mkdir()
     (theirs / "sitecustomize.py").write_text("import sys; sys.customized = True")
-    name = program(here, "import sys; print(sys.customized, *[p for p in sys.path if 'at_start' in p])")
-    assert run(here, "--quiet", name, PYTHONPATH=str(theirs)).stdout == "True\n"
+    name = program(here, "import sitecustomize, sys; print(sys.customized, sitecustomize.__file__, *sys.path)")
+    path = os.pathsep.join([str(theirs), os.environ.get("PYTHONPATH", "")])
+    said = run(here, "--quiet", name, PYTHONPATH=path).stdout
+    assert said.startswith(f"True {theirs / 'sitecustomize.py'} ")
+    assert "at_start" not in said
+
+
+def test_a_customization_of_its_own_that_fails_leaves_the_budget(here: Path, provider: ScriptedProvider) -> None:
+    theirs = here / "theirs"
+    theirs.mkdir()
+    (theirs / "sitecustomize.py").write_text("raise ValueError('theirs')")
+    name = program(here, "import asks; asks.ask(2)")
+    path = os.pathsep.join([str(theirs), os.environ.get("PYTHONPATH", "")])
+    done = run(here, "--budget", "1 calls", name, provider.openai_url, PYTHONPATH=path)
+    assert done.stdout.split() == ["200", "BudgetExceeded"]
+    assert "ValueError: theirs" in done.stderr
+
+
+def test_a_process_that_is_told_nothing_starts_as_it_is(here: Path) -> None:
+    name = program(here, "import tokenmeter; print('went on')")
+    done = run(here, "sh", "-c", f"TOKENMETER_RUN= python {name}")
+    assert done.stdout == "went on\n"
+    assert "NOT METERED" in done.stderr
 
 
 def test_a_python_without_tokenmeter_says_so_and_goes_on(here: Path) -> None:
@@ -234,6 +310,9 @@ def test_one_below_another_is_held_to_both(here: Path, provider: ScriptedProvide
         (["/usr/bin/opentelemetry-instrument", "python"], 2, "opentelemetry-instrument tokenmeter run"),
         (["no-such-program-here"], 127, "'no-such-program-here'"),
         (["./asks.txt"], 126, "'./asks.txt' can't be run"),
+        (["./asks.py/none"], 126, "'./asks.py/none' can't be run"),
+        (["./no-format"], 126, "'./no-format' can't be run"),
+        (["--agent", "\udcff", "python"], 2, "is no UTF-8"),
         (["--config", "none.toml", "python"], 2, "none.toml"),
     ],
 )
@@ -241,6 +320,8 @@ def test_what_is_wrong_is_named(
     here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, said: str
 ) -> None:
     (here / "asks.txt").write_text("no program")
+    (here / "no-format").write_text("no program")
+    (here / "no-format").chmod(0o755)
     assert main(["run", *arguments]) == status
     err = capsys.readouterr().err
     assert said in err

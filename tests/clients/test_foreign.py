@@ -136,20 +136,28 @@ def test_the_same_request_further_out() -> None:
     assert httpx2.Request("PUT", "http://127.0.0.1:1/v1/a b", content=b"{}") != request
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [("StreamReader", "_wait"), ("ClientSession", "_build_url"), ("Payload", "_value")]
+)
 def test_a_version_that_lacks_what_is_needed_is_told(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str, name: str
 ) -> None:
     """It isn't metered; the clients of others are."""
     aiohttp = pytest.importorskip("aiohttp")
     import sys
 
     monkeypatch.delitem(sys.modules, "tokenmeter.clients.for_aiohttp", raising=False)
-    monkeypatch.setattr("aiohttp.streams.StreamReader", type("StreamReader", (), {"__init__": lambda self: None}))
+    if kind == "ClientSession":
+        monkeypatch.delattr(aiohttp.ClientSession, name)
+    else:
+        module = {"StreamReader": "streams", "Payload": "payload"}[kind]
+        monkeypatch.setattr(f"aiohttp.{module}.{kind}", type(kind, (), {"__init__": lambda self: None}))
     _library.cache_clear()
     try:
         with Meter() as meter, caplog.at_level(logging.WARNING, "tokenmeter"):
             meter.instrument()
-            assert "aiohttp is NOT METERED: its StreamReader has no " in caplog.text
+            assert f"aiohttp is NOT METERED: its {kind} has no " in caplog.text
+            assert name in caplog.text
             assert "wrapt" not in type(vars(aiohttp.ClientSession)["_request"]).__module__
             meter.wrap(httpx2.Client()).close()
     finally:

@@ -70,6 +70,11 @@ def parse_url(url: str) -> SqliteOptions:
     return SqliteOptions(path=Path(path).resolve(), **_query(parts.query))
 
 
+def address_of(path: Path) -> str:
+    """The address of a file, whatever signs are in its name."""
+    return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+
+
 def _query(text: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in parse_qsl(text, keep_blank_values=True):

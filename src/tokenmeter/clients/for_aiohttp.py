@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.payload import BytesPayload
+from aiohttp.payload import BytesPayload, Payload
 from aiohttp.streams import EmptyStreamReader, StreamReader
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -20,11 +20,16 @@ from tokenmeter.clients.reached import Reached
 from tokenmeter.clients.relay import END_MARKS, Passage, as_failure, forgotten
 
 _NEEDED = {
-    "_buffer", "_cursor", "_eof", "_exception", "_http_chunk_splits", "_loop", "_low_water", "_read_nowait_chunk",
-    "_size", "_timer", "_wait",
+    StreamReader: {
+        "_buffer", "_cursor", "_eof", "_exception", "_http_chunk_splits", "_loop", "_low_water", "_read_nowait_chunk",
+        "_size", "_timer", "_wait",
+    },
+    aiohttp.ClientSession: {"_build_url", "_raise_for_status", "_request"},
+    Payload: {"_value"},
 }  # fmt: skip
-if missing := _NEEDED - {*dir(StreamReader), *StreamReader.__init__.__code__.co_names}:
-    raise ImportError(f"its StreamReader has no {', '.join(sorted(missing))}")
+for _kind, _names in _NEEDED.items():
+    if missing := _names - {*dir(_kind), *vars(_kind)["__init__"].__code__.co_names}:
+        raise ImportError(f"its {_kind.__name__} has no {', '.join(sorted(missing))}")
 
 
 class _Unpaced(BaseProtocol):
@@ -54,7 +59,6 @@ class RelayReader(StreamReader):
     def __init__(self, inner: StreamReader, passage: Passage) -> None:
         self._inner = inner
         self._passage = passage
-        self._feed: Callable[[bytes], bytes] | None = None
         self._marked = False
         loop = inner._loop
         super().__init__(_Unpaced(loop), inner._low_water, timer=inner._timer, loop=loop)
@@ -124,16 +128,10 @@ class RelayReader(StreamReader):
 
     def _read(self, chunk: bytes) -> bytes:
         """Read a piece; what the caller shall see of it."""
-        feed = self._feed
-        if feed is None:
-            feed = self._feed = self._passage.begins()
         try:
-            out = feed(chunk)
+            out = self._passage.passes(chunk)
         except Undecodable as fault:
             raise aiohttp.ClientPayloadError(str(fault)) from fault
-        except Exception as fault:
-            feed = self._feed = self._passage.failed(fault)
-            out = feed(chunk)
         self._marked = chunk.endswith(END_MARKS)
         return out
 

@@ -41,7 +41,6 @@ class RelayBody(wrapt.ObjectProxy):  # type: ignore[type-arg]
     def __init__(self, inner: Any, passage: Passage) -> None:
         super().__init__(inner)
         self._self_passage = passage
-        self._self_feed: Callable[[bytes], bytes] | None = None
         self._self_kept = b""  # read, and not given to the caller yet
         self._self_over = False
 
@@ -207,18 +206,11 @@ class RelayBody(wrapt.ObjectProxy):  # type: ignore[type-arg]
 
     def _pass(self, chunk: bytes, decode: bool | None) -> bytes:
         """Read a piece; what the caller shall see of it."""
-        passage, feed = self._self_passage, self._self_feed
+        passage, inner = self._self_passage, self.__wrapped__
         if not chunk:
             return chunk
-        if feed is None:
-            inner = self.__wrapped__
-            decodes = inner.decode_content if decode is None else decode
-            feed = self._self_feed = passage.begins(decoded=decodes and inner._decoder is not None)
-        try:
-            out = feed(chunk)
-        except Exception as fault:
-            feed = self._self_feed = passage.failed(fault)
-            out = feed(chunk)
+        decodes = inner.decode_content if decode is None else decode
+        out = passage.passes(chunk, decoded=decodes and inner._decoder is not None)
         if passage.grows and (grow := passage.growing()) is not None:
             here(grow)
         if chunk.endswith(END_MARKS):

@@ -31,6 +31,7 @@ class Passage:
 
     __slots__ = (
         "_decoder",
+        "_feed",
         "_first_s",
         "_growth",
         "_last_event",
@@ -63,6 +64,7 @@ class Passage:
         self._status = status
         self._start_s = start_s  # on the monotonic clock
         self._first_s: float | None = None
+        self._feed: Callable[[bytes], bytes] | None = None
         self._growth = growth
         self._rewrites = rewrites  # the caller sees what the reader returns, not the bytes as they came
 
@@ -77,6 +79,17 @@ class Passage:
         decoder = self._decoder
         # The reader's own, where nothing stands between: each piece is waited for by a caller.
         return self._reader.feed if decoder is None else partial(self._decoded, decoder)
+
+    def passes(self, chunk: bytes, *, decoded: bool = False) -> bytes:
+        """Read a piece; what the caller shall see of it. A relay that is one loop does these steps in it."""
+        feed = self._feed
+        if feed is None:
+            feed = self._feed = self.begins(decoded=decoded)
+        try:
+            return feed(chunk)
+        except Exception as fault:
+            feed = self._feed = self.failed(fault)
+            return feed(chunk)
 
     def _decoded(self, decoder: Decoder, chunk: bytes) -> bytes:
         if self._rewrites:

@@ -18,7 +18,9 @@ from types import FrameType
 from typing import Any
 
 from tokenmeter.attribution import AgentScope
+from tokenmeter.budgets.address import split_leases
 from tokenmeter.budgets.budget import Budget
+from tokenmeter.budgets.sqlite_url import address_of, parse_url
 from tokenmeter.cli import where
 from tokenmeter.cli.run import summary
 from tokenmeter.cli.run.orders import VARIABLE, Orders, orders_of, text_of
@@ -66,8 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="tokenmeter-run-", ignore_cleanup_errors=True) as folder:
         orders = _orders(arguments, Path(folder))
         status = _wait_for(program, _environment(orders))
-        if not arguments.quiet:
-            summary.tell(orders, sys.stderr)
+        if orders.rows is not None:
+            summary.tell(Path(orders.rows), sys.stderr)
     return status
 
 
@@ -86,21 +88,33 @@ def _orders(arguments: argparse.Namespace, folder: Path) -> Orders:
     AgentScope("-" if arguments.agent is None else arguments.agent, arguments.user, arguments.team, None, {})
     return Orders(
         config=None if config is None else str(config.path),
-        store=arguments.store if lasts else f"sqlite:///{folder / 'budgets.db'}",
+        store=_given(arguments.store) if lasts else f"{address_of(folder / 'budgets.db')}?keep_days=1",
         budgets=tuple(arguments.budget),
         agent=arguments.agent,
         user=arguments.user,
         team=arguments.team,
-        rows=str(folder / "calls.jsonl"),
+        rows=None if arguments.quiet else str(folder / "calls.jsonl"),
     )
+
+
+def _given(store: str | None) -> str | None:
+    """The same books for all processes, in whatever directory they start."""
+    if store is None or not store.startswith("sqlite:"):
+        return store
+    _, sign, options = store.partition("?")
+    return address_of(parse_url(split_leases(store)[0]).path) + sign + options
 
 
 def _environment(orders: Orders) -> Mapping[str, str]:
     outer = os.environ.get(VARIABLE)
     given = os.environ.get("PYTHONPATH")
     path = [each for each in given.split(os.pathsep) if each != _AT_START] if given else []
+    try:
+        text = text_of([*(orders_of(outer) if outer else ()), orders])
+    except UnicodeEncodeError:  # which it is isn't shown: an address may carry a password
+        raise Trouble("a name, a path or an address that is given is no UTF-8; write it in UTF-8") from None
     return os.environ | {
-        VARIABLE: text_of([*(orders_of(outer) if outer else ()), orders]),
+        VARIABLE: text,
         "PYTHONPATH": os.pathsep.join([_AT_START, *path]),
     }
 
@@ -109,21 +123,28 @@ def _wait_for(program: list[str], environment: Mapping[str, str]) -> int:
     """Run it to its end, and pass signals on to it."""
     before: dict[signal.Signals, Any] = {}
     process: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        if process is not None and number != signal.SIGINT:
+        if process is None:
+            early.append(number)
+        elif number != signal.SIGINT:
             process.send_signal(number)
 
     for name in ("SIGINT", *_PASSED_ON):
-        if (number := getattr(signal.Signals, name, None)) is not None:
+        number = getattr(signal.Signals, name, None)
+        # What is ignored here, as below nohup, the program shall ignore too: a handler would undo that.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.signal(number, pass_on)
     try:
         process = subprocess.Popen(program, env=environment)  # noqa: S603 - what the user wrote
+        for each in early:
+            pass_on(each, None)
         status = process.wait()
     except FileNotFoundError:
         raise Trouble(f"no program {program[0]!r} is on the PATH; correct its name", _NOT_FOUND) from None
-    except PermissionError:
-        raise Trouble(f"{program[0]!r} can't be run; is it a program?", _NOT_RUN) from None
+    except OSError as error:
+        raise Trouble(f"{program[0]!r} can't be run ({error.strerror}); is it a program?", _NOT_RUN) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

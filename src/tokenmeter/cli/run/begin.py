@@ -44,7 +44,9 @@ def begin(text: str) -> None:
 
 
 def _meter(orders: Orders) -> Meter:
-    options: dict[str, Any] = {"recorders": [Rows(orders.rows)]}
+    options: dict[str, Any] = {}
+    if orders.rows is not None:
+        options["recorders"] = [Rows(orders.rows)]
     if orders.store is not None:
         options["store"] = orders.store
     budgets = [Budget(limit) for limit in orders.budgets]

@@ -8,7 +8,7 @@ VARIABLE = "TOKENMETER_RUN"
 
 
 class Orders(msgspec.Struct, frozen=True):
-    """``rows``: the file to which each process adds the rows of its calls. ``store``: None for the configuration's."""
+    """``store``: None for the configuration's. ``rows``: the file to which each process adds the rows of its calls."""
 
     config: str | None
     store: str | None
@@ -16,7 +16,7 @@ class Orders(msgspec.Struct, frozen=True):
     agent: str | None
     user: str | None
     team: str | None
-    rows: str
+    rows: str | None
 
 
 def orders_of(text: str) -> list[Orders]:

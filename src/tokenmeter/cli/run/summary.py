@@ -9,7 +9,6 @@ from typing import TextIO
 
 import msgspec
 
-from tokenmeter.cli.run.orders import Orders
 from tokenmeter.cli.tables import Table, aligned
 from tokenmeter.ledger.memory import MemoryLedger, Spend
 from tokenmeter.record import CallRecord, decode
@@ -17,13 +16,13 @@ from tokenmeter.record import CallRecord, decode
 _HEAD = ("agent", "user", "team", "model", "calls", "tokens in", "tokens out", "$", "refused")
 
 
-def tell(orders: Orders, out: TextIO) -> None:
+def tell(file: Path, out: TextIO) -> None:
     """Print whose calls came to what, in the order of their names."""
-    if not Path(orders.rows).exists():
+    if not file.exists():
         out.write("tokenmeter run: NOT METERED: no Python process of this program looked for tokenmeter at its start\n")
         return
     ledger = MemoryLedger()
-    for row in _rows(Path(orders.rows)):
+    for row in _rows(file):
         ledger.record(row)
     total = ledger.spend()
     groups = ledger.groups()

@@ -17,12 +17,12 @@ def _the_next() -> None:
         if error.name != __name__:
             raise
     finally:
-        sys.modules[__name__] = hidden
+        sys.modules.setdefault(__name__, hidden)
 
 
 def _begin() -> None:
     orders = os.environ.get("TOKENMETER_RUN")
-    if orders is None:
+    if not orders:
         return
     try:
         from tokenmeter.cli.run.begin import begin
@@ -41,5 +41,7 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-_the_next()
-_begin()
+try:
+    _the_next()
+finally:  # what fails there, Python tells, and goes on
+    _begin()
