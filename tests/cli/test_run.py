@@ -258,7 +258,7 @@ def test_a_python_without_tokenmeter_says_so_and_goes_on(here: Path) -> None:
     assert "NOT METERED: tokenmeter is not installed for" in done.stderr
 
 
-@pytest.mark.parametrize("program", [["true"], ["python", "-I", "-c", "pass"]])
+@pytest.mark.parametrize("program", [["sh", "-c", ":"], ["python", "-I", "-c", "pass"]])
 def test_where_no_python_looks_for_it_that_is_told(here: Path, program: list[str]) -> None:
     done = run(here, *program)
     assert done.returncode == 0

@@ -120,6 +120,22 @@ def test_counted_once_and_refused_before_it_is_sent(way: Any, stream: bool) -> N
     assert len(arrived) == 1
 
 
+def test_a_request_that_cant_be_read_is_told_without_what_it_says(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> Any:
+        raise ValueError("my secret prompt")
+
+    monkeypatch.setattr(faults, "_known", set())
+    monkeypatch.setattr(Headers, "of", broken)
+    with serving() as (url, arrived), Meter() as meter, caplog.at_level(logging.ERROR, "tokenmeter"):
+        by_requests(meter, url, False)
+    assert len(arrived) == 1
+    assert "reading a request to 127.0.0.1" in caplog.text
+    assert "ValueError" in caplog.text
+    assert "secret" not in caplog.text
+
+
 def test_headers_are_looked_up_without_regard_to_case() -> None:
     headers = Headers.of([(b"Content-Type", b"a"), ("X-Y", "\u00e9")])
     assert (headers["CONTENT-type"], headers.get("x-y"), headers.get("z", "-")) == ("a", "\u00e9", "-")

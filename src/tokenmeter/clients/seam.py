@@ -21,7 +21,7 @@ from tokenmeter.clients.metering import Metering
 from tokenmeter.clients.port import INSIDE
 from tokenmeter.clients.ports import AsyncPort, SyncPort
 from tokenmeter.errors import Refused, StoreUnavailable
-from tokenmeter.faults import swallow
+from tokenmeter.faults import is_the_hosts, swallow
 from tokenmeter.notes import Request
 from tokenmeter.wire import Route
 
@@ -171,11 +171,18 @@ def _seen(
     """What a client of another shape was asked to send, if it may be a model call."""
     try:
         method, url = library.address(instance, args, kwargs)
+    except Exception:
+        return None  # the bare client says what is wrong with it
+    try:
         if wire.recognise(method, url.host, url.raw_path.decode("ascii")) is None:
             return None
         return library.request(instance, args, kwargs, method, url)
-    except Exception:
-        return None  # the bare client says what is wrong with it
+    except Exception as fault:
+        if is_the_hosts(fault):
+            raise
+        # Told without itself: it may be the caller's own serializer that failed, and quote what it was given.
+        swallow(RuntimeError(type(fault).__name__), f"reading a request to {url.host}")
+        return None
 
 
 def _asked(metering: Metering, request: Any, *, loaded: bool = False) -> Request | None:
