@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import pytest
+from opentelemetry import baggage, context, propagate
 
 from tests.clients.faces import ASK
 from tests.sdk.other_makes import INPUT, OUTPUT, serving
-from tokenmeter import Budget, BudgetExceeded, Meter, faults, wire
+from tokenmeter import Budget, BudgetExceeded, ConfigError, Meter, faults, wire
 from tokenmeter.budgets import MemoryStore
 from tokenmeter.clients import foreign, port
 from tokenmeter.clients.foreign import ForeignRequest, Headers, url_of
@@ -143,10 +145,44 @@ def test_headers_are_looked_up_without_regard_to_case() -> None:
     assert "z" not in headers
 
 
+@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize("way", [by_requests, by_boto3])
+def test_whoever_writes_headers_below_finds_no_baggage(way: Any, keeps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    urllib3 = pytest.importorskip("urllib3")
+    real, carried = urllib3.HTTPConnectionPool.urlopen, dict[str, str]()
+
+    def urlopen(*args: Any, **kwargs: Any) -> Any:
+        propagate.inject(carried)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(urllib3.HTTPConnectionPool, "urlopen", urlopen)
+    token = context.attach(baggage.set_baggage("who", "alice"))
+    try:
+        with serving() as (url, _), Meter(propagate_baggage=keeps) as meter:
+            way(meter, url, False)
+    finally:
+        context.detach(token)
+    assert carried.get("baggage") == ("who=alice" if keeps else None)
+
+
+def test_for_a_client_of_one_library_no_other_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that is at its import may wait for the turn in which this happens."""
+    pytest.importorskip("aiohttp")
+    monkeypatch.delitem(sys.modules, "tokenmeter.clients.for_aiohttp", raising=False)
+    _library.cache_clear()
+    try:
+        with Meter() as meter, pytest.raises(ConfigError, match="can't wrap a"):
+            meter.wrap("https://api.openai.com")
+        assert "tokenmeter.clients.for_aiohttp" not in sys.modules
+    finally:
+        _library.cache_clear()
+
+
 def test_the_same_request_further_out() -> None:
     url = url_of("http://127.0.0.1:1/v1/a%20b?x=1")
     request = ForeignRequest(object(), "POST", url, Headers(), b"{}")
     assert httpx2.Request("POST", "http://127.0.0.1:1/v1/a b?x=1", content=b"{}") == request
+    assert httpx2.Request("POST", "http://127.0.0.1:1/v1/a b", content=b"[]") == request, "written otherwise"
     assert httpx2.Request("POST", "http://127.0.0.1:1/v1/c", content=b"{}") == request, "redirected"
     assert httpx2.Request("POST", "http://127.0.0.1:1/v1/c", content=b"[]") != request
     assert httpx2.Request("PUT", "http://127.0.0.1:1/v1/a b", content=b"{}") != request
@@ -160,8 +196,6 @@ def test_a_version_that_lacks_what_is_needed_is_told(
 ) -> None:
     """It isn't metered; the clients of others are."""
     aiohttp = pytest.importorskip("aiohttp")
-    import sys
-
     monkeypatch.delitem(sys.modules, "tokenmeter.clients.for_aiohttp", raising=False)
     if kind == "ClientSession":
         monkeypatch.delattr(aiohttp.ClientSession, name)

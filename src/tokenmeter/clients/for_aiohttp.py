@@ -263,15 +263,15 @@ class Aiohttp(ForeignLibrary):
         body = body_of(data._value if isinstance(data, BytesPayload) else data)
         return ForeignRequest(instance, method, url, headers, body, rest=given)
 
-    def sending(self, wrapped: Callable[..., Any], instance: Any) -> Callable[..., Any]:
+    def sending(self, wrapped: Callable[..., Any]) -> Callable[..., Any]:
         """``ClientSession._request``."""
 
-        async def send(request: ForeignRequest) -> _Response:
+        async def send(request: ForeignRequest, *, stream: bool) -> _Response:
             rest = dict(request.rest)
             plain = rest.get("auto_decompress")
             method, url = rest.pop("method"), rest.pop("str_or_url")  # a subclass may call them otherwise
             response = await wrapped(method, url, **rest)
-            plain = instance.auto_decompress if plain is None else plain
+            plain = request.inner.auto_decompress if plain is None else plain
             return _Response(response, plain, rest.get("raise_for_status"))
 
         return send

@@ -47,10 +47,10 @@ class Botocore(ForeignLibrary):
         """Whether the operation has a stream for its output."""
         return bool(request.inner.stream_output)
 
-    def sending(self, wrapped: Callable[..., Any], instance: Any) -> Callable[..., Any]:
+    def sending(self, wrapped: Callable[..., Any]) -> Callable[..., Any]:
         """``URLLib3Session.send``."""
 
-        def send(request: ForeignRequest) -> RawResponse:
+        def send(request: ForeignRequest, *, stream: bool) -> RawResponse:
             return RawResponse(wrapped(request.inner))
 
         return send

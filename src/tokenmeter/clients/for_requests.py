@@ -33,9 +33,6 @@ class _Response(RawResponse):
         except urllib3.exceptions.ReadTimeoutError as error:
             raise requests.ConnectionError(error)  # noqa: B904 - as requests does
 
-    def close(self) -> None:
-        self.inner.close()
-
 
 class Requests(ForeignLibrary):
     """Each hop of a request passes an adapter, which knows nothing of redirects, cookies and hooks."""
@@ -65,10 +62,10 @@ class Requests(ForeignLibrary):
         rest = args[1:], {name: value for name, value in kwargs.items() if name != "request"}
         return _seen(inner, method, url, rest)
 
-    def sending(self, wrapped: Callable[..., Any], instance: Any) -> Callable[..., Any]:
+    def sending(self, wrapped: Callable[..., Any]) -> Callable[..., Any]:
         """``HTTPAdapter.send``."""
 
-        def send(request: ForeignRequest) -> _Response:
+        def send(request: ForeignRequest, *, stream: bool) -> _Response:
             args, kwargs = request.rest
             try:
                 response = wrapped(request.inner, *args, **kwargs)

@@ -134,9 +134,6 @@ class ForeignResponse:
         """The real one, as the caller of an async library shall have it. May raise what the library would have."""
         return self.inner
 
-    def close(self) -> None:
-        """Give up the body."""
-
 
 class ForeignLibrary:
     """What all of them have in common."""
@@ -167,7 +164,7 @@ class ForeignLibrary:
         """Whether the response comes before its body was read."""
         return True
 
-    def sending(self, wrapped: Callable[..., Any], instance: Any) -> Callable[..., Any]:
+    def sending(self, wrapped: Callable[..., Any]) -> Callable[..., Any]:
         """The client's own function, from a request as the port has it to a response as the port needs it."""
         raise NotImplementedError
 

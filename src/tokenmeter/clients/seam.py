@@ -10,7 +10,6 @@ from contextvars import ContextVar
 from typing import Any
 
 import msgspec
-from opentelemetry import baggage, context
 
 from tokenmeter import attribution, wire
 from tokenmeter.call import story
@@ -78,24 +77,14 @@ def async_send(metering: Metering, library: HttpxLike, active: Callable[[], bool
 
 
 def sync_foreign(metering: Metering, library: ForeignLibrary, active: Callable[[], bool]) -> Wrapper:
-    """As `sync_send`, for a library of another shape. No SDK that we know masks what is raised in it."""
+    """As `sync_send`, for a library of another shape. A refusal is raised in it: none masks what it raises."""
 
     def send(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         request = _seen(library, instance, args, kwargs) if active() else None
         asked = None if request is None else _asked(metering, request, loaded=True)
         if request is None or asked is None:
             return wrapped(*args, **kwargs)
-        inner = library.sending(wrapped, instance)
-
-        def sending(request: Any, *, stream: bool) -> Any:
-            quiet = None if metering.propagate_baggage else context.attach(baggage.clear())
-            try:
-                return inner(request)
-            finally:
-                if quiet is not None:
-                    context.detach(quiet)
-
-        port = SyncPort(metering, library, sending, request, library.streams(request), {})
+        port = SyncPort(metering, library, library.sending(wrapped), request, library.streams(request), {})
         return drive(story(metering.current(), asked), port).inner
 
     return send
@@ -109,17 +98,7 @@ def async_foreign(metering: Metering, library: ForeignLibrary, active: Callable[
         asked = None if request is None else _asked(metering, request, loaded=True)
         if request is None or asked is None:
             return await wrapped(*args, **kwargs)
-        inner = library.sending(wrapped, instance)
-
-        async def sending(request: Any, *, stream: bool) -> Any:
-            quiet = None if metering.propagate_baggage else context.attach(baggage.clear())
-            try:
-                return await inner(request)
-            finally:
-                if quiet is not None:
-                    context.detach(quiet)
-
-        port = AsyncPort(metering, library, sending, request, library.streams(request), {})
+        port = AsyncPort(metering, library, library.sending(wrapped), request, library.streams(request), {})
         return await (await drive_async(story(metering.current(), asked), port)).given()
 
     return send
