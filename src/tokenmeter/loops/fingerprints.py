@@ -50,17 +50,17 @@ class Fingerprints:
     def key(self, asked: Asked) -> int:
         """Equal for requests that may say the same but for times, ids and numbers: from their edges and sizes."""
         turns = asked.turns
-        first, last = turns[0], turns[-1]
+        number, first, last = len(turns), turns[0], turns[-1]
         if asked.server_state:
             said = self._key + _without_ids(asked)
         else:
             view = memoryview(last)
-            edges = memoryview(first)[:_HEAD_BYTES], view[:_HEAD_BYTES], view[-_TAIL_BYTES:]
-            said = loose(b"".join((self._key, *edges)))
-        before = turns[-2] if len(turns) > 1 else first
+            edges = (self._key, memoryview(first)[:_HEAD_BYTES], view[:_HEAD_BYTES], view[-_TAIL_BYTES:])
+            said = loose(b"".join(edges))
+        before = len(turns[-2]) if number > 1 else 0
         rest = b"".join(asked.rest[:2])[:512]
-        sizes = len(first) >> _SIZE_BITS, len(before) >> _SIZE_BITS, len(last) >> _SIZE_BITS
-        return hash((len(turns), *sizes, rest, said))
+        sizes = len(first) >> _SIZE_BITS, before >> _SIZE_BITS, len(last) >> _SIZE_BITS
+        return hash((number, sizes, rest, said))
 
     def whole(self, body: bytes) -> int:
         """The key of a request that is taken as it is."""

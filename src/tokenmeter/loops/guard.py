@@ -127,11 +127,12 @@ def _opened(own: LoopPolicy, memory: Memory, facts: Facts) -> tuple[Asked | None
 
 def _asked(own: LoopPolicy, facts: Facts) -> Asked | None:
     """The request, where its repeats are looked at."""
-    if facts.body is None or facts.operation not in _STEERING or own.allows(facts.agent):
+    body = facts.body
+    if body is None or facts.operation not in _STEERING or not own.reads_requests:
         return None
-    if own.max_repeats is None and own.max_rounds_without_news is None and own.max_polls is None:
+    if own.allow and own.allows(facts.agent):
         return None
-    asked = open_request(facts.protocol, facts.body)
+    asked = open_request(facts.protocol, body)
     return asked if asked is not None and asked.turns else None
 
 
@@ -185,9 +186,9 @@ def _is_lone(own: LoopPolicy, facts: Facts) -> bool | None:
     mark, body = _ANSWERED_BY.get(facts.protocol), facts.body
     if mark is None or body is None or "max_repeats" in own.actions:
         return False
-    if len(body) <= _SHORT_BYTES:
-        return mark not in body and body.count(b'"role"') <= _MOST_LONE_TURNS
-    return None if body.find(mark, len(body) - _SHORT_BYTES) < 0 else False
+    if body.rfind(mark, -_SHORT_BYTES) >= 0:
+        return False
+    return None if len(body) > _SHORT_BYTES else body.count(b'"role"') <= _MOST_LONE_TURNS
 
 
 def _asks_alone(asked: Asked) -> bool:
@@ -206,6 +207,7 @@ def _conversation(
 ) -> list[Passed]:
     """A conversation that goes out again as it was, and one that shows by itself that it goes round."""
     found: list[Passed] = []
+    turns = asked.turns
     if known.alike.times:
         # what the provider remembers is not seen here: there may be news in it
         unsure = facts.run is None or asked.server_state or not has_answers(asked)
@@ -213,9 +215,11 @@ def _conversation(
         found += _again(own, memory, asker, noted, softly="warn" if unsure else None)
     else:
         memory.seen.news(asker)
-    if len(asked.turns) >= FEWEST_TURNS:
+    if len(turns) >= FEWEST_TURNS:
         all_turns = None if asked.earlier is None else _all(facts)
-        found += _history(own, look(asked.turns, own.allows, own.max_repeats or 3, all_turns))
+        repeats = look(turns, own.allows, own.max_repeats or 3, all_turns)
+        if repeats:
+            found += _history(own, repeats)
     return found
 
 

@@ -39,7 +39,8 @@ class Asker(Struct, frozen=True, gc=False):
     @property
     def owner(self) -> int:
         """What the counts of a request are kept for: the run, and without one the agent."""
-        return hash((self.run, self.agent if self.run is None else None))
+        run = self.run
+        return hash((run, self.agent if run is None else None))
 
 
 class Tally(Struct, frozen=True, gc=False):
@@ -119,7 +120,7 @@ class _Minute(Struct, gc=False):
             self.calls = self.runs = 0
             self.start_s = at_s - at_s % 60
             passed = at_s - self.start_s
-        return max(0.0, 1 - passed / 60)
+        return 1 - passed / 60 if passed < 60 else 0.0
 
 
 _memories: weakref.WeakSet[Seen] = weakref.WeakSet()
@@ -186,10 +187,11 @@ class Seen:
         if not goes_on:
             self._minute = self._minute_of(agent)
             self._latest = agent, run
-        minute = self._minute
+        minute, runs = self._minute, 0
         left = minute.left(at_s)
-        calls, runs = minute.calls + int(minute.calls_before * left), 0
-        minute.calls += 1
+        before = minute.calls
+        minute.calls = before + 1
+        calls = before + int(minute.calls_before * left)
         if not goes_on and run is not None and self._is_new_run(run, agent):
             runs = minute.runs + int(minute.runs_before * left)
             minute.runs += 1

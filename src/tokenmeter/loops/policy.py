@@ -101,6 +101,7 @@ class LoopPolicy:
     allow: Iterable[str] = ()
     agents: Mapping[str, Limits] = field(default_factory=lambda: _NO_AGENTS, hash=False)
     max_nanos_per_run: int | None = field(init=False, repr=False, compare=False, default=None)
+    reads_requests: bool = field(init=False, repr=False, compare=False, default=True)  # to see what repeats
     _by_agent: Mapping[str, LoopPolicy] = field(init=False, repr=False, compare=False, default_factory=dict)
     _actions: Mapping[str, Action] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -115,6 +116,8 @@ class LoopPolicy:
         window: object = self.window_s
         if isinstance(window, bool) or not isinstance(window, int | float) or not 1 <= window <= 86_400:
             raise ConfigError(f"window_s is {window!r}; give seconds from 1 to 86400, such as 3600")
+        repeats = (self.max_repeats, self.max_rounds_without_news, self.max_polls)
+        object.__setattr__(self, "reads_requests", repeats != (None, None, None))
         _check_actions(self.actions)
         object.__setattr__(self, "actions", MappingProxyType(dict(self.actions)))
         object.__setattr__(self, "allow", _names(self.allow))
