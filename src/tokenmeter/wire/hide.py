@@ -12,8 +12,10 @@ from tokenmeter.wire.tally import UNREADABLE
 from tokenmeter.wire.types import Reading
 
 _HELD_BYTES: Final = 65_536
+_USAGE: Final = b'"usage"'
 _NULL: Final = b',"usage":null'
 _SPACED_NULL: Final = b', "usage": null'  # as Python's own encoder writes it
+_CLOSING: Final = b"}\n\n"
 _BLANK = re.compile(rb"(?>\r\n|\r|\n)(?>\r\n|\r|\n)")
 _TAIL = re.compile(rb'(?:, ?"obfuscation": ?"[^"\\]*+")?+\}\n\n\Z')
 _END = re.compile(rb'"usage": ?null((?:, ?"obfuscation": ?"[^"\\]*+")?+\}\n\n)\Z')
@@ -37,37 +39,43 @@ class HidingReader:
     Only the bytes of an unfinished event are withheld; an event above 64 kB passes as it comes.
     """
 
-    __slots__ = ("_beginning", "_edge", "_held", "_inner", "_null", "_passing", "_take")
+    __slots__ = ("_between", "_cut", "_edge", "_ending", "_held", "_inner", "_null", "_passing", "_take")
 
     def __init__(self, inner: SseReader) -> None:
         self._inner = inner
         self._take = inner.feed
-        self._null = _NULL
-        self._held = b""
+        self._between = True  # before an event, with nothing withheld
+        self._held = bytearray()
         self._passing = False  # in the midst of an event that is too large to be withheld
         self._edge = b""  # its last bytes
-        self._beginning = b""  # how the chunks of this stream begin; no usage is in it
+        self._expect(_NULL)
+
+    def _expect(self, null: bytes) -> None:
+        self._null = null
+        self._ending = null + _CLOSING
+        self._cut = -len(self._ending)
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes and return those that the caller shall see."""
         self._take(chunk)
-        if self._held or self._passing:
+        if not self._between:
+            return self._slowly(chunk)
+        # From the end, which takes half as long. The object that closes right before the blank line is the whole chunk.
+        if chunk.endswith(self._ending):
+            cut = self._cut
+            if chunk.rfind(_USAGE, 0, cut) < 0:
+                return chunk[:cut] + _CLOSING
             return self._slowly(chunk)
         at = chunk.rfind(self._null)
         if at >= 0:
-            # the object that closes right before the blank line is the whole chunk
             end = at + len(self._null)
-            if _TAIL.match(chunk, end):
-                known = len(self._beginning) if chunk.startswith(self._beginning) else 0
-                if chunk.find(b'"usage"', known, at) < 0:
-                    if not known:
-                        self._beginning = chunk[: chunk.find(b'"choices"', 0, at) + 1]
-                    return chunk[:at] + chunk[end:]
-        elif b'"usage"' not in chunk:
+            if _TAIL.match(chunk, end) and chunk.rfind(_USAGE, 0, at) < 0:
+                return chunk[:at] + chunk[end:]
+        elif chunk.rfind(_USAGE) < 0:
             if chunk.endswith(b"\n\n"):
                 return chunk
         elif _SPACED_NULL in chunk:
-            self._null = _SPACED_NULL
+            self._expect(_SPACED_NULL)
         return self._slowly(chunk)
 
     def peek(self) -> Reading:
@@ -77,7 +85,8 @@ class HidingReader:
     def finish(self) -> tuple[bytes, Reading]:
         """The end: an event without its blank line is an event all the same."""
         rest, reading = self._inner.finish()
-        held, self._held = self._held, b""
+        held = bytes(self._held)
+        self._held.clear()
         return (_edited(held) if held else b"") + rest, reading
 
     def _slowly(self, chunk: bytes) -> bytes:
@@ -92,17 +101,22 @@ class HidingReader:
             out.append(chunk[:end])
             chunk = chunk[end:]
             self._passing, self._edge = False, b""
-        data = self._held + chunk
+        held = self._held
+        at = max(0, len(held) - 3)  # a blank line may have begun
+        held += chunk
         start = 0
-        for blank in _BLANK.finditer(data):
-            if blank.end() == len(data) and data.endswith(b"\r"):
+        while (blank := _BLANK.search(held, at)) is not None:
+            at = blank.end()
+            if at == len(held) and held.endswith(b"\r"):
                 break  # its line feed may be on the way
-            out.append(_edited(data[start : blank.end()]))
-            start = blank.end()
-        self._held = data[start:]
-        if len(self._held) > _HELD_BYTES:
-            out.append(self._held)
-            self._passing, self._edge, self._held = True, self._held[-3:], b""
+            out.append(_edited(bytes(held[start:at])))
+            start = at
+        del held[:start]
+        if len(held) > _HELD_BYTES:
+            out.append(bytes(held))
+            self._passing, self._edge = True, bytes(held[-3:])
+            held.clear()
+        self._between = not held and not self._passing
         return b"".join(out)
 
 
