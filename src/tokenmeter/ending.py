@@ -7,13 +7,13 @@ finalizers. Nothing here imports ``multiprocessing``: a program without it pays 
 from __future__ import annotations
 
 import atexit
-import os
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from tokenmeter.faults import swallow
+from tokenmeter.forks import in_child
 
 TIMEOUT_S = 2.0  # for all of it together
 
@@ -70,5 +70,4 @@ class _Children:
 
 _children = _Children()
 atexit.register(end)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_children.watch)
+in_child(_children.watch)

@@ -8,9 +8,26 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
+_T = TypeVar("_T")
 _makers: weakref.WeakKeyDictionary[Any, tuple[str, Callable[[], Any]]] = weakref.WeakKeyDictionary()
+
+
+def in_child(act: Callable[[], object]) -> None:
+    """Have it done in each forked child, after what was given before."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=act)
+
+
+def each_in_child(live: weakref.WeakSet[_T], act: Callable[[_T], object]) -> None:
+    """Have it done in each forked child with each of the objects that live then."""
+
+    def all_of_them() -> None:
+        for each in list(live):
+            act(each)
+
+    in_child(all_of_them)
 
 
 def renew_in_child(owner: object, name: str, make: Callable[[], Any]) -> None:

@@ -31,7 +31,7 @@ from tokenmeter.clients.metering import Clock, Metering
 from tokenmeter.ending import at_end
 from tokenmeter.errors import ConfigError, Paused, StoreUnavailable
 from tokenmeter.faults import swallow
-from tokenmeter.forks import load_aside, renew_in_child
+from tokenmeter.forks import in_child, load_aside, renew_in_child
 from tokenmeter.ledger import MemoryLedger, Spend, ledger_beside, open_ledger
 from tokenmeter.ledger.memory import ANY
 from tokenmeter.loops import LoopPolicy
@@ -537,5 +537,4 @@ def _leave_streams() -> None:
 
 
 at_end(-1, _end_streams)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_streams)
+in_child(_leave_streams)

@@ -36,6 +36,7 @@ from tokenmeter.budgets.journal_lines import (
 )
 from tokenmeter.budgets.store import Store
 from tokenmeter.errors import ConfigError, StoreUnavailable
+from tokenmeter.forks import each_in_child
 from tokenmeter.turn import Turn, in_turn
 
 logger = logging.getLogger("tokenmeter")
@@ -399,10 +400,4 @@ def default_directory() -> Path:
 _journals: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
-def _after_fork() -> None:
-    for journal in list(_journals):
-        journal._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+each_in_child(_journals, lambda journal: journal._after_fork())

@@ -18,7 +18,6 @@ in its journal; whoever finds that on the same machine draws it, and gives the r
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 import weakref
@@ -37,6 +36,7 @@ from tokenmeter.budgets.store import Book, Entry, Held, Note, Settled, Short, St
 from tokenmeter.ending import TIMEOUT_S, at_end
 from tokenmeter.errors import StoreUnavailable
 from tokenmeter.faults import swallow
+from tokenmeter.forks import each_in_child
 from tokenmeter.turn import Turn
 
 TICK_S = 0.05  # how long what was spent waits to be drawn
@@ -400,11 +400,5 @@ def _at_end(left_s: float) -> None:
             store._end(max(0.0, until_s - time.monotonic()))
 
 
-def _after_fork() -> None:
-    for store in list(_stores):
-        store._after_fork()
-
-
 at_end(1, _at_end)  # before the store that it draws from
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+each_in_child(_stores, lambda store: store._after_fork())

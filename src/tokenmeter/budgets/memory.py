@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.store import Book, Drawn, Entry, Grant, Held, Note, Pause, Settled, Short, State, Ticket, in_use
 from tokenmeter.budgets.ticket import MemoryTicket
 from tokenmeter.budgets.waiting import Waiter, stands_in_line
+from tokenmeter.forks import each_in_child
 from tokenmeter.turn import in_turn
 
 
@@ -341,10 +341,4 @@ class MemoryStore(OneVerbAtATime):
 _stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
 
 
-def _after_fork() -> None:
-    for store in list(_stores):
-        store._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+each_in_child(_stores, lambda store: store._after_fork())

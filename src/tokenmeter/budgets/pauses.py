@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import shlex
 import threading
 import weakref
@@ -20,6 +19,7 @@ from typing import NamedTuple
 from tokenmeter.budgets.store import Pause, Store
 from tokenmeter.errors import Paused, StoreUnavailable
 from tokenmeter.faults import swallow
+from tokenmeter.forks import each_in_child
 from tokenmeter.turn import Turn, in_turn
 
 logger = logging.getLogger("tokenmeter")
@@ -200,10 +200,4 @@ def _viewed(found: list[Pause]) -> _View | None:
 _all: weakref.WeakSet[Pauses] = weakref.WeakSet()
 
 
-def _after_fork() -> None:
-    for pauses in list(_all):
-        pauses._start_afresh()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+each_in_child(_all, lambda pauses: pauses._start_afresh())

@@ -21,6 +21,7 @@ from tokenmeter.budgets.redis_views import RedisViews
 from tokenmeter.budgets.redis_words import bulk
 from tokenmeter.budgets.store import Drawn, Entry, Held, Note, Settled, Short, Ticket, in_use
 from tokenmeter.errors import ConfigError, StoreUnavailable
+from tokenmeter.forks import each_in_child
 
 if TYPE_CHECKING:
     from tokenmeter.budgets.redis_owner import Owner
@@ -293,10 +294,4 @@ def _check_count(answer: bytes, amounts: Sequence[int]) -> None:
 _stores: weakref.WeakSet[RedisStore] = weakref.WeakSet()
 
 
-def _after_fork() -> None:
-    for store in list(_stores):
-        store._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+each_in_child(_stores, lambda store: store._after_fork())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 import weakref
@@ -16,6 +15,7 @@ from tokenmeter.budgets.store import Store
 from tokenmeter.ending import TIMEOUT_S, at_end
 from tokenmeter.errors import StoreUnavailable
 from tokenmeter.faults import swallow
+from tokenmeter.forks import each_in_child
 from tokenmeter.turn import Turn
 
 _TICK_S = 15.0  # how often an idle writer looks for what dead processes left
@@ -152,11 +152,5 @@ def _at_end(left_s: float) -> None:
             store.breaker.shut = True
 
 
-def _after_fork() -> None:
-    for store in list(_stores):
-        store._after_fork()
-
-
 at_end(2, _at_end)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+each_in_child(_stores, lambda store: store._after_fork())

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import threading
 import time
 import weakref
@@ -21,6 +20,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 
 from tokenmeter.ending import at_end
+from tokenmeter.forks import each_in_child
 from tokenmeter.turn import Turn
 
 TICK_S = 0.01
@@ -175,13 +175,6 @@ def _leave_rest(left_s: float) -> None:
         later.leave_rest(until_s)
 
 
-def _after_fork() -> None:
-    """What waits in the parent, the parent does."""
-    for later in list(_LIVE):
-        later._start_afresh()
-
-
 at_end(0, _at_end)  # first: what waits here is still to be settled
 at_end(3, _leave_rest)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+each_in_child(_LIVE, lambda each: each._start_afresh())  # what waits in the parent, the parent does

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import secrets
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -21,6 +20,7 @@ from tokenmeter.clients.port import INSIDE
 from tokenmeter.clients.ports import AsyncPort, SyncPort
 from tokenmeter.errors import Refused, StoreUnavailable
 from tokenmeter.faults import is_the_hosts, swallow
+from tokenmeter.forks import in_child
 from tokenmeter.notes import Request
 from tokenmeter.wire import Route
 
@@ -237,8 +237,7 @@ class _Ids:
 
     def __init__(self) -> None:
         self.renew()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.renew)
+        in_child(self.renew)
 
     def renew(self) -> None:
         self._prefix = secrets.token_hex(10)

@@ -11,13 +11,13 @@ leaves a note that the next request reads. A child of a fork starts with a lock 
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections import OrderedDict, deque
 from typing import Final
 
 from msgspec import Struct
 
+from tokenmeter.forks import each_in_child
 from tokenmeter.loops.fingerprints import Prints
 from tokenmeter.turn import Turn, in_turn, in_turn_or
 
@@ -126,13 +126,7 @@ class _Minute(Struct, gc=False):
 _memories: weakref.WeakSet[Seen] = weakref.WeakSet()
 
 
-def _after_fork() -> None:
-    for seen in list(_memories):
-        seen.renew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+each_in_child(_memories, lambda seen: seen.renew())
 
 
 class Seen:

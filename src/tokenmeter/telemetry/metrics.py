@@ -7,7 +7,6 @@ that a reader never misses one. Where no metrics pipeline is set up nothing is q
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import threading
 import weakref
@@ -22,6 +21,7 @@ from opentelemetry.util.types import AttributeValue
 
 from tokenmeter.errors import ConfigError
 from tokenmeter.faults import swallow
+from tokenmeter.forks import each_in_child
 from tokenmeter.record import CallRecord
 from tokenmeter.telemetry import names as n
 from tokenmeter.telemetry.people import user_hash
@@ -239,13 +239,7 @@ def _on_collection(options: CallbackOptions) -> Iterable[Observation]:
     return [Observation(dropped)]
 
 
-def _after_fork() -> None:
-    for metrics_of_one in list(_LIVE):
-        metrics_of_one._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+each_in_child(_LIVE, lambda each: each._after_fork())
 
 
 def _bounded(value: str, seen: set[str], limit: int) -> str:
