@@ -1,6 +1,7 @@
 """tokenmeter meters LLM calls: it says who spent what, and holds each call to budgets before the request goes out."""
 
 from tokenmeter.budgets import Budget, Store
+from tokenmeter.budgets.remaining import Remaining
 from tokenmeter.budgets.thresholds import Crossing
 from tokenmeter.errors import (
     BudgetExceeded,
@@ -15,7 +16,7 @@ from tokenmeter.errors import (
 )
 from tokenmeter.ledger import Spend
 from tokenmeter.loops import Limits, LoopPolicy
-from tokenmeter.meter import Meter, Remaining
+from tokenmeter.meter import Meter
 from tokenmeter.pricing import Overshoot, Price
 from tokenmeter.propagation import AsgiMiddleware, WsgiMiddleware, extract, inject, injecting
 from tokenmeter.record import CallRecord, Recorder

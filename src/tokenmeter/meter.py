@@ -10,20 +10,18 @@ import secrets
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from msgspec import Struct
 from msgspec.structs import replace
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from tokenmeter.attribution import AgentScope, Scope, current
-from tokenmeter.budgets import Budget, MemoryStore, Need, Policy, Store
-from tokenmeter.budgets.grants import Grants
+from tokenmeter.budgets import Budget, MemoryStore, Policy, Store
 from tokenmeter.budgets.pauses import Pauses, paused
+from tokenmeter.budgets.remaining import Remaining, remaining
 from tokenmeter.budgets.thresholds import Crossing
 from tokenmeter.clients.instruments import Instruments
 from tokenmeter.clients.later import Later
@@ -37,7 +35,6 @@ from tokenmeter.ledger.memory import ANY
 from tokenmeter.loops import LoopPolicy
 from tokenmeter.loops.guard import Memory
 from tokenmeter.meter_options import check, checked_store
-from tokenmeter.money import usd
 from tokenmeter.notes import House, UsageOption
 from tokenmeter.pricing import ExpectedCost, InputBound, Overshoot, Price, PriceBook, parse_prices
 from tokenmeter.record import Recorder
@@ -66,19 +63,6 @@ class SystemClock:
     def now_s(self) -> float:
         """Seconds since the epoch."""
         return time.time()
-
-
-class Remaining(Struct, frozen=True):
-    """The state of one budget in its current window. Money is in US dollars; otherwise whole tokens or calls."""
-
-    budget: str
-    scope: str
-    unit: Literal["usd", "tokens", "calls"]
-    limit: Decimal | int
-    spent: Decimal | int
-    held: Decimal | int
-    left: Decimal | int
-    resets_at: float | None
 
 
 def _fingerprint_key(user_key: bytes | None) -> bytes:
@@ -338,21 +322,7 @@ class Meter:
         facts = {"agent": agent, "user": user, "team": team, "run": run, "model": model, "provider": provider}
         facts |= {"tag:" + name: value for name, value in (tags or {}).items()}
         self._later.flush()
-        now_s = self._clock.now_s()
-        claims = self._metering.current().policy.claims(facts, Need(0, 0, 0), now_s)
-        grants = Grants()
-        for grant in self._store.grants():
-            grants.add(grant)
-        found = []
-        for claim, state in zip(claims, self._store.read([claim.key for claim in claims]), strict=True):
-            unit = claim.budget.unit
-            most = claim.limit + grants.on(claim.key, now_s)
-            amounts = (most, state.posted, state.held, max(0, most - state.posted - state.held))
-            limit, spent, held, left = (usd(a) if unit == "usd" else a for a in amounts)
-            found.append(
-                Remaining(claim.budget.name or "", claim.scope, unit, limit, spent, held, left, claim.resets_at)
-            )
-        return tuple(found)
+        return remaining(self._metering.current().policy, self._store, facts, self._clock.now_s())
 
     # -- what came of it ---------------------------------------------------------------------------------------
 
