@@ -203,3 +203,30 @@ async def test_many_open_streams_know_their_own(face: Face, origin: Origin, mete
             await face.close(response)
     assert [row.agent for row in calls] == [f"agent-{nth}" for nth in reversed(range(10))]
     assert len(meter._instruments._metering.streams) == 0
+
+
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """As in a program in which all wait: nothing makes Python look for garbage."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collection")
+@on_a_loop
+async def test_dropped_while_others_wait_for_what_it_holds(face: Face, origin: Origin, calls: CapturedCalls) -> None:
+    with Meter([Budget("1000 tokens", per="total", wait_s=10)], recorders=[calls]) as meter:
+        ring = [await opened(meter, origin, STREAMED | {"max_completion_tokens": 700})]
+        ring.append(ring)
+        client, ask = meter.wrap(origin.client()), ASK | {"max_completion_tokens": 500}
+        post = client.post(URL, json=ask) if face.is_async else asyncio.to_thread(client.post, URL, json=ask)
+        waiting = asyncio.create_task(post)
+        while not meter._later.awaited:
+            await asyncio.sleep(0.01)
+        assert len(calls) == 0
+        del ring
+        assert (await waiting).status_code == 200
+        assert [(row.status, row.estimated) for row in calls] == [("incomplete", True), ("ok", False)]
+        assert meter.remaining()[0].held == 0

@@ -10,6 +10,7 @@ from msgspec import Struct, field
 
 from tokenmeter.budgets import Claim, Held, Settled, Store
 from tokenmeter.budgets.thresholds import Crossing
+from tokenmeter.clients.dropped import Dropped
 from tokenmeter.clients.later import Later
 from tokenmeter.effects import Record
 from tokenmeter.faults import swallow
@@ -64,6 +65,7 @@ class Metering(Struct, eq=False):
     # The streams that are under way. What is in here is no garbage, whatever the caller drops: a story that were
     # collected together with its response could not be told to its end.
     streams: set[Stream] = field(default_factory=set)
+    dropped: Dropped = field(default_factory=Dropped)
 
     def current(self) -> House:
         """The rooms of the next call."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import math
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -47,7 +45,6 @@ INSIDE: ContextVar[tuple[tuple[Metering, Any], ...]] = ContextVar("tokenmeter-in
 
 _LARGE_BYTES = 64 << 10  # such a body is read at once: those that wait take memory
 _SETTLING_S = 1.0  # how long a call for which there is no room settles those that ended
-_COLLECTING_S = 1.0
 _MAY_BLAME = (400, 422)
 
 
@@ -137,13 +134,13 @@ class Port(Struct, eq=False):
         metering, now_s = self.metering, time.monotonic()
         if self._deadline_s is None:
             self._deadline_s = now_s + effect.wait_s
-            if metering.streams:
-                _collect(now_s)
+            metering.dropped.collect(metering.streams)
         at_s = metering.clock.now_s()
         self._held = effect
         found = metering.store.queue(effect.hold_id, effect.claims, at_s, effect.note)
         if isinstance(found, Held | Short):
             return self._noted(found)
+        metering.dropped.look_after(metering.streams, metering.later.awaited)
         return found, max(0.0, min(self._deadline_s - now_s, effect.window_s))
 
     def _noted(self, verdict: Held | Short) -> Held | Short:
@@ -324,13 +321,6 @@ class Port(Struct, eq=False):
         if self.error is not None:
             raise self.error
         return self.response
-
-
-def _collect(now_s: float, _last_s: list[float] = [-math.inf]) -> None:  # noqa: B006 - shared on purpose
-    """Streams that were dropped may stand in reference cycles (OpenAI's do) and hold money still."""
-    if now_s - _last_s[0] >= _COLLECTING_S:  # it takes long where a program has many objects
-        _last_s[0] = now_s
-        gc.collect()
 
 
 def _has_no_lineage(request: Any) -> bool:
