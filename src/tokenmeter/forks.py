@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -38,6 +39,26 @@ def renew_in_child(owner: object, name: str, make: Callable[[], Any]) -> None:
 def _after_fork() -> None:
     for owner, (name, make) in list(_makers.items()):
         setattr(owner, name, make())
+
+
+def start_thread(work: Callable[..., object], *args: object, name: str) -> threading.Thread | None:
+    """Have it done by a thread that keeps no program alive. None: there is none to be had.
+
+    That is so at the end of the interpreter, and where the system allows no more of them.
+    """
+    thread = threading.Thread(target=work, args=args, name="tokenmeter-" + name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        if "shutdown" not in str(error) and not _told:
+            _told.append(thread.name)
+            _log.warning("tokenmeter has to do without the thread %s: %s", thread.name, error)
+        return None
+    return thread
+
+
+_log = logging.getLogger("tokenmeter")
+_told: list[str] = []  # once a process
 
 
 def load_aside(load: Callable[[], object]) -> None:

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 
 import pytest
 
+from tokenmeter.clients import aside as aside_module
 from tokenmeter.clients.aside import aside, here
 
 LONG_S = 30.0
@@ -104,3 +105,61 @@ def test_what_goes_wrong_after_its_task_was_cancelled_is_not_told_as_unheard() -
 
     asyncio.run(main())
     assert heard == []
+
+
+def test_where_no_thread_is_to_be_had_it_is_done_here_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool that can start no thread keeps what it was given, for one of its threads that is busy now."""
+    begun, go_on = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def occupy() -> None:
+        begun.set()
+        go_on.wait(LONG_S)
+
+    def broken() -> None:
+        done.append("raised")
+        raise KeyError("no")
+
+    async def main() -> str:
+        monkeypatch.setattr(aside_module, "_pool", aside_module._Pool())
+        busy = asyncio.create_task(aside(occupy))
+        await asyncio.sleep(0)
+        while not begun.is_set():
+            await asyncio.sleep(0.001)
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start)
+            await aside(lambda: done.append("here"))
+            with pytest.raises(KeyError):
+                await aside(broken)
+        go_on.set()
+        await busy
+        return await aside(lambda: threading.current_thread().name)  # behind what the pool had kept
+
+    assert asyncio.run(main()).startswith("tokenmeter-aside")
+    assert done == ["here", "raised"]
+
+
+def test_what_a_thread_has_begun_after_all_is_waited_for() -> None:
+    begun = threading.Event()
+
+    def work() -> int:
+        begun.set()
+        return 7
+
+    def broken() -> int:
+        raise KeyError("no")
+
+    errand = aside_module._Errand(work, None)
+    thread = threading.Thread(target=errand.run)
+    thread.start()
+    assert begun.wait(LONG_S)
+    assert errand.here() == 7
+    thread.join()
+    errand = aside_module._Errand(broken, None)
+    with pytest.raises(KeyError):
+        errand.run()
+    with pytest.raises(KeyError):
+        errand.here()

@@ -330,6 +330,20 @@ def test_flush(metering: MeterProvider, monkeypatch: pytest.MonkeyPatch) -> None
     meter.close()
 
 
+def test_where_no_thread_is_to_be_had_it_is_written_at_once(
+    metering: MeterProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with Meter(meter_provider=metering) as meter:
+        posted(meter, times=3)  # nor is there one for what comes after an answer
+        assert len(meter._later._waiting) == 0
+        assert len(meter._metrics._queue) == 0
+        assert meter._ledger.spend().calls == 3
+
+
 def test_the_queue_is_bounded_and_says_what_it_dropped(
     metering: MeterProvider, reader: InMemoryMetricReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,7 +36,7 @@ from tokenmeter.budgets.store import Book, Entry, Held, Note, Settled, Short, St
 from tokenmeter.ending import TIMEOUT_S, at_end
 from tokenmeter.errors import StoreUnavailable
 from tokenmeter.faults import swallow
-from tokenmeter.forks import each_in_child
+from tokenmeter.forks import each_in_child, start_thread
 from tokenmeter.turn import Turn
 
 TICK_S = 0.05  # how long what was spent waits to be drawn
@@ -299,11 +299,7 @@ class LeasedStore(Through):
 
     def _start_thread(self) -> None:
         if self._thread is None:
-            thread = threading.Thread(
-                target=_tend, args=(weakref.ref(self), self._bell), name="tokenmeter-leases", daemon=True
-            )
-            thread.start()
-            self._thread = thread
+            self._thread = start_thread(_tend, weakref.ref(self), self._bell, name="leases")
 
     def _end(self, timeout_s: float) -> None:
         """Draw and give back all that can be; what ends later is drawn as it ends."""

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from tokenmeter.budgets.store import Pause, Store
 from tokenmeter.errors import Paused, StoreUnavailable
 from tokenmeter.faults import swallow
-from tokenmeter.forks import each_in_child
+from tokenmeter.forks import each_in_child, start_thread
 from tokenmeter.turn import Turn, in_turn
 
 logger = logging.getLogger("tokenmeter")
@@ -137,18 +137,8 @@ class Pauses:
             self._starting.take(self._start_follower, None)
 
     def _start_follower(self) -> None:
-        try:
-            if self._follower is None:
-                follower = threading.Thread(
-                    target=_follow,
-                    args=(weakref.ref(self), self._bell, self._interval_s),
-                    name="tokenmeter-pauses",
-                    daemon=True,
-                )
-                follower.start()
-                self._follower = follower
-        except RuntimeError as error:  # the interpreter ends, or the system has no thread left
-            swallow(error, "starting the thread that reads what is paused")
+        if self._follower is None:
+            self._follower = start_thread(_follow, weakref.ref(self), self._bell, self._interval_s, name="pauses")
 
 
 def _follow(ref: Callable[[], Pauses | None], bell: threading.Event, interval_s: float) -> None:

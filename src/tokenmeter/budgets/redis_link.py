@@ -29,6 +29,7 @@ from tokenmeter.budgets.redis_lua import Script
 from tokenmeter.budgets.redis_nodes import Connection, Nodes, pack
 from tokenmeter.budgets.redis_url import Node, RedisOptions
 from tokenmeter.errors import ConfigError, StoreUnavailable
+from tokenmeter.forks import start_thread
 
 Reply = Any  # bytes, int, or a list of such
 
@@ -166,9 +167,8 @@ class Link:
         try:
             if len(self._connecting) > _MAX_CONNECTING:
                 raise StoreUnavailable(f"{self._name}: too many connections are waited for; {_REMEDY}")
-            threading.Thread(target=opening.run, name="tokenmeter-redis-connect", daemon=True).start()
-        except RuntimeError:  # the interpreter ends, and starts no thread any more
-            opening.run()
+            if start_thread(opening.run, name="redis-connect") is None:
+                opening.run()
         except BaseException:
             self._connecting.discard(opening)
             raise

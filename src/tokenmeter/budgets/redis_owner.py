@@ -13,6 +13,7 @@ from tokenmeter.budgets.redis_room import Room
 from tokenmeter.budgets.redis_words import bulk, number
 from tokenmeter.errors import ConfigError, StoreUnavailable
 from tokenmeter.faults import swallow
+from tokenmeter.forks import start_thread
 
 _BEATS_A_LEASE = 5
 _ROUNDS_A_LOOK = 20
@@ -41,17 +42,9 @@ class Owner:
         """Say from now on that this process lives."""
         if self._thread is not None:
             return
-        thread = threading.Thread(
-            target=_beat,
-            args=(weakref.ref(self), self._gone, self._room.options.lease_s / _BEATS_A_LEASE),
-            name="tokenmeter-redis-heartbeat",
-            daemon=True,
-        )
-        self._thread = thread
-        try:
-            thread.start()
-        except RuntimeError:  # the interpreter ends: what is held now is ended by the others
-            self._thread = None
+        # Without a thread, what is held for longer is ended by the others.
+        pause_s = self._room.options.lease_s / _BEATS_A_LEASE
+        self._thread = start_thread(_beat, weakref.ref(self), self._gone, pause_s, name="redis-heartbeat")
 
     def end(self) -> None:
         """Let the others end what is still held, from now on."""

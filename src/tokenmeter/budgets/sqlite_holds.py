@@ -157,8 +157,8 @@ class Holds:
     def sent(db: Connection, hold: bytes, note: bytes) -> bool:
         """Note that the request goes out; a note that was given stays."""
         changed = db.execute(
-            "UPDATE holds SET note = CASE WHEN length(?1) OR note IS NULL THEN ?1 ELSE note END WHERE id = ?2",
-            (note, hold),
+            "UPDATE holds SET note = CASE WHEN length(?) OR note IS NULL THEN ? ELSE note END WHERE id = ?",
+            (note, note, hold),
         )
         return changed.rowcount == 1
 

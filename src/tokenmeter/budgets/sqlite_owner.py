@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tokenmeter.errors import ConfigError, StoreUnavailable
 from tokenmeter.faults import swallow
+from tokenmeter.forks import start_thread
 from tokenmeter.turn import Turn, in_turn
 
 if sys.platform != "win32":
@@ -147,14 +148,9 @@ class Owner:
         raise FileNotFoundError(path)
 
     def _start_beating(self) -> None:
-        thread = threading.Thread(
-            target=_beat,
-            args=(weakref.ref(self), self._gone, self._lease_s / _BEATS_A_LEASE),
-            name="tokenmeter-sqlite-heartbeat",
-            daemon=True,
-        )
-        with contextlib.suppress(RuntimeError):  # the interpreter ends: what is held now is ended by the others
-            thread.start()
+        # Without a thread, what is held for longer is ended by the others.
+        pause_s = self._lease_s / _BEATS_A_LEASE
+        start_thread(_beat, weakref.ref(self), self._gone, pause_s, name="sqlite-heartbeat")
 
     def _say(self, lives_until_s: float) -> None:
         beat = self._beat()

@@ -15,7 +15,7 @@ from tokenmeter.budgets.store import Store
 from tokenmeter.ending import TIMEOUT_S, at_end
 from tokenmeter.errors import StoreUnavailable
 from tokenmeter.faults import swallow
-from tokenmeter.forks import each_in_child
+from tokenmeter.forks import each_in_child, start_thread
 from tokenmeter.turn import Turn
 
 _TICK_S = 15.0  # how often an idle writer looks for what dead processes left
@@ -89,11 +89,7 @@ class Telling(Through):
 
     def _start_thread(self) -> None:
         if self._thread is None:
-            thread = threading.Thread(
-                target=_write, args=(weakref.ref(self), self._bell), name="tokenmeter-store", daemon=True
-            )
-            thread.start()
-            self._thread = thread
+            self._thread = start_thread(_write, weakref.ref(self), self._bell, name="store")
 
     def _work(self, timeout_s: float = -1.0) -> bool:
         """Tell the store what waits. True if nothing is left."""

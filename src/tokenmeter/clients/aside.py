@@ -6,7 +6,9 @@ import os
 import time
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from tokenmeter.faults import swallow
 from tokenmeter.forks import renew_in_child
@@ -26,7 +28,7 @@ def here(work: Callable[[], _T], undo: Callable[[], object] | None = None) -> _T
 
 
 async def aside(work: Callable[[], _T], undo: Callable[[], object] | None = None) -> _T:
-    """Do it on a thread, unless another event loop than asyncio's runs here or the interpreter ends.
+    """Do it on a thread, unless another event loop than asyncio's runs here or no thread is to be had.
 
     When the task is cancelled meanwhile, the work goes on to its end; then ``undo`` is done.
     """
@@ -39,8 +41,8 @@ async def aside(work: Callable[[], _T], undo: Callable[[], object] | None = None
     errand = _Errand(work, undo)
     try:
         doing = loop.run_in_executor(_pool.get(), copy_context().run, errand.run)
-    except RuntimeError:  # the main thread has ended, and no pool takes anything more
-        return work()
+    except RuntimeError:  # the main thread has ended, and no pool takes anything more; or it took it, and has no thread
+        return errand.here()
     try:
         return await asyncio.shield(doing)
     except asyncio.CancelledError:
@@ -68,20 +70,39 @@ async def sleep_async(pause_s: float) -> None:
         await asyncio.sleep(pause_s)
 
 
-class _Errand:
+class _Errand(Generic[_T]):
     """Work whose caller may go away."""
 
-    def __init__(self, work: Callable[[], Any], undo: Callable[[], object] | None) -> None:
-        self._work = work
+    def __init__(self, work: Callable[[], _T], undo: Callable[[], object] | None) -> None:
+        self._works = [work]  # whoever takes it out, does it
         self._undo = undo
         self._end: dict[str, str] = {}  # what came first, in one step: it was done, or nobody waits for it any more
+        self._ended = SimpleQueue[Callable[[], _T]]()
 
     def run(self) -> Any:
         try:
-            return self._work()
+            work = self._works.pop()
+        except IndexError:  # the caller did it
+            return None
+        try:
+            found = work()
+        except BaseException as error:
+            self._ended.put(partial(_raise, error))
+            raise
+        else:
+            self._ended.put(lambda: found)
+            return found
         finally:
             if self._end.setdefault("", "done") != "done":
                 self._undone()
+
+    def here(self) -> _T:
+        """Do it on this thread, or wait for the one that has begun it."""
+        try:
+            work = self._works.pop()
+        except IndexError:
+            return self._ended.get()()
+        return work()
 
     def abandon(self) -> None:
         """Nobody will hear what came of it. What is done already, the caller's own clean-up undoes."""
@@ -93,6 +114,10 @@ class _Errand:
                 self._undo()
             except Exception as fault:
                 swallow(fault, "undoing what a cancelled call asked for")
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
 
 
 class _Pool:

@@ -7,9 +7,8 @@ import math
 import threading
 import time
 from collections.abc import Collection
-from functools import partial
 
-from tokenmeter.faults import swallow
+from tokenmeter.forks import start_thread
 
 _SPACING_S = 1.0
 _SPACING_TIMES = 20  # to collect takes long where a program has many objects
@@ -40,12 +39,7 @@ class Dropped:
         """Collect now and then, until nobody waits any more."""
         thread = self._thread
         if thread is None or not thread.is_alive():  # in a forked child none is
-            work = partial(self._work, streams, waiting)
-            thread = self._thread = threading.Thread(target=work, name="tokenmeter-dropped", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError as error:  # the interpreter ends, or the system has no thread left
-                swallow(error, "starting the thread that collects dropped streams")
+            self._thread = start_thread(self._work, streams, waiting, name="dropped")
 
     def _work(self, streams: Collection[object], waiting: Collection[object]) -> None:
         while True:

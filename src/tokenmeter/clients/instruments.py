@@ -6,10 +6,8 @@ import contextlib
 import functools
 import importlib
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from tokenmeter.clients import seam, threads
@@ -18,7 +16,7 @@ from tokenmeter.clients.metering import Metering
 from tokenmeter.clients.patches import Patch
 from tokenmeter.errors import ConfigError
 from tokenmeter.faults import logger
-from tokenmeter.forks import renew_in_child
+from tokenmeter.forks import renew_in_child, start_thread
 from tokenmeter.turn import Turn, in_turn
 
 # By the module that is there once the library is.
@@ -132,8 +130,7 @@ class Instruments:
                 self._hook_import(name)
             elif _is_being_imported(name):
                 # To wait for it here could be for ever.
-                work = partial(_when_imported, weakref.ref(self), name)
-                threading.Thread(target=work, name="tokenmeter-import", daemon=True).start()
+                start_thread(_when_imported, weakref.ref(self), name, name="import")
             else:
                 self._imported(sys.modules[name])
 

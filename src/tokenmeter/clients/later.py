@@ -20,7 +20,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 
 from tokenmeter.ending import at_end
-from tokenmeter.forks import each_in_child
+from tokenmeter.forks import each_in_child, start_thread
 from tokenmeter.turn import Turn
 
 TICK_S = 0.01
@@ -109,12 +109,8 @@ class Later:
         self.flush()
 
     def _start(self) -> None:
-        ref = weakref.ref(self)
-        self._thread = threading.Thread(target=_work, args=(ref, self._bell), name="tokenmeter-later", daemon=True)
-        try:
-            self._thread.start()
-        except RuntimeError:  # the interpreter ends
-            self._closed = True
+        self._thread = start_thread(_work, weakref.ref(self), self._bell, name="later")
+        if self._thread is None:
             self.flush()
 
     def _work(self) -> bool:

@@ -21,7 +21,7 @@ from opentelemetry.util.types import AttributeValue
 
 from tokenmeter.errors import ConfigError
 from tokenmeter.faults import swallow
-from tokenmeter.forks import each_in_child
+from tokenmeter.forks import each_in_child, start_thread
 from tokenmeter.record import CallRecord
 from tokenmeter.telemetry import names as n
 from tokenmeter.telemetry.people import user_hash
@@ -122,6 +122,9 @@ class Metrics:
         """Write all that is queued; a signal handler that interrupts its own thread at it leaves it to that."""
         if self.before_flush is not None:
             self.before_flush()
+        self._write_queue()
+
+    def _write_queue(self) -> None:
         self._writing.take(self._write_all, None, -1.0)
 
     def _write_all(self) -> None:
@@ -149,8 +152,9 @@ class Metrics:
     def _start(self) -> None:
         bell = self._bell
         ref = weakref.ref(self, lambda _: bell.put(False))
-        self._thread = threading.Thread(target=_work, args=(ref, bell), name="tokenmeter-metrics", daemon=True)
-        self._thread.start()
+        self._thread = start_thread(_work, ref, bell, name="metrics")
+        if self._thread is None:
+            self._write_queue()
 
     def _after_fork(self) -> None:
         """The parent's thread is not here, and may have held the lock; the parent writes what it queued."""
