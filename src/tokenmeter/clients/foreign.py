@@ -41,7 +41,12 @@ class Headers(dict[str, str]):
     @classmethod
     def of(cls, pairs: Iterable[tuple[Any, Any]]) -> Headers:
         """From names and values, which may be bytes."""
-        return cls((_text(name).lower(), _text(value)) for name, value in pairs)
+        return cls(
+            {
+                (name if type(name) is str else _text(name)).lower(): value if type(value) is str else _text(value)
+                for name, value in pairs
+            }
+        )
 
     def __getitem__(self, name: str) -> str:
         return super().__getitem__(name.lower())

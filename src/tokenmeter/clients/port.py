@@ -253,12 +253,16 @@ class Port(Struct, eq=False):
         self.response = None  # forgotten here, so that no cycle keeps alive a response that its caller drops
 
     def _over(self, story: Story, answer: Answer) -> None:
-        """A body has passed by. An event loop doesn't wait for books that may take time, unless a span does."""
-        span_is_anothers = self._recording is not None and not self._recording.ours
-        if not self.ASYNC or span_is_anothers or self._instant:
+        """A body has passed by. Its caller waits for the rest where somebody watches, but no event loop for books that
+        may take time, unless a span does.
+        """
+        metering, recording = self.metering, self._recording
+        span_is_anothers = recording is not None and not recording.ours
+        if span_is_anothers or (metering.watched(recording) and (self._instant or not self.ASYNC)):
             self.resume(story, lambda: answer)
         else:
-            self.metering.later.put(partial(self.resume, story, lambda: answer))
+            self.request = None
+            metering.later.put(partial(self.resume, story, lambda: answer))
 
     def resume(self, story: Story, answer: Callable[[], Answer]) -> None:
         """Tell the rest of a story whose body is over. Never waits, so it may run in a finalizer."""
