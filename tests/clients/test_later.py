@@ -208,12 +208,16 @@ def test_whoever_asks_is_not_kept_by_what_comes_meanwhile() -> None:
     later.close()
 
 
-def test_what_waits_keeps_nothing_of_the_client_alive() -> None:
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_waits_keeps_nothing_of_the_client_alive(streamed: bool) -> None:
     usage = {"prompt_tokens": 3, "completion_tokens": 1}
     transport = httpx2.MockTransport(lambda _: httpx2.Response(200, json={"choices": [], "usage": usage}))
     with Meter() as meter, meter.wrap(httpx2.Client(transport=transport)) as client:
         assert meter._later._doing.begin(60.0)  # nobody does it meanwhile
-        response = client.post("https://api.openai.com/v1/chat/completions", json={"model": "m", "messages": []})
+        ask = client.build_request("POST", "https://api.openai.com/v1/chat/completions", json={"model": "m"})
+        response = client.send(ask, stream=streamed)
+        del ask
+        response.read()
         held = [weakref.ref(each) for each in (response, response.request, response.request.headers)]
         del response
         gc.collect()
