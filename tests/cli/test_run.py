@@ -193,6 +193,55 @@ def test_signals_are_passed_on(here: Path, provider: ScriptedProvider) -> None:
     assert cells(err, "a")[4] == "1"
 
 
+COUNTS_INTERRUPTS = """
+import signal, sys, time
+seen = []
+signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+print("ready", flush=True)
+until = time.monotonic() + 30
+while not seen and time.monotonic() < until:
+    time.sleep(0.01)
+time.sleep(0.3)  # for another one
+print(len(seen), flush=True)
+"""
+
+
+def test_an_interrupt_of_the_command_alone_is_passed_on(here: Path) -> None:
+    """As a supervisor sends it, which runs the command without a terminal."""
+    command = [sys.executable, "-m", "tokenmeter.cli", "run", "--quiet", program(here, COUNTS_INTERRUPTS)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    with process.stdout as told:
+        assert told.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert told.readline() == "1\n"
+    assert process.wait(60) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "login_tty"), reason="there are no terminals here")
+def test_an_interrupt_that_is_typed_comes_once(here: Path) -> None:
+    try:
+        master, slave = os.openpty()
+    except OSError as error:
+        pytest.skip(f"no pseudo-terminal: {error}")
+    command = [sys.executable, "-m", "tokenmeter.cli", "run", "--quiet", program(here, COUNTS_INTERRUPTS)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: _log_in(slave))
+    os.close(slave)
+    assert process.stdout is not None
+    with process.stdout as told:
+        assert told.readline() == "ready\n"
+        os.write(master, b"\x03")
+        assert told.readline() == "1\n"
+    assert process.wait(60) == 0
+    os.close(master)
+
+
+def _log_in(slave: int) -> None:
+    out = os.dup(1)
+    os.login_tty(slave)
+    os.dup2(out, 1)
+
+
 def test_a_signal_that_comes_while_the_program_is_started_is_passed_on(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,22 @@ def _environment(orders: Orders) -> Mapping[str, str]:
     }
 
 
+def _may_be_typed() -> bool:
+    """Whether Ctrl-C may have been typed: a terminal has sent it to the program as well."""
+    if sys.platform == "win32":
+        return True
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:  # there is none
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
 def _wait_for(program: list[str], environment: Mapping[str, str]) -> int:
     """Run it to its end, and pass signals on to it."""
     before: dict[signal.Signals, Any] = {}
@@ -128,7 +144,7 @@ def _wait_for(program: list[str], environment: Mapping[str, str]) -> int:
     def pass_on(number: int, frame: FrameType | None) -> None:
         if process is None:
             early.append(number)
-        elif number != signal.SIGINT:
+        elif number != signal.SIGINT or not _may_be_typed():
             process.send_signal(number)
 
     for name in ("SIGINT", *_PASSED_ON):
