@@ -58,10 +58,25 @@ class Scope(Struct, frozen=True):
 NOBODY = Scope()
 
 
+_outermost = NOBODY
+
+
 def current() -> Scope:
     """The scope that is in force here."""
     found = otel_context.get_current().get(_KEY)
-    return found if isinstance(found, Scope) else NOBODY
+    return found if isinstance(found, Scope) else _outermost
+
+
+def carried() -> Scope | None:
+    """The scope that the context here has; None where it has none."""
+    found = otel_context.get_current().get(_KEY)
+    return found if isinstance(found, Scope) else None
+
+
+def surround(scope: Scope) -> None:
+    """Put a scope in force wherever the context has none, in all of the process."""
+    global _outermost  # noqa: PLW0603 - a program has one that it was started with
+    _outermost = scope
 
 
 def carry(scope: Scope) -> Context:

@@ -307,6 +307,108 @@ def test_a_python_without_tokenmeter_says_so_and_goes_on(here: Path) -> None:
     assert "NOT METERED: tokenmeter is not installed for" in done.stderr
 
 
+def test_a_process_is_left_alone_until_it_imports_what_sends(here: Path, provider: ScriptedProvider) -> None:
+    """gevent has to patch what it patches before that is imported; and most processes never send anything."""
+    name = program(
+        here,
+        """
+        import sys
+        before = [name for name in ("tokenmeter", "wrapt", "opentelemetry", "asyncio", "ssl") if name in sys.modules]
+        print(before, "tokenmeter" in sys.modules)
+        import asks
+        print("tokenmeter" in sys.modules)
+        asks.ask(2)
+        """,
+    )
+    done = run(here, "--budget", "1 calls", name, provider.openai_url)
+    assert done.stdout.splitlines() == ["[] False", "True", "200", "BudgetExceeded"]
+    assert "no model call was seen" in run(here, program(here, "print('sends nothing')")).stderr
+
+
+def test_a_scope_that_is_entered_before_anything_sends_is_within_the_one_of_the_run(
+    here: Path, provider: ScriptedProvider
+) -> None:
+    name = program(
+        here,
+        """
+        import threading, tokenmeter
+        with tokenmeter.Meter().agent("inner"):
+            import asks
+            asks.ask()
+        thread = threading.Thread(target=asks.ask)
+        thread.start()
+        thread.join()
+        """,
+    )
+    done = run(here, "--agent", "outer", "--user", "u", name, provider.openai_url)
+    assert cells(done.stderr, "inner")[:2] == ["inner", "u"]
+    assert cells(done.stderr, "outer")[:2] == ["outer", "u"]
+
+
+def test_threads_that_import_what_sends_at_once(here: Path, provider: ScriptedProvider) -> None:
+    name = program(
+        here,
+        """
+        import sys, threading
+        start = threading.Barrier(3)
+        url = sys.argv[1] + "/chat/completions"
+        ask = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "Hello"}]}
+
+        def send(library):
+            start.wait()
+            try:
+                module = __import__(library)
+                told = module.post(url, json=ask).status_code
+            except Exception as error:
+                told = type(error).__name__
+            sys.stdout.write(f"{told}\\n")
+
+        threads = [threading.Thread(target=send, args=(name,)) for name in ("httpx", "httpx2", "requests")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        """,
+    )
+    done = run(here, "--budget", "1 calls", name, provider.openai_url)
+    assert sorted(done.stdout.split()) == ["200", "BudgetExceeded", "BudgetExceeded"], done.stderr
+    assert provider.received == 1
+
+
+def test_greenlets_in_place_of_threads(here: Path, provider: ScriptedProvider) -> None:
+    pytest.importorskip("gevent")
+    name = program(
+        here,
+        """
+        from gevent import monkey
+        monkey.patch_all()
+        import gevent, httpx, sys
+        url = sys.argv[1] + "/chat/completions"
+        ask = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "Hello"}]}
+        found = []
+
+        def send():
+            try:
+                found.append(str(client.post(url, json=ask).status_code))
+            except Exception as error:
+                found.append(type(error).__name__)
+
+        with httpx.Client() as client:
+            gevent.joinall([gevent.spawn(send) for _ in range(20)], raise_error=True)
+        print(*sorted(found))
+        """,
+    )
+    done = run(here, "--budget", "5 calls", name, provider.openai_url)
+    assert done.stdout.split() == ["200"] * 5 + ["BudgetExceeded"] * 15, done.stderr
+    assert provider.received == 5
+
+
+def test_what_it_is_told_makes_no_sense(here: Path) -> None:
+    done = run(here, "sh", "-c", f"TOKENMETER_RUN=[ python {program(here, 'print(1)')}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the program was ended, because it can't be metered" in done.stderr
+
+
 @pytest.mark.parametrize("program", [["sh", "-c", ":"], ["python", "-I", "-c", "pass"]])
 def test_where_no_python_looks_for_it_that_is_told(here: Path, program: list[str]) -> None:
     done = run(here, *program)
@@ -316,8 +418,8 @@ def test_where_no_python_looks_for_it_that_is_told(here: Path, program: list[str
 
 def test_without_its_store_it_is_not_started(here: Path) -> None:
     done = run(here, "--store", "mysql://127.0.0.1/0", program(here, "print('went on')"))
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "the program was not started" in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'mysql://' is unknown" in done.stderr
 
 
 def test_a_program_that_is_metered_already(here: Path, provider: ScriptedProvider) -> None:

@@ -32,8 +32,8 @@ def patches_of_pools(module: Any) -> list[Patch]:
 
 def _submit(active: Callable[[], bool]) -> Wrapper:
     def submit(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        scope = attribution.current()
-        if scope is attribution.NOBODY or not args or not active():
+        scope = attribution.carried()
+        if scope is None or not args or not active():
             return wrapped(*args, **kwargs)
         return wrapped(_under(scope, args[0]), *args[1:], **kwargs)
 
@@ -42,9 +42,9 @@ def _submit(active: Callable[[], bool]) -> Wrapper:
 
 def _start(active: Callable[[], bool]) -> Wrapper:
     def start(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        scope = attribution.current()
+        scope = attribution.carried()
         # The worker threads of a pool outlive the call that happened to start them.
-        if scope is not attribution.NOBODY and active() and not _is_worker(instance):
+        if scope is not None and active() and not _is_worker(instance):
             instance.run = _under(scope, instance.run)
         return wrapped(*args, **kwargs)
 
@@ -59,7 +59,7 @@ def _is_worker(thread: threading.Thread) -> bool:
 def _under(scope: attribution.Scope, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def carried(*args: Any, **kwargs: Any) -> Any:
-        if attribution.current() is not attribution.NOBODY:
+        if attribution.carried() is not None:
             return function(*args, **kwargs)  # somebody else carried it here already
         with attribution.in_force(scope):
             return function(*args, **kwargs)

@@ -19,10 +19,10 @@ from typing import Any
 
 from tokenmeter.attribution import AgentScope
 from tokenmeter.budgets.address import split_leases
-from tokenmeter.budgets.budget import Budget
 from tokenmeter.budgets.sqlite_url import address_of, parse_url
 from tokenmeter.cli import where
 from tokenmeter.cli.run import summary
+from tokenmeter.cli.run.begin import meter_of
 from tokenmeter.cli.run.orders import VARIABLE, Orders, orders_of, text_of
 from tokenmeter.cli.trouble import Trouble
 
@@ -67,7 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
         program = [sys.executable, *program]
     with tempfile.TemporaryDirectory(prefix="tokenmeter-run-", ignore_cleanup_errors=True) as folder:
         orders = _orders(arguments, Path(folder))
-        status = _wait_for(program, _environment(orders))
+        environment = _environment(orders)
+        meter_of(orders).close()  # what is wrong with them is told before anything is started
+        status = _wait_for(program, environment)
         if orders.rows is not None:
             summary.tell(Path(orders.rows), sys.stderr)
     return status
@@ -83,8 +85,6 @@ def _orders(arguments: argparse.Namespace, folder: Path) -> Orders:
             f"--budget {arguments.budget[0]!r} is for this run, and the store {where.shown_address(store)} lasts; "
             "write the budget into tokenmeter.toml under [[budgets]], or leave the store out"
         )
-    for limit in arguments.budget:
-        Budget(limit)
     AgentScope("-" if arguments.agent is None else arguments.agent, arguments.user, arguments.team, None, {})
     return Orders(
         config=None if config is None else str(config.path),

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from tokenmeter import Budget, CallRecord, Meter
-from tokenmeter.attribution import Scope, current, in_force
+from tokenmeter.attribution import Scope, current, surround
 from tokenmeter.cli.run.orders import Orders, orders_of
 from tokenmeter.record import encode
 
@@ -19,16 +19,12 @@ class Rows:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._add(b"")  # that the file is there says that some process is metered
 
     def record(self, row: CallRecord) -> None:
         """Take one row."""
-        self._add(encode(row) + b"\n")
-
-    def _add(self, line: bytes) -> None:
         file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(file, line)
+            os.write(file, encode(row) + b"\n")
         finally:
             os.close(file)
 
@@ -36,14 +32,14 @@ class Rows:
 def begin(text: str) -> None:
     """Meter this process. Raises `ConfigError`."""
     for orders in orders_of(text):
-        meter = _meter(orders)
+        surround(_scope(orders))
+        meter = meter_of(orders)
         meter.instrument()
-        if orders.agent or orders.user or orders.team:
-            in_force(_scope(orders)).__enter__()
         atexit.register(meter.close)
 
 
-def _meter(orders: Orders) -> Meter:
+def meter_of(orders: Orders) -> Meter:
+    """The meter of a process. Raises `ConfigError`."""
     options: dict[str, Any] = {}
     if orders.rows is not None:
         options["recorders"] = [Rows(orders.rows)]

@@ -1,10 +1,29 @@
-"""Python imports this at the start of each process below ``tokenmeter run``; see `tokenmeter.cli.run`."""
+"""Python imports this at the start of each process below ``tokenmeter run``; see `tokenmeter.cli.run`.
 
+A process is metered once it imports what sends requests. Until then nothing of it is touched: one that never does is
+as fast as it was, and gevent, which has to patch before anything else is imported, can.
+"""
+
+from __future__ import annotations
+
+import _thread
 import importlib
+import importlib.util
+import json
 import os
 import sys
+import time
+
+TYPE_CHECKING = False  # as in `typing`, whose import takes long
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 _HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - every Python below starts with this
+_SENDERS = frozenset({"aiohttp", "botocore", "httpx", "httpx2", "requests"})
+_OURS = "tokenmeter"
+_PATIENCE_S = 10.0  # not for ever: who begins may itself wait for a module that is imported here
 
 
 def _the_next() -> None:
@@ -20,20 +39,85 @@ def _the_next() -> None:
         sys.modules.setdefault(__name__, hidden)
 
 
+class _Waiting:
+    """Stands before those that find modules, and begins when one is looked for that sends requests."""
+
+    def __init__(self, orders: str) -> None:
+        self._orders = [orders]
+        self._beginner: int | None = None
+        self._begun = False
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """None: others find it."""
+        if self._begun or (name != _OURS and name not in _SENDERS) or self._beginner == _thread.get_ident():
+            return None
+        if name != _OURS:
+            self.begin()
+        found = self._found(name, path, target)
+        loader = None if found is None else found.loader
+        if name == _OURS and loader is not None:  # a scope that the program enters is within the one that is given
+            load = loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                load(module)
+                self.begin(waits=False)  # who is at it waits for this module
+
+            loader.exec_module = exec_module  # type: ignore[method-assign]
+        return found
+
+    def _found(self, name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
+        """By the others, of which some may have been put in front right now."""
+        for finder in list(sys.meta_path):
+            if finder is not self and hasattr(finder, "find_spec"):
+                spec = finder.find_spec(name, path, target)
+                if spec is not None:
+                    return spec
+        return None
+
+    def begin(self, *, waits: bool = True) -> None:
+        """Meter this process, or wait for the thread that is at it."""
+        try:
+            orders = self._orders.pop()
+        except IndexError:
+            until_s = time.monotonic() + _PATIENCE_S
+            while waits and not self._begun and time.monotonic() < until_s:
+                time.sleep(0.005)
+            return
+        self._beginner = _thread.get_ident()
+        try:
+            from tokenmeter.cli.run.begin import begin
+
+            begin(orders)
+        except Exception as error:  # noqa: BLE001 - what is to be held to a budget doesn't go on without it
+            _end(error)
+        self._begun = True
+
+
 def _begin() -> None:
     orders = os.environ.get("TOKENMETER_RUN")
     if not orders:
         return
     try:
-        from tokenmeter.cli.run.begin import begin
-    except ImportError as error:
-        _say(f"NOT METERED: tokenmeter is not installed for {sys.executable} ({error})")
+        for each in json.loads(orders):
+            if each["rows"] is not None:  # that the file is there says that some process looked for this
+                os.close(os.open(each["rows"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        _end(error)
+    if importlib.util.find_spec(_OURS) is None:
+        _say(f"NOT METERED: tokenmeter is not installed for {sys.executable}")
         return
-    try:
-        begin(orders)
-    except Exception as error:  # noqa: BLE001 - what is to be held to a budget doesn't run without it
-        _say(f"the program was not started: {error}")
-        os._exit(1)
+    waiting = _Waiting(orders)
+    if _SENDERS.isdisjoint(sys.modules):
+        sys.meta_path.insert(0, waiting)
+    else:
+        waiting.begin()
+
+
+def _end(error: Exception) -> None:
+    _say(f"the program was ended, because it can't be metered: {error}")
+    os._exit(1)
 
 
 def _say(text: str) -> None:
