@@ -73,6 +73,11 @@ def carried() -> Scope | None:
     return found if isinstance(found, Scope) else None
 
 
+def outermost() -> Scope:
+    """The scope that is in force wherever the context has none."""
+    return _outermost
+
+
 def surround(scope: Scope) -> None:
     """Put a scope in force wherever the context has none, in all of the process."""
     global _outermost  # noqa: PLW0603 - a program has one that it was started with

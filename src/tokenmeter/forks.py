@@ -67,7 +67,8 @@ def load_aside(load: Callable[[], object]) -> None:
     The end of the program and a fork wait for it. Else the locks of the modules that it is at would be held for ever
     by a thread that is gone, and whoever imports one of them would hang.
     """
-    import concurrent.futures.thread  # noqa: F401 - its hooks must not come while a fork waits
+    with contextlib.suppress(RuntimeError):  # the main thread has ended
+        import concurrent.futures.thread  # noqa: F401 - its hooks must not come while a fork waits
 
     thread = threading.Thread(target=load, name="tokenmeter-load", daemon=False)
     _loading.add(thread)

@@ -375,6 +375,111 @@ def test_threads_that_import_what_sends_at_once(here: Path, provider: ScriptedPr
     assert provider.received == 1
 
 
+def test_nothing_that_others_need_is_held_while_it_begins(here: Path, provider: ScriptedProvider) -> None:
+    """Neither threads that import nor forks wait for it."""
+    name = program(
+        here,
+        """
+        import os, sys, threading, time
+        url = sys.argv[1] + "/chat/completions"
+        ask = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "Hello"}]}
+
+        def late():
+            while "tokenmeter.meter" not in sys.modules:
+                time.sleep(0.001)
+            time.sleep(0.02)
+            import requests
+            sys.stdout.write(f"{requests.post(url, json=ask).status_code}\\n")
+
+        def forks():
+            while "tokenmeter.meter" not in sys.modules:
+                time.sleep(0.001)
+            child = os.fork()
+            if not child:
+                os._exit(0)
+            os.waitpid(child, 0)
+
+        threads = [threading.Thread(target=late), threading.Thread(target=forks)]
+        for thread in threads:
+            thread.start()
+        import tokenmeter
+        for thread in threads:
+            thread.join()
+        """,
+    )
+    done = run(here, "--agent", "a", name, provider.openai_url)
+    assert done.stdout.split() == ["200"], done.stderr
+    assert cells(done.stderr, "a")[4] == "1"
+
+
+def test_a_thread_that_outlives_the_main_one_imports_what_sends(here: Path, provider: ScriptedProvider) -> None:
+    name = program(
+        here,
+        """
+        import threading
+
+        def late():
+            threading.main_thread().join()
+            import asks
+            asks.ask(2)
+
+        threading.Thread(target=late).start()
+        """,
+    )
+    done = run(here, "--budget", "1 calls", name, provider.openai_url)
+    assert done.stdout.split() == ["200", "BudgetExceeded"], done.stderr
+
+
+@pytest.mark.parametrize("how", ["raise KeyboardInterrupt", "signal.raise_signal(signal.SIGALRM)"])
+def test_what_is_interrupted_as_it_begins_begins_again(here: Path, provider: ScriptedProvider, how: str) -> None:
+    name = program(
+        here,
+        f"""
+        import signal, sys
+
+        def too_long(*_):
+            raise TimeoutError
+
+        signal.signal(signal.SIGALRM, too_long)
+
+        class Interrupts:
+            def find_spec(self, name, path=None, target=None):
+                if name == "tokenmeter.meter":
+                    sys.meta_path.remove(self)
+                    {how}
+
+        sys.meta_path.insert(1, Interrupts())
+        try:
+            import httpx
+        except (KeyboardInterrupt, TimeoutError):
+            print("interrupted", flush=True)
+        import asks
+        asks.ask(2)
+        """,
+    )
+    done = run(here, "--budget", "1 calls", name, provider.openai_url)
+    assert done.stdout.split() == ["interrupted", "200", "BudgetExceeded"], done.stderr
+
+
+def test_a_scope_that_is_entered_as_it_begins_is_not_everywhere(here: Path, provider: ScriptedProvider) -> None:
+    name = program(
+        here,
+        """
+        import sys
+        first = sys.meta_path.pop(0)
+        import tokenmeter
+        sys.meta_path.insert(0, first)
+        with tokenmeter.Meter().agent("inner", user="alice"):
+            import asks
+            asks.ask()
+        asks.ask()
+        """,
+    )
+    done = run(here, "--agent", "outer", name, provider.openai_url)
+    assert cells(done.stderr, "inner")[:2] == ["inner", "alice"]
+    assert cells(done.stderr, "outer")[:2] == ["outer", "-"]
+
+
 def test_greenlets_in_place_of_threads(here: Path, provider: ScriptedProvider) -> None:
     pytest.importorskip("gevent")
     name = program(

@@ -12,7 +12,7 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.polling_ticket import FIRST_S, Look, Place, PollingTicket
@@ -20,6 +20,9 @@ from tokenmeter.budgets.store import Held, Short, Ticket, in_use
 from tokenmeter.budgets.waiting import stands_in_line
 from tokenmeter.errors import StoreUnavailable
 from tokenmeter.turn import Turn, in_turn
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 LONGEST_S = 0.05
 _GROWTH = 1.5
@@ -194,9 +197,11 @@ class Line:
         """Do it on a thread, or here where no more can be started."""
         try:
             if self._threads is None:
+                from concurrent.futures import ThreadPoolExecutor
+
                 self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="tokenmeter-line")
             self._threads.submit(work, place)
-        except RuntimeError:  # the interpreter ends
+        except RuntimeError:  # the interpreter ends, or no thread is to be had
             work(place)
 
     # -- inside

@@ -113,14 +113,17 @@ class Instruments:
         patches += [Patch(client, name, self._derive) for name in ("copy", "with_options") if hasattr(client, name)]
         self._clients[client] = [weakref.ref(patch) for patch in patches]
 
-    def instrument(self) -> None:
-        """Meter every client of the process, those made before too."""
-        self._instrument()
+    def instrument(self, arriving: str = "") -> None:
+        """Meter every client of the process, those made before too.
+
+        ``arriving``: a library that this thread is importing, and of which it tells by `there`.
+        """
+        self._instrument(arriving)
         if not self._patched.isdisjoint(HTTP_LIBRARIES):
             self._needed()
 
     @in_turn
-    def _instrument(self) -> None:
+    def _instrument(self, arriving: str) -> None:
         if self._on:
             return
         self._on = True
@@ -128,6 +131,8 @@ class Instruments:
         for name in (*HTTP_LIBRARIES, *(f"{sdk}._base_client" for sdk in SDKS), AIOBOTOCORE, threads.POOLS):
             if name not in sys.modules:
                 self._hook_import(name)
+            elif name == arriving:
+                continue
             elif _is_being_imported(name):
                 # To wait for it here could be for ever.
                 start_thread(_when_imported, weakref.ref(self), name, name="import")
@@ -165,11 +170,11 @@ class Instruments:
         def imported(module: Any) -> None:
             instruments = this()
             if instruments is not None:
-                instruments._there(module)
+                instruments.there(module)
 
         wrapt.register_post_import_hook(imported, name)
 
-    def _there(self, module: Any) -> None:
+    def there(self, module: Any) -> None:
         """A library has been imported."""
         self._imported(module)
         if module.__name__ in self._patched.intersection(HTTP_LIBRARIES):
@@ -225,7 +230,7 @@ def _when_imported(ref: weakref.ref[Instruments], name: str) -> None:
         module = importlib.import_module(name)
         instruments = ref()
         if instruments is not None:
-            instruments._there(module)
+            instruments.there(module)
 
 
 @functools.cache

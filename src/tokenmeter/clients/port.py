@@ -140,7 +140,6 @@ class Port(Struct, eq=False):
         found = metering.store.queue(effect.hold_id, effect.claims, at_s, effect.note)
         if isinstance(found, Held | Short):
             return self._noted(found)
-        metering.dropped.look_after(metering.streams, metering.later.awaited)
         return found, max(0.0, min(self._deadline_s - now_s, effect.window_s))
 
     def _noted(self, verdict: Held | Short) -> Held | Short:

@@ -35,13 +35,15 @@ class SyncPort(Port):
             found = self.queued(effect) if self._instant else here(partial(self.queued, effect), self.undoing(effect))
             if isinstance(found, Held | Short):
                 return found
-            self.metering.later.awaited.append(None)
+            metering = self.metering
+            metering.later.awaited.append(None)
             try:
+                metering.dropped.look_after(metering.streams, metering.later.awaited)
                 if self._instant:  # else an event loop would wait for the store; the thread does it
-                    self.metering.later.flush()
+                    metering.later.flush()
                 return self._noted(found[0].wait(found[1]))
             finally:
-                self.metering.later.awaited.pop()
+                metering.later.awaited.pop()
         if type(effect) is Brake:
             return sleep(effect.pause_s)
         if type(effect) is Sent:
@@ -130,13 +132,15 @@ class AsyncPort(Port):
             )
             if isinstance(found, Held | Short):
                 return found
-            self.metering.later.awaited.append(None)
+            metering = self.metering
+            metering.later.awaited.append(None)
             try:
+                metering.dropped.look_after(metering.streams, metering.later.awaited)
                 if self._instant:  # else an event loop would wait for the store; the thread does it
-                    self.metering.later.flush()
+                    metering.later.flush()
                 return self._noted(await found[0].wait_async(found[1]))
             finally:
-                self.metering.later.awaited.pop()
+                metering.later.awaited.pop()
         if type(effect) is Brake:
             return await sleep_async(effect.pause_s)
         if type(effect) is Sent:

@@ -16,11 +16,14 @@ POOLS = "multiprocessing.pool"
 
 def patches() -> list[Patch]:
     """Patch ``ThreadPoolExecutor.submit`` and ``threading.Thread.start``."""
-    from concurrent.futures import ThreadPoolExecutor
-
     # OpenTelemetry's instrumentation, once undone, leaves `threading.Timer` a ``start`` of its own.
     starting = [each for each in (threading.Thread, threading.Timer) if "start" in vars(each)]
-    return [Patch(ThreadPoolExecutor, "submit", _submit), *(Patch(each, "start", _start) for each in starting)]
+    found = [Patch(each, "start", _start) for each in starting]
+    try:
+        from concurrent.futures import ThreadPoolExecutor
+    except RuntimeError:  # the main thread has ended, and there will be no pool
+        return found
+    return [Patch(ThreadPoolExecutor, "submit", _submit), *found]
 
 
 def patches_of_pools(module: Any) -> list[Patch]:

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from tokenmeter import Budget, CallRecord, Meter
-from tokenmeter.attribution import Scope, current, surround
+from tokenmeter.attribution import Scope, outermost, surround
 from tokenmeter.cli.run.orders import Orders, orders_of
 from tokenmeter.record import encode
 
@@ -29,13 +29,25 @@ class Rows:
             os.close(file)
 
 
-def begin(text: str) -> None:
-    """Meter this process. Raises `ConfigError`."""
-    for orders in orders_of(text):
-        surround(_scope(orders))
-        meter = meter_of(orders)
-        meter.instrument()
+def begin(text: str, arriving: str) -> list[Meter]:
+    """Meter this process. Raises `ConfigError`.
+
+    ``arriving``: the library that this thread is importing; the meters are to be told when it is there.
+    """
+    before, meters = outermost(), list[Meter]()
+    try:
+        for orders in orders_of(text):
+            surround(_scope(orders))
+            meters.append(meter_of(orders))
+            meters[-1]._instruments.instrument(arriving)
+    except BaseException:
+        surround(before)
+        for meter in meters:
+            meter.close()
+        raise
+    for meter in meters:
         atexit.register(meter.close)
+    return meters
 
 
 def meter_of(orders: Orders) -> Meter:
@@ -57,7 +69,7 @@ def meter_of(orders: Orders) -> Meter:
 
 def _scope(orders: Orders) -> Scope:
     """Whose the calls are. It is no run: a program may go on for months, and ask for many things."""
-    outer, agent = current(), orders.agent
+    outer, agent = outermost(), orders.agent
     return replace(
         outer,
         agent=agent or outer.agent,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
+    from tokenmeter import Meter
+
 _HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - every Python below starts with this
 _SENDERS = frozenset({"aiohttp", "botocore", "httpx", "httpx2", "requests"})
 _OURS = "tokenmeter"
@@ -40,35 +42,43 @@ def _the_next() -> None:
 
 
 class _Waiting:
-    """Stands before those that find modules, and begins when one is looked for that sends requests."""
+    """Stands before those that find modules, and begins when one is imported that sends requests.
+
+    Not when it is found: no other thread may import or fork then.
+    """
 
     def __init__(self, orders: str) -> None:
+        self._given = orders
         self._orders = [orders]
         self._beginner: int | None = None
         self._begun = False
+        self._meters: list[Meter] = []
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """None: others find it."""
+        """As the others find it; None for what they are to find themselves."""
         if self._begun or (name != _OURS and name not in _SENDERS) or self._beginner == _thread.get_ident():
             return None
-        if name != _OURS:
-            self.begin()
         found = self._found(name, path, target)
-        loader = None if found is None else found.loader
-        if name == _OURS and loader is not None:  # a scope that the program enters is within the one that is given
-            load = loader.exec_module
+        if found is None or found.loader is None:
+            return found
+        load = found.loader.exec_module
 
-            def exec_module(module: ModuleType) -> None:
+        def exec_module(module: ModuleType) -> None:
+            if name == _OURS:  # a scope that the program enters is within the one that is given
                 load(module)
                 self.begin(waits=False)  # who is at it waits for this module
+                return
+            self.begin(name)
+            load(module)
+            for meter in self._meters:
+                meter._instruments.there(module)
 
-            loader.exec_module = exec_module  # type: ignore[method-assign]
+        found.loader.exec_module = exec_module  # type: ignore[method-assign]
         return found
 
     def _found(self, name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
-        """By the others, of which some may have been put in front right now."""
         for finder in list(sys.meta_path):
             if finder is not self and hasattr(finder, "find_spec"):
                 spec = finder.find_spec(name, path, target)
@@ -76,23 +86,42 @@ class _Waiting:
                     return spec
         return None
 
-    def begin(self, *, waits: bool = True) -> None:
+    def begin(self, arriving: str = "", *, waits: bool = True) -> None:
         """Meter this process, or wait for the thread that is at it."""
-        try:
-            orders = self._orders.pop()
-        except IndexError:
-            until_s = time.monotonic() + _PATIENCE_S
-            while waits and not self._begun and time.monotonic() < until_s:
+        until_s = time.monotonic() + _PATIENCE_S
+        while not self._begun:
+            try:
+                orders = self._orders.pop()
+            except IndexError:
+                if not waits or time.monotonic() >= until_s:
+                    return
                 time.sleep(0.005)
-            return
+            else:
+                self._begin(orders, arriving)
+
+    def _begin(self, orders: str, arriving: str) -> None:
         self._beginner = _thread.get_ident()
         try:
-            from tokenmeter.cli.run.begin import begin
+            try:
+                from tokenmeter.cli.run import begin
+            except ImportError as error:
+                _say(f"NOT METERED: tokenmeter can't be imported by {sys.executable} ({error})")
+            else:
+                self._meters = begin.begin(orders, arriving)
+            self._begun = True
+        except BaseException as error:
+            if isinstance(error, Exception) and not _is_the_hosts(error):
+                _end(error)
+            self._orders.append(orders)  # interrupted: the next one begins again
+            raise
+        finally:
+            self._beginner = None
 
-            begin(orders)
-        except Exception as error:  # noqa: BLE001 - what is to be held to a budget doesn't go on without it
-            _end(error)
-        self._begun = True
+    def in_child(self) -> None:
+        """In a forked child: the thread that was at it isn't there."""
+        if not self._begun:
+            self._beginner = None
+            self._orders[:] = [self._given]
 
 
 def _begin() -> None:
@@ -110,6 +139,8 @@ def _begin() -> None:
         return
     waiting = _Waiting(orders)
     if _SENDERS.isdisjoint(sys.modules):
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=waiting.in_child)
         sys.meta_path.insert(0, waiting)
     else:
         waiting.begin()
@@ -117,7 +148,14 @@ def _begin() -> None:
 
 def _end(error: Exception) -> None:
     _say(f"the program was ended, because it can't be metered: {error}")
+    sys.stdout.flush()
     os._exit(1)
+
+
+def _is_the_hosts(error: Exception) -> bool:
+    from tokenmeter.faults import is_the_hosts
+
+    return is_the_hosts(error)
 
 
 def _say(text: str) -> None:
