@@ -480,6 +480,42 @@ def test_a_scope_that_is_entered_as_it_begins_is_not_everywhere(here: Path, prov
     assert cells(done.stderr, "outer")[:2] == ["outer", "-"]
 
 
+def test_a_loader_that_is_one_for_many_modules_is_left_alone(here: Path, provider: ScriptedProvider) -> None:
+    """As those of frozen modules are."""
+    name = program(
+        here,
+        """
+        import sys
+        from importlib.machinery import ModuleSpec, PathFinder
+
+        class Loads:
+            @staticmethod
+            def create_module(spec):
+                return None
+
+            @staticmethod
+            def exec_module(module):
+                PathFinder.find_spec(module.__name__).loader.exec_module(module)
+
+        class Finds:
+            def find_spec(self, name, path=None, target=None):
+                if name == "httpx":
+                    real = PathFinder.find_spec(name)
+                    found = ModuleSpec(name, Loads, origin=real.origin, is_package=True)
+                    found.submodule_search_locations = real.submodule_search_locations
+                    return found
+
+        plain = Loads.__dict__["exec_module"]
+        sys.meta_path.insert(1, Finds())
+        import asks
+        print(Loads.__dict__["exec_module"] is plain)
+        asks.ask(2)
+        """,
+    )
+    done = run(here, "--budget", "1 calls", name, provider.openai_url)
+    assert done.stdout.split() == ["True", "200", "BudgetExceeded"], done.stderr
+
+
 def test_greenlets_in_place_of_threads(here: Path, provider: ScriptedProvider) -> None:
     pytest.importorskip("gevent")
     name = program(

@@ -61,9 +61,13 @@ class _Waiting:
         if self._begun or (name != _OURS and name not in _SENDERS) or self._beginner == _thread.get_ident():
             return None
         found = self._found(name, path, target)
-        if found is None or found.loader is None:
+        loader = None if found is None else found.loader
+        if loader is None:
             return found
-        load = found.loader.exec_module
+        if isinstance(loader, type) or not hasattr(loader, "exec_module"):  # one for many modules, or an old one
+            self.begin()
+            return self._found(name, path, target)
+        load = loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             if name == _OURS:  # a scope that the program enters is within the one that is given
@@ -75,7 +79,7 @@ class _Waiting:
             for meter in self._meters:
                 meter._instruments.there(module)
 
-        found.loader.exec_module = exec_module  # type: ignore[method-assign]
+        loader.exec_module = exec_module  # type: ignore[method-assign]
         return found
 
     def _found(self, name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
@@ -138,7 +142,7 @@ def _begin() -> None:
         _say(f"NOT METERED: tokenmeter is not installed for {sys.executable}")
         return
     waiting = _Waiting(orders)
-    if _SENDERS.isdisjoint(sys.modules):
+    if _OURS not in sys.modules and _SENDERS.isdisjoint(sys.modules):
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=waiting.in_child)
         sys.meta_path.insert(0, waiting)
