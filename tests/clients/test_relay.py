@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.clients.faces import ASK, INPUT, MODEL, OUTPUT, URL, Face, Origin, chat_events, come, on_a_loop
 from tokenmeter import Budget, Meter
+from tokenmeter.clients import dropped
 from tokenmeter.testing import CapturedCalls
 
 STREAMED = ASK | {"stream": True}
@@ -206,18 +208,21 @@ async def test_many_open_streams_know_their_own(face: Face, origin: Origin, mete
 
 
 @pytest.fixture
-def no_collection() -> Iterator[None]:
-    """As in a program in which all wait: nothing makes Python look for garbage."""
+def no_collection(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a program in which all wait: nothing makes Python look for garbage. It is a small one."""
+    monkeypatch.setattr(dropped, "_not_before", [-math.inf])
     gc.collect()
+    gc.freeze()
     gc.disable()
     yield
     gc.enable()
+    gc.unfreeze()
 
 
 @pytest.mark.usefixtures("no_collection")
 @on_a_loop
 async def test_dropped_while_others_wait_for_what_it_holds(face: Face, origin: Origin, calls: CapturedCalls) -> None:
-    with Meter([Budget("1000 tokens", per="total", wait_s=10)], recorders=[calls]) as meter:
+    with Meter([Budget("1000 tokens", per="total", wait_s=50)], recorders=[calls]) as meter:
         ring = [await opened(meter, origin, STREAMED | {"max_completion_tokens": 700})]
         ring.append(ring)
         client, ask = meter.wrap(origin.client()), ASK | {"max_completion_tokens": 500}

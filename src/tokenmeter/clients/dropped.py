@@ -11,7 +11,7 @@ from collections.abc import Collection
 from tokenmeter.forks import start_thread
 
 _SPACING_S = 1.0
-_SPACING_TIMES = 20  # to collect takes long where a program has many objects
+_SPACING_TIMES = 6  # to collect takes long where a program has many objects
 _PAUSE_S = 0.5
 
 
