@@ -68,7 +68,8 @@ def test_hidden_is_as_if_unasked(where: str, end: str, words: list[str], cuts: l
     body = (asked + extra + done).encode()
     blank = (end * 2).encode()
     events = [each + blank for each in body.split(blank)[:-1]]
-    for pieces in (pieces_of(body, cuts), [body], body.splitlines(keepends=True), events):
+    pairs = [b"".join(events[at : at + 2]) for at in range(0, len(events), 2)]
+    for pieces in (pieces_of(body, cuts), [body], body.splitlines(keepends=True), events, pairs):
         seen, reading = through(pieces)
         assert seen == (plain + done).encode()
         assert reading.usage is not None
