@@ -37,8 +37,10 @@ def test_calls_of_a_run(ring: Ring, store: Store, keys: dict[str, str] | None, m
 def test_dollars_of_a_run(ring: Ring, store: Store, keys: dict[str, str] | None) -> None:
     most, address = 10 * PRICE, store()
     leased = "leases=on" in address
-    if leased:  # what was spent is told to the store within a twentieth of a second; models take longer to answer
-        ring.provider.reply = Reply("There is none.", input_tokens=4_000, output_tokens=500, delay_s=0.2)
+    # What was spent is told to the store a moment later: a hundredth of a second, with leases a twentieth. Models take
+    # longer to answer.
+    delay_s = 0.2 if leased else 0.05
+    ring.provider.reply = Reply("There is none.", input_tokens=4_000, output_tokens=500, delay_s=delay_s)
     ring.become(address, {**UNLIMITED, "max_usd_per_run": f"{most:.9f}"}, keys=keys)
 
     calls, end = ring.run()

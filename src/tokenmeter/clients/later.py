@@ -23,7 +23,7 @@ from tokenmeter.ending import at_end
 from tokenmeter.forks import each_in_child, start_thread
 from tokenmeter.turn import Turn
 
-TICK_S = 0.01
+TICK_S = 0.003
 QUIET_S = 0.05
 BATCH = 16
 SLEEP_S = 60.0
