@@ -461,6 +461,23 @@ def test_what_is_interrupted_as_it_begins_begins_again(here: Path, provider: Scr
     assert done.stdout.split() == ["interrupted", "200", "BudgetExceeded"], done.stderr
 
 
+def test_a_child_that_is_forked_while_a_thread_begins_begins_itself(here: Path, provider: ScriptedProvider) -> None:
+    name = program(
+        here,
+        """
+        import os, sys
+        sys.meta_path[0]._orders.clear()  # as if a thread were at it
+        child = os.fork()
+        if child:
+            sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        import asks
+        asks.ask(2)
+        """,
+    )
+    done = run(here, "--budget", "1 calls", name, provider.openai_url)
+    assert done.stdout.split() == ["200", "BudgetExceeded"], done.stderr
+
+
 def test_a_scope_that_is_entered_as_it_begins_is_not_everywhere(here: Path, provider: ScriptedProvider) -> None:
     name = program(
         here,
