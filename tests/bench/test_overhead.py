@@ -1,5 +1,8 @@
 """What metering costs: figures beside the bare SDK's, in alternating blocks of one process. Times are never asserted.
 
+Beside them stand floors: the least code that could do a part of it, in one function and with nothing else
+(``floors.py``). What a floor costs on a machine, no meter undercuts there.
+
 Run with ``-s`` to see them. ``TOKENMETER_BENCH_ROUNDS`` makes them steadier; the default only shows that they can be
 taken.
 """
@@ -13,7 +16,7 @@ import subprocess
 import sys
 import time
 import timeit
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +28,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import tokenmeter
+from tests.bench import floors
 from tokenmeter.budgets import MemoryStore, Need, Policy
 from tokenmeter.pricing import PriceBook
 
@@ -68,24 +72,29 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture
-def meters() -> Iterator[dict[str, tokenmeter.Meter | None]]:
-    recorded = TracerProvider()
-    recorded.add_span_processor(BatchSpanProcessor(Nowhere()))
+def pipeline() -> Iterator[tuple[TracerProvider, MeterProvider]]:
+    spans, metrics = TracerProvider(), MeterProvider(metric_readers=[InMemoryMetricReader()])
+    spans.add_span_processor(BatchSpanProcessor(Nowhere()))
+    yield spans, metrics
+    spans.shutdown()
+    metrics.shutdown()
+
+
+@pytest.fixture
+def meters(pipeline: tuple[TracerProvider, MeterProvider]) -> Iterator[dict[str, tokenmeter.Meter | None]]:
+    spans, metrics = pipeline
     unsampled = TracerProvider(sampler=ALWAYS_OFF)
-    metrics = MeterProvider(metric_readers=[InMemoryMetricReader()])
     found: dict[str, tokenmeter.Meter | None] = {
         "bare": None,
         "no pipeline": tokenmeter.Meter(BUDGETS),
         "sampled out": tokenmeter.Meter(BUDGETS, tracer_provider=unsampled),
-        "spans and metrics": tokenmeter.Meter(BUDGETS, tracer_provider=recorded, meter_provider=metrics),
+        "spans and metrics": tokenmeter.Meter(BUDGETS, tracer_provider=spans, meter_provider=metrics),
     }
     yield found
     for meter in found.values():
         if meter is not None:
             meter.close()
-    recorded.shutdown()
     unsampled.shutdown()
-    metrics.shutdown()
 
 
 def compare(
@@ -93,6 +102,8 @@ def compare(
     meters: dict[str, tokenmeter.Meter | None],
     url: str,
     act: Callable[[Any], int],
+    *,
+    floors: Mapping[str, Callable[[Any], None]],
     block_size: int = BLOCK,
 ) -> None:
     clients: dict[str, Any] = {}
@@ -101,6 +112,9 @@ def compare(
         clients[name] = client if meter is None else meter.wrap(client)
         if meter is not None:
             meter._prices.preload()
+    for name, lay in floors.items():
+        clients[name] = OpenAI(base_url=url, api_key="none")
+        lay(clients[name])
     clocks = (time.perf_counter, time.thread_time)
     single: dict[str, list[tuple[float, ...]]] = {name: [] for name in clients}  # µs of each call, by both clocks
     block: dict[str, list[float]] = {name: [] for name in clients}  # µs of the process, over a block of calls
@@ -134,17 +148,19 @@ def compare(
         over = [figure - bare for figure, bare in zip(figures, found["bare"], strict=True)]
         shares = [100 * each / bare for each, bare in zip(over, found["bare"], strict=True)]
         more = "   over bare: " + "  ".join(f"{o:+.1f} ({s:+.1f} %)" for o, s in zip(over, shares, strict=True))
-        print(f"  {name:18} " + " ".join(f"{figure:8.1f}" for figure in figures) + ("" if name == "bare" else more))
+        print(f"  {name:28} " + " ".join(f"{figure:8.1f}" for figure in figures) + ("" if name == "bare" else more))
     for meter in meters.values():
         assert meter is None or meter.spend().calls == ROUNDS * block_size + 5
 
 
-def test_a_call(server: str, meters: dict[str, tokenmeter.Meter | None]) -> None:
+def test_a_call(
+    server: str, meters: dict[str, tokenmeter.Meter | None], pipeline: tuple[TracerProvider, MeterProvider]
+) -> None:
     def act(client: Any) -> int:
         client.chat.completions.create(model="gpt-5-mini", messages=MESSAGES, max_completion_tokens=50)
         return 1
 
-    compare("one call", meters, server, act)
+    compare("one call", meters, server, act, floors=floors.of_a_call(*pipeline))
 
 
 def test_a_chunk(server: str, meters: dict[str, tokenmeter.Meter | None]) -> None:
@@ -157,7 +173,8 @@ def test_a_chunk(server: str, meters: dict[str, tokenmeter.Meter | None]) -> Non
         )
         return sum(1 for _ in stream)
 
-    compare("one streamed chunk (the call spread over 202 chunks)", meters, server, act, block_size=5)
+    title = "one streamed chunk (the call spread over 202 chunks)"
+    compare(title, meters, server, act, floors=floors.OF_A_CHUNK, block_size=5)
 
 
 def test_pricing_and_holding_alone() -> None:
