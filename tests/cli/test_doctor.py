@@ -257,7 +257,8 @@ def libraries_of(**versions: str) -> dict[str, Check]:
 
 def test_what_is_metered_is_what_is_instrumented() -> None:
     known = {known.name for known in libraries.METERED}
-    assert {"boto3" if name == "botocore.client" else name for name in HTTP_LIBRARIES} <= known
+    packages = {name.partition(".")[0] for name in HTTP_LIBRARIES}
+    assert {"boto3" if name == "botocore" else name for name in packages} <= known
     distributions = {
         "fireworks": "fireworks-ai",
         "perplexity": "perplexityai",

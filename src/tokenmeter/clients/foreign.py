@@ -161,8 +161,8 @@ class ForeignLibrary:
 
     def request(
         self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], method: str, url: Url
-    ) -> ForeignRequest:
-        """What a client was asked to send."""
+    ) -> ForeignRequest | None:
+        """What a client was asked to send. None: nothing that is paid."""
         raise NotImplementedError
 
     def streams(self, request: ForeignRequest) -> bool:

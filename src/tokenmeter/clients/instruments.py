@@ -26,6 +26,8 @@ HTTP_LIBRARIES = {
     "aiohttp": "tokenmeter.clients.for_aiohttp",
     "botocore.client": "tokenmeter.clients.for_botocore",
     "requests": "tokenmeter.clients.for_requests",
+    "websockets.sync.client": "tokenmeter.clients.for_websockets",
+    "websockets.asyncio.client": "tokenmeter.clients.for_websockets_async",
 }
 
 # SDKs of one make: each has a `_base_client` with these two classes, whose `request` retries and masks what is
@@ -99,8 +101,9 @@ class Instruments:
         if sdk is None or _library_of(inner) is None:
             kind = f"{type(client).__module__}.{type(client).__qualname__}"
             raise ConfigError(
-                f"can't wrap a {kind}; give a client of httpx, httpx2 or boto3, a session of aiohttp or requests, or "
-                "an SDK client that is built on httpx; or call meter.instrument() to meter every client of the process"
+                f"can't wrap a {kind}; give a client of httpx, httpx2 or boto3, a session of aiohttp or requests, a "
+                "connection of websockets, or an SDK client that is built on httpx; or call meter.instrument() to "
+                "meter every client of the process"
             )
         identity = getattr(client, "workload_identity", None)
         if isinstance(identity, Mapping) and identity.get("type") == "x509":
@@ -206,7 +209,7 @@ class Instruments:
 
     def _patch(self, library: Library, place: Place) -> Patch:
         makers: Any = _FOREIGN if library.foreign else _HTTPX
-        make = makers[place.is_async]
+        make = place.make or makers[place.is_async]
         return Patch(place.owner, place.attribute, lambda active: make(self._metering, library, active))
 
     def _derive(self, active: Callable[[], bool]) -> seam.Wrapper:

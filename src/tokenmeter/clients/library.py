@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
@@ -20,6 +20,7 @@ class Place(NamedTuple):
     owner: Any
     attribute: str
     is_async: bool
+    make: Callable[..., Any] | None = None  # a wrapper of its own, where the client does something else there
 
 
 class Library(Protocol):

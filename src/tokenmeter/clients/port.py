@@ -249,7 +249,9 @@ class Port(Struct, eq=False):
         response.stream = kind(response.stream, passage)
         if hide_usage:
             self.library.show_plain(response)
-        self.response = None  # forgotten here, so that no cycle keeps alive a response that its caller drops
+        # Forgotten here, so that no cycle keeps alive what its caller drops: a response, or the connection of one.
+        self.request = self.response = None
+        self.wrapped = _gone
 
     def _over(self, story: Story, answer: Answer) -> None:
         """A body has passed by. Its caller waits for the rest where somebody watches, but no event loop for books that
@@ -260,7 +262,6 @@ class Port(Struct, eq=False):
         if span_is_anothers or (metering.watched(recording) and (self._instant or not self.ASYNC)):
             self.resume(story, lambda: answer)
         else:
-            self.request = None
             metering.later.put(partial(self.resume, story, lambda: answer))
 
     def resume(self, story: Story, answer: Callable[[], Answer]) -> None:
@@ -324,6 +325,11 @@ class Port(Struct, eq=False):
         if self.error is not None:
             raise self.error
         return self.response
+
+
+def _gone(*args: Any, **kwargs: Any) -> Any:
+    """Stands for the client's function once it was called."""
+    raise RuntimeError("the request went out before")
 
 
 def _has_no_lineage(request: Any) -> bool:

@@ -33,6 +33,7 @@ METERED = (
     Known("requests", _EITHER, (2, 31)),
     Known("boto3", _EITHER, (1, 34)),
     Known("aiobotocore", "metered by meter.instrument(), through aiohttp"),
+    Known("websockets", "metered by meter.instrument(): the Responses API, not the live ones", (13,)),
     Known("openai", _EITHER, (2,)),
     Known("anthropic", _EITHER, (1,)),
     Known("groq", _EITHER),

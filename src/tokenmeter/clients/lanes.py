@@ -1,0 +1,177 @@
+"""The calls on one websocket: which of the messages that come in belongs to which of those that went out.
+
+The provider works on several conversations of one connection side by side, each in a lane of its own; within a lane one
+response follows another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenmeter.clients.relay import Passage
+from tokenmeter.faults import swallow
+from tokenmeter.forks import renew_in_child
+from tokenmeter.turn import Turn, in_turn
+from tokenmeter.wire import sockets
+from tokenmeter.wire.sockets import Heard, Sent
+
+MAX_LANES = 256
+"""Whose last settings are kept; steering in an older one is not metered."""
+
+
+class Asked:
+    """What was asked for by one message, as one meter hears of it."""
+
+    def __init__(self, sent: Sent, message: object) -> None:
+        self.sent = sent
+        self.message = message  # the same for all meters that one message passes
+        self.lane = sent.lane
+        self.response_id: str | None = None
+        self.begun = False
+        self._kept: list[bytes] = []  # what came in before the passage was there
+        self._passage: Passage | None = None
+
+    @property
+    def waits_in_line(self) -> bool:
+        """Whether it is steering that no response has followed yet."""
+        return self.sent.steers is not None and not self.begun
+
+    def take(self, event: bytes) -> None:
+        """An event of this response."""
+        if self._passage is None:
+            self._kept.append(event)
+        else:
+            self._passage.passes(event)
+
+    def attach(self, passage: Passage) -> None:
+        """Have it read by this passage."""
+        for event in self._kept:
+            passage.passes(event)
+        self._kept.clear()
+        self._passage = passage
+
+    def end(self, failure: BaseException | None = None) -> None:
+        """Nothing more is said of it."""
+        if self._passage is not None:
+            self._passage.end(failure)
+
+
+class Lanes:
+    """What is under way on one connection."""
+
+    def __init__(self) -> None:
+        self.hearing = False  # a meter further out is at it
+        self._turn = Turn()
+        renew_in_child(self, "_turn", Turn)
+        self._under_way: list[Asked] = []
+        self._settings: dict[str | None, bytes] = {}  # by lane: what was asked for last
+
+    def request(self, sent: Sent, message: bytes) -> tuple[Sent, bytes] | None:
+        """The lane that a message goes to, and the request that it comes to. None: nobody knows."""
+        if sent.steers is None:
+            return sent, message
+        lane = self._lane_of(sent.steers)
+        settings = self._settings.get(lane)
+        return None if settings is None else (Sent(lane, sent.steers), sockets.successor(settings, message))
+
+    def expect(self, sent: Sent, message: object, body: bytes) -> Asked:
+        """A message is about to go out."""
+        asked = Asked(sent, message)
+        stale = self._expect(asked, body)
+        _drop(stale)
+        return asked
+
+    @in_turn
+    def _expect(self, asked: Asked, body: bytes) -> list[Asked]:
+        stale: list[Asked] = []
+        if asked.sent.steers is None:
+            self._settings.pop(asked.lane, None)
+            self._settings[asked.lane] = body
+            if len(self._settings) > MAX_LANES:
+                del self._settings[next(iter(self._settings))]
+            # What was steered is part of this request by now, or of a response that has ended.
+            stale = [each for each in self._under_way if each.lane == asked.lane and each.waits_in_line]
+        self._under_way = [each for each in self._under_way if each not in stale]
+        self._under_way.append(asked)
+        return stale
+
+    @in_turn
+    def withdraw(self, asked: Asked) -> None:
+        """It didn't go out."""
+        if asked in self._under_way:
+            self._under_way.remove(asked)
+
+    def attach(self, asked: Asked, passage: Passage) -> None:
+        """A call went out: what is said of it is read by this passage."""
+        if self._attach(asked, passage):
+            asked.end()
+
+    @in_turn
+    def _attach(self, asked: Asked, passage: Passage) -> bool:
+        asked.attach(passage)
+        return asked not in self._under_way
+
+    def hear(self, message: str | bytes) -> None:
+        """A message came in. Never raises."""
+        try:
+            data = message.encode() if isinstance(message, str) else bytes(message)
+            heard = sockets.read_heard(data)
+            if heard is not None:
+                for asked in self._hear(heard, sockets.as_event(data)):
+                    asked.end()
+        except Exception as fault:
+            swallow(fault, "reading a message of a websocket")
+
+    @in_turn
+    def _hear(self, heard: Heard, event: bytes) -> list[Asked]:
+        first = self._whose(heard)
+        if first is None:
+            return []
+        same = [each for each in self._under_way if each.message is first.message]
+        over = heard.ends or heard.rejects or heard.sets_aside is not None
+        for asked in same:
+            asked.begun = asked.begun or heard.begins
+            asked.response_id = heard.response_id or asked.response_id
+            asked.take(sockets.NOT_FOLLOWED if heard.sets_aside is not None else event)
+        if over:
+            self._under_way = [each for each in self._under_way if each not in same]
+        return same if over else []
+
+    def _whose(self, heard: Heard) -> Asked | None:
+        waiting = [each for each in self._under_way if not each.begun]
+        if heard.sets_aside is not None:
+            return next((each for each in waiting if each.sent.steers == heard.sets_aside), None)
+        in_lane = [each for each in self._under_way if each.lane == heard.lane]
+        if heard.rejects:  # a request; or else what is under way
+            asked_for = [each for each in waiting if each.sent.steers is None]
+            return next(iter([each for each in asked_for if each in in_lane] or in_lane or asked_for), None)
+        if heard.begins:
+            return next((each for each in in_lane if not each.begun), None)
+        begun = [each for each in in_lane if each.begun]
+        named = [each for each in begun if each.response_id == heard.response_id]
+        return next(iter(named or begun or in_lane), None)
+
+    def _lane_of(self, response_id: str) -> str | None:
+        return next((each.lane for each in self._under_way if each.response_id == response_id), None)
+
+    def over(self, failure: BaseException | None = None) -> None:
+        """Nothing more comes in."""
+        left = self._take_all()
+        _drop(each for each in left if each.waits_in_line)
+        for asked in left:
+            asked.end(failure)
+
+    @in_turn
+    def _take_all(self) -> list[Asked]:
+        left, self._under_way = self._under_way, []
+        return left
+
+    def __del__(self) -> None:
+        if getattr(self, "_under_way", None):
+            self.over()
+
+
+def _drop(unused: Iterable[Asked]) -> None:
+    for asked in unused:
+        asked.take(sockets.NOT_FOLLOWED)
+        asked.end()

@@ -1,0 +1,562 @@
+"""Responses over websockets, through the real SDK and the real library: metered and held like any other call."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from websockets.asyncio.client import connect as connect_async
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+from websockets.sync.server import serve
+
+from tests.clients.responder import (
+    CACHED,
+    INPUT,
+    MODEL,
+    OUTPUT,
+    WORDS,
+    Event,
+    Responder,
+    created,
+    cut,
+    delta,
+    ended,
+    rejected,
+    whole,
+)
+from tokenmeter import Budget, BudgetExceeded, Meter, UnpricedModel
+from tokenmeter.clients import sockets
+from tokenmeter.testing import CapturedCalls
+from tokenmeter.wire import sockets as messages
+
+ASK = {"type": "response.create", "model": MODEL, "input": "Say hello.", "max_output_tokens": 60}
+# gpt-5-mini: $0.25 in, $0.025 cached, $2 out for a million tokens
+COST_NANOS = (INPUT - CACHED) * 250 + CACHED * 25 + OUTPUT * 2_000
+_LONG_S = 30.0
+
+
+@pytest.fixture
+def responder() -> Iterator[Responder]:
+    found = Responder()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def meter(calls: CapturedCalls) -> Iterator[Meter]:
+    with Meter([Budget("$5", per="day")], recorders=[calls]) as meter:
+        meter.instrument()
+        yield meter
+
+
+def events_sync(url: str, asked: Event, stop: str = "response.completed") -> list[Any]:
+    """All events of one response, through the SDK."""
+    openai = pytest.importorskip("openai")
+    with openai.OpenAI(base_url=url, api_key="none").responses.connect() as connection:
+        connection.send(asked)
+        found = []
+        for event in connection:
+            found.append(event)
+            if event.type == stop:
+                break
+        return found
+
+
+def events_async(url: str, asked: Event, stop: str = "response.completed") -> list[Any]:
+    openai = pytest.importorskip("openai")
+
+    async def ask() -> list[Any]:
+        async with openai.AsyncOpenAI(base_url=url, api_key="none").responses.connect() as connection:
+            await connection.send(asked)
+            found = []
+            async for event in connection:
+                found.append(event)
+                if event.type == stop:
+                    break
+            return found
+
+    return asyncio.run(asyncio.wait_for(ask(), _LONG_S))
+
+
+BOTH = pytest.mark.parametrize("events", [events_sync, events_async])
+Events = Callable[..., list[Any]]
+
+
+def held(meter: Meter) -> list[Any]:
+    return [each.held for each in meter.remaining()]
+
+
+@BOTH
+def test_a_response_is_counted_once_and_to_the_token(
+    events: Events, responder: Responder, calls: CapturedCalls
+) -> None:
+    bare = events(responder.url, ASK)
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    with Meter([Budget("$5", per="day")], recorders=[calls], tracer_provider=provider) as meter:
+        meter.instrument()
+        with meter.agent("sea", user="ann", team="shore"):
+            metered = events(responder.url, ASK)
+        assert [type(event) for event in metered] == [type(event) for event in bare]
+        assert [event.to_dict() for event in metered[1:-1]] == [event.to_dict() for event in bare[1:-1]]
+        assert responder.raw[0] == responder.raw[1]
+        (row,) = calls
+        assert (row.agent, row.user, row.team, row.model, row.provider) == ("sea", "ann", "shore", MODEL, "openai")
+        assert row.usage is not None
+        assert row.usage.counts["input_tokens"] == INPUT
+        assert row.usage.counts["cache_read_tokens"] == CACHED
+        assert row.usage.counts["output_tokens"] == OUTPUT
+        assert not row.estimated
+        assert row.cost_nanos == COST_NANOS
+        assert row.response_id == "resp_2"
+        assert held(meter) == [0]
+    (span,) = spans.get_finished_spans()
+    assert span.name == f"chat {MODEL}"
+    assert span.attributes is not None
+    assert span.attributes["gen_ai.usage.output_tokens"] == OUTPUT
+    assert span.attributes["gen_ai.agent.name"] == "sea"
+    provider.shutdown()
+
+
+@BOTH
+def test_a_refused_message_never_goes_out(events: Events, responder: Responder) -> None:
+    with Meter([Budget("1 call", per="total", wait_s=0)]) as meter:
+        meter.instrument()
+        events(responder.url, ASK)
+        with pytest.raises(BudgetExceeded):
+            events(responder.url, ASK)
+        assert len(responder.arrived) == 1
+    assert len(responder.arrived) == 1
+
+
+@BOTH
+def test_a_model_without_a_price_never_goes_out(events: Events, responder: Responder, meter: Meter) -> None:
+    with pytest.raises(UnpricedModel):
+        events(responder.url, ASK | {"model": "nobody-knows"})
+    assert not responder.arrived
+
+
+def test_a_refusal_leaves_the_connection_as_it_was(responder: Responder) -> None:
+    with Meter([Budget("2 calls", per="total", wait_s=0)]) as meter, connect(responder.socket_url) as connection:
+        meter.instrument()
+        for _ in range(2):
+            connection.send(json.dumps(ASK))
+            assert [json.loads(connection.recv())["type"] for _ in range(5)][-1] == "response.completed"
+        with pytest.raises(BudgetExceeded):
+            connection.send(json.dumps(ASK))
+        meter.uninstrument()
+        connection.send(json.dumps(ASK))
+        assert json.loads(connection.recv())["type"] == "response.created"
+        assert meter.spend().calls == 2
+
+
+def one_by_threads(responder: Responder, number: int) -> list[str]:
+    def ask(_: int) -> str:
+        try:
+            return str(events_sync(responder.url, ASK)[-1].type)
+        except BudgetExceeded:
+            return "refused"
+
+    with ThreadPoolExecutor(number) as pool:
+        return list(pool.map(ask, range(number)))
+
+
+def one_by_tasks(responder: Responder, number: int) -> list[str]:
+    async def ask() -> str:
+        async with connect_async(responder.socket_url) as connection:
+            try:
+                await connection.send(json.dumps(ASK))
+            except BudgetExceeded:
+                return "refused"
+            kind = ""
+            while kind != "response.completed":
+                kind = json.loads(await connection.recv())["type"]
+            return kind
+
+    async def all_of_them() -> list[str]:
+        return await asyncio.gather(*(ask() for _ in range(number)))
+
+    return asyncio.run(asyncio.wait_for(all_of_them(), 2 * _LONG_S))
+
+
+@pytest.mark.parametrize("crowd", [one_by_threads, one_by_tasks])
+@pytest.mark.parametrize("store", ["memory://", "sqlite"])
+def test_fifty_at_once_on_ten_calls(
+    crowd: Callable[[Responder, int], list[str]], store: str, responder: Responder, tmp_path: Any
+) -> None:
+    url = f"sqlite:///{tmp_path}/books.db" if store == "sqlite" else store
+    with Meter([Budget("10 calls", per="total"), Budget("$5", per="day")], store=url) as meter:
+        meter.instrument()
+        found = crowd(responder, 50)
+        assert found.count("response.completed") == len(responder.arrived) == 10
+        meter.flush()
+        assert meter.spend().calls == 10
+        assert meter.spend().usd * 10**9 == 10 * COST_NANOS
+        assert held(meter) == [0, 0]
+
+
+@BOTH
+def test_a_connection_that_ends_too_early_is_estimated(
+    events: Events, responder: Responder, meter: Meter, calls: CapturedCalls
+) -> None:
+    responder.answer = cut
+    events(responder.url, ASK)
+    (row,) = calls
+    assert row.estimated
+    assert row.status == "incomplete"
+    assert row.usage is not None
+    assert row.usage.counts["output_tokens"] == len(WORDS[0])
+    assert held(meter) == [0]
+
+
+@BOTH
+def test_a_response_that_its_caller_leaves_is_estimated(
+    events: Events, responder: Responder, meter: Meter, calls: CapturedCalls
+) -> None:
+    events(responder.url, ASK, "response.output_text.delta")
+    (row,) = calls
+    assert row.estimated
+    assert held(meter) == [0]
+
+
+def test_a_connection_that_is_dropped_is_settled(responder: Responder, meter: Meter, calls: CapturedCalls) -> None:
+    async def ask() -> None:
+        connection = await connect_async(responder.socket_url)
+        await connection.send(json.dumps(ASK))
+        await connection.recv()
+        assert held(meter) != [0]
+        connection.transport.abort()
+
+    asyncio.run(ask())
+    gc.collect()
+    meter.flush()
+    (row,) = calls
+    assert row.estimated
+    assert held(meter) == [0]
+
+
+@BOTH
+def test_what_the_provider_rejects_costs_nothing(
+    events: Events, responder: Responder, meter: Meter, calls: CapturedCalls
+) -> None:
+    responder.answer = rejected
+    events(responder.url, ASK, "error")
+    (row,) = calls
+    assert row.status == "error"
+    assert row.error_type == "previous_response_not_found"
+    assert row.usage is None
+    assert meter.spend().usd == 0
+    assert held(meter) == [0]
+
+
+def test_a_response_that_failed_with_its_usage_is_charged(
+    responder: Responder, meter: Meter, calls: CapturedCalls
+) -> None:
+    def failing(asked: Event, response_id: str) -> Iterator[Event | None]:
+        yield created(asked, response_id)
+        yield ended(asked, response_id, kind="failed")
+
+    responder.answer = failing
+    events_sync(responder.url, ASK, "response.failed")
+    (row,) = calls
+    assert (row.status, row.cost_nanos) == ("error", COST_NANOS)
+
+
+def test_lanes_side_by_side(responder: Responder, meter: Meter, calls: CapturedCalls) -> None:
+    """Each conversation of a connection is answered at its own pace: the messages alternate."""
+    with serve(_alternating, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with connect(f"ws://127.0.0.1:{server.socket.getsockname()[1]}/v1/responses") as connection:
+            for lane in range(5):
+                with meter.agent(f"agent-{lane}"):
+                    connection.send(json.dumps(ASK | {"stream_id": f"lane-{lane}"}))
+            for _ in range(5 * 3):
+                connection.recv()
+        server.shutdown()
+    found = {row.agent: row.usage.counts["output_tokens"] for row in calls if row.usage is not None}
+    assert found == {f"agent-{lane}": 10 + lane for lane in range(5)}
+    assert held(meter) == [0]
+
+
+def _alternating(connection: Any) -> None:
+    asked = [json.loads(connection.recv()) for _ in range(5)]
+    lanes = [{"stream_id": each["stream_id"]} for each in asked]
+    for lane in reversed(range(5)):
+        connection.send(json.dumps(created(asked[lane], f"resp_{lane}") | lanes[lane]))
+    for lane in range(5):
+        connection.send(json.dumps(delta("x" * lane) | lanes[lane]))
+    for lane in (3, 1, 4, 0, 2):
+        last = ended(asked[lane], f"resp_{lane}", tokens=(100, 10 + lane))
+        connection.send(json.dumps(last | lanes[lane]))
+    connection.recv()
+
+
+def test_steering_is_a_call_of_its_own(responder: Responder, meter: Meter, calls: CapturedCalls) -> None:
+    steer = {"type": "response.steer", "previous_response_id": "resp_1", "input": "Shorter, please."}
+    with serve(_steered, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with connect(f"ws://127.0.0.1:{server.socket.getsockname()[1]}/v1/responses") as connection:
+            connection.send(json.dumps(ASK))
+            connection.recv()
+            with meter.agent("helm"):
+                connection.send(json.dumps(steer))
+                connection.send(json.dumps(steer))  # one too many
+            kinds = [json.loads(connection.recv())["type"] for _ in range(5)]
+            assert len(calls) == 3
+            assert held(meter) == [0]
+        server.shutdown()
+    assert kinds[-1] == "response.completed"
+    first, refused, second = sorted(calls, key=lambda row: (row.agent is not None, row.cost_nanos or 0))
+    assert (first.agent, first.usage and first.usage.counts["output_tokens"]) == (None, 5)
+    assert (refused.status, refused.error_type, refused.usage) == ("error", "steering_not_followed", None)
+    assert (second.agent, second.model, second.usage and second.usage.counts["output_tokens"]) == ("helm", MODEL, 9)
+
+
+def _steered(connection: Any) -> None:
+    asked = json.loads(connection.recv())
+    connection.send(json.dumps(created(asked, "resp_1")))
+    steer = [json.loads(connection.recv()) for _ in range(2)]
+    named = {"id": "steer_1", "previous_response_id": "resp_1"}
+    assert "model" not in steer[0]
+    connection.send(json.dumps({"type": "response.steer.accepted", "sequence_number": 2, "steer": named}))
+    failed = {"type": "response.steer.failed", "sequence_number": 3, "steer": named, "error": {"code": "too_many"}}
+    connection.send(json.dumps(failed))
+    for number, event in enumerate(("resp_1", "resp_2")):
+        if number:
+            connection.send(json.dumps(created(asked, event)))
+        kind = "completed" if number else "incomplete"
+        connection.send(json.dumps(ended(asked, event, tokens=(100, 5 + 4 * number), kind=kind)))
+    connection.recv()
+
+
+def test_steering_that_nothing_follows_costs_nothing(meter: Meter, calls: CapturedCalls) -> None:
+    """What waits for the caller's own tools is part of its next request."""
+
+    def serving(connection: Any) -> None:
+        asked = json.loads(connection.recv())
+        connection.send(json.dumps(created(asked, "resp_1")))
+        connection.recv()
+        connection.send(json.dumps(ended(asked, "resp_1")))
+        asked = json.loads(connection.recv())
+        for event in whole(asked, "resp_2"):
+            connection.send(json.dumps(event))
+        connection.recv()
+
+    with serve(serving, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with connect(f"ws://127.0.0.1:{server.socket.getsockname()[1]}/v1/responses") as connection:
+            connection.send(json.dumps(ASK))
+            connection.recv()
+            connection.send(json.dumps({"type": "response.steer", "previous_response_id": "resp_1", "input": "no"}))
+            connection.recv()
+            connection.send(json.dumps(ASK | {"previous_response_id": "resp_1"}))
+            while json.loads(connection.recv())["type"] != "response.completed":
+                pass
+            assert sorted(row.cost_nanos or 0 for row in calls) == [0, COST_NANOS, COST_NANOS]
+            assert held(meter) == [0]
+        server.shutdown()
+
+
+def test_several_meters_count_it_each(responder: Responder) -> None:
+    with Meter() as one, Meter() as other:
+        one.instrument()
+        other.instrument()
+        events_sync(responder.url, ASK)
+        events_async(responder.url, ASK)
+        for meter in (one, other):
+            assert (meter.spend().calls, meter.spend().output_tokens) == (2, 2 * OUTPUT)
+
+
+def test_one_connection_and_all_of_them_count_once(responder: Responder) -> None:
+    before = dict(vars(ClientConnection))
+    with Meter() as meter, connect(responder.socket_url) as connection:
+        assert meter.wrap(connection) is connection
+        meter.instrument()
+        connection.send(json.dumps(ASK))
+        for _ in range(5):
+            connection.recv()
+        assert (meter.spend().calls, meter.spend().output_tokens) == (1, OUTPUT)
+    assert dict(vars(ClientConnection)) == before
+    assert "send" not in vars(connection)
+
+
+def test_one_connection_alone(responder: Responder) -> None:
+    async def ask(meter: Meter) -> None:
+        async with connect_async(responder.socket_url) as mine, connect_async(responder.socket_url) as other:
+            meter.wrap(mine)
+            for connection in (mine, other):
+                await connection.send(json.dumps(ASK))
+                for _ in range(5):
+                    await connection.recv()
+
+    with Meter() as meter:
+        asyncio.run(asyncio.wait_for(ask(meter), _LONG_S))
+        assert meter.spend().calls == 1
+
+
+@pytest.mark.parametrize("form", [str, bytes, list, tuple])
+def test_a_lowered_cap_goes_out_in_the_same_kind_of_message(form: Any, responder: Responder) -> None:
+    asked = json.dumps({name: value for name, value in ASK.items() if name != "max_output_tokens"})
+    message: Any = {
+        str: asked,
+        bytes: asked.encode(),
+        list: [asked[:9], asked[9:]],
+        tuple: (asked[:9].encode(), asked[9:].encode()),
+    }[form]
+    with Meter([Budget("$0.01", per="total", min_output_tokens=16)]) as meter, connect(responder.socket_url) as socket:
+        meter.instrument()
+        socket.send(message)
+        assert json.loads(socket.recv())["type"] == "response.created"
+    (arrived,) = responder.arrived
+    assert 16 <= arrived["max_output_tokens"] < 128_000
+    assert {name: arrived[name] for name in ("type", "model", "input")} == {
+        name: ASK[name] for name in arrived if name in ASK and name != "max_output_tokens"
+    }
+    assert isinstance(responder.raw[0], str if form in (str, list) else bytes)
+
+
+@BOTH
+def test_a_message_that_could_not_go_out_is_not_charged(
+    events: Events, responder: Responder, meter: Meter, calls: CapturedCalls
+) -> None:
+    if events is events_sync:
+        with connect(responder.socket_url) as connection:
+            connection.close()
+            with pytest.raises(ConnectionClosed):
+                connection.send(json.dumps(ASK))
+    else:
+
+        async def ask() -> None:
+            connection = await connect_async(responder.socket_url)
+            await connection.close()
+            with pytest.raises(ConnectionClosed):
+                await connection.send(json.dumps(ASK))
+
+        asyncio.run(ask())
+    (row,) = calls
+    assert (row.status, row.usage) == ("error", None)
+    assert held(meter) == [0]
+
+
+def test_an_answer_that_comes_before_the_message_is_known_to_be_out(
+    responder: Responder, meter: Meter, calls: CapturedCalls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread may read the whole answer while the one that sent it is held up."""
+    heard = threading.Event()
+    attach = sockets._Attach.__init__
+
+    def late(self: Any, inner: Any, passage: Any) -> None:
+        assert heard.wait(_LONG_S)
+        attach(self, inner, passage)
+
+    monkeypatch.setattr(sockets._Attach, "__init__", late)
+    with connect(responder.socket_url) as connection:
+
+        def hear() -> None:
+            while json.loads(connection.recv())["type"] != "response.completed":
+                pass
+            heard.set()
+
+        thread = threading.Thread(target=hear)
+        thread.start()
+        deadline = time.monotonic() + _LONG_S
+        while not responder.arrived and time.monotonic() < deadline:
+            if not thread.is_alive():
+                break
+            if not responder.arrived:
+                connection.send(json.dumps(ASK))
+        thread.join(_LONG_S)
+    (row,) = calls
+    assert (row.cost_nanos, row.estimated) == (COST_NANOS, False)
+    assert held(meter) == [0]
+
+
+def test_a_caller_that_is_cancelled_while_it_waits_leaves_nothing(responder: Responder) -> None:
+    async def ask(meter: Meter) -> None:
+        async with connect_async(responder.socket_url) as one, connect_async(responder.socket_url) as other:
+            await one.send(json.dumps(ASK))
+            waiting = asyncio.create_task(other.send(json.dumps(ASK)))
+            await asyncio.sleep(0.05)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            for _ in range(5):
+                await one.recv()
+            await other.send(json.dumps(ASK))
+            assert json.loads(await other.recv())["type"] == "response.created"
+
+    with Meter([Budget("1 call", per="total"), Budget("2 calls", per="day")]) as meter:
+        meter.instrument()
+        with pytest.raises(BudgetExceeded):
+            asyncio.run(asyncio.wait_for(ask(meter), _LONG_S))
+        assert meter.spend().calls == 1
+        assert held(meter) == [0, 0]
+    assert len(responder.arrived) == 1
+
+
+def test_other_websockets_pass_untouched(meter: Meter, calls: CapturedCalls) -> None:
+    def echo(connection: Any) -> None:
+        for message in connection:
+            connection.send(message)
+
+    with serve(echo, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.socket.getsockname()[1]
+        for path in ("/", "/chat", "/v1/responses"):
+            with connect(f"ws://127.0.0.1:{port}{path}") as connection:
+                for message in ("hello", b"\x00\xff", '{"type":"response.cancel"}', "{", '"response.create"', "[]"):
+                    connection.send(message)
+                    assert connection.recv() == message
+                connection.send(iter(["in ", "pieces"]))
+                assert connection.recv() == "in pieces"
+                with pytest.raises(TypeError):
+                    connection.send(7)  # type: ignore[arg-type]
+        server.shutdown()
+    assert not calls
+
+
+def test_what_is_not_read_is_said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "_told", set())
+
+    def deaf(connection: Any) -> None:
+        connection.recv()
+
+    with serve(deaf, "127.0.0.1", 0) as server, Meter() as meter:
+        meter.instrument()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.socket.getsockname()[1]
+        with caplog.at_level(logging.WARNING, "tokenmeter"):
+            for _ in range(2):
+                with connect(f"ws://127.0.0.1:{port}/v1/realtime?model=gpt-realtime") as connection:
+                    connection.send(json.dumps({"type": "response.create"}))
+        server.shutdown()
+        assert meter.spend().calls == 0
+    (told,) = [each.getMessage() for each in caplog.records if "NOT METERED" in each.getMessage()]
+    assert "/v1/realtime" in told
+    assert "gpt-realtime" not in told
+
+
+@pytest.mark.parametrize("broken", ["read_heard", "as_event"])
+def test_a_fault_of_our_own_costs_the_caller_nothing(
+    broken: str, responder: Responder, meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(messages, broken, fail)
+    assert events_sync(responder.url, ASK)[-1].type == "response.completed"
+    assert held(meter) == [0]
+    assert meter.spend().estimated_calls == 1
