@@ -18,6 +18,7 @@ from websockets.sync.server import ServerConnection, serve
 MODEL = "gpt-5-mini"
 INPUT, CACHED, OUTPUT = 110, 30, 27
 WORDS = ("Hello", " from the", " other side.")
+TEXT = "".join(WORDS)
 
 Event = dict[str, Any]
 Answer = Callable[[Event, str], Iterator[Event | None]]
@@ -40,7 +41,7 @@ def delta(text: str) -> Event:
 
 
 def ended(
-    asked: Event, response_id: str, *, tokens: tuple[int, int] = (INPUT, OUTPUT), kind: str = "completed"
+    asked: Event, response_id: str, *, tokens: tuple[int, int] = (INPUT, OUTPUT), kind: str = "completed", **more: Any
 ) -> Event:
     usage = {
         "input_tokens": tokens[0],
@@ -49,7 +50,7 @@ def ended(
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": sum(tokens),
     }
-    response = _response(asked, response_id, status=kind, usage=usage)
+    response = _response(asked, response_id, status=kind, usage=usage, **more)
     return {"type": f"response.{kind}", "sequence_number": 9, "response": response}
 
 
@@ -74,6 +75,14 @@ def whole(asked: Event, response_id: str) -> Iterator[Event | None]:
     for word in WORDS:
         yield delta(word)
     yield ended(asked, response_id)
+
+
+def spoken(asked: Event, response_id: str) -> Iterator[Event | None]:
+    """A response whose last event has all of its output, which is what agents go on with."""
+    text = {"type": "output_text", "text": TEXT, "annotations": []}
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [text]}
+    yield created(asked, response_id)
+    yield ended(asked, response_id, output=[message])
 
 
 def cut(asked: Event, response_id: str) -> Iterator[Event | None]:

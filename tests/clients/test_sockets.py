@@ -484,6 +484,24 @@ def test_an_answer_that_comes_before_the_message_is_known_to_be_out(
     assert held(meter) == [0]
 
 
+def test_whoever_listens_before_anything_went_out_hears_all(
+    responder: Responder, meter: Meter, calls: CapturedCalls
+) -> None:
+    responder.answer = rejected
+    with Meter() as other, connect(responder.socket_url) as connection:
+        other.instrument()
+        heard: list[Any] = []
+        thread = threading.Thread(target=lambda: heard.append(connection.recv()))
+        thread.start()
+        while not connection.recv_messages.get_in_progress:
+            time.sleep(0.001)
+        connection.send(json.dumps(ASK))
+        thread.join(_LONG_S)
+        assert heard
+        assert held(meter) == [0]
+        assert (meter.spend().failed, other.spend().failed) == (1, 1)
+
+
 def test_a_caller_that_is_cancelled_while_it_waits_leaves_nothing(responder: Responder) -> None:
     async def ask(meter: Meter) -> None:
         async with connect_async(responder.socket_url) as one, connect_async(responder.socket_url) as other:

@@ -275,3 +275,29 @@ def around(error: BaseException | None) -> Iterator[BaseException]:
         known.append(error)
         yield error
         error = error.__cause__ or error.__context__
+
+
+async def test_agents_that_keep_a_connection_open() -> None:
+    """OpenAI Agents over a websocket: its own connections, turn by turn, refused like any other call."""
+    pytest.importorskip("websockets", reason="websockets is not installed")
+    from tests.clients.responder import INPUT, OUTPUT, TEXT, Responder, spoken
+
+    made, openai = sdk("agents"), sdk("openai")
+    made.set_tracing_disabled(True)
+    responder = Responder(spoken)
+    with Meter([Budget("3 calls", per="total")]) as meter:
+        meter.instrument()
+        client = openai.AsyncOpenAI(base_url=responder.url, api_key="none")
+        model = made.OpenAIResponsesWSModel("gpt-5-mini", client)
+        agent = made.Agent(name="a", instructions="Greet.", model=model)
+        with meter.agent("greeter"):
+            assert (await made.Runner.run(agent, "hi")).final_output == TEXT
+            await each(made.Runner.run_streamed(agent, "hi").stream_events())
+            await made.Runner.run(agent, "hi")
+            with pytest.raises(BudgetExceeded):
+                await made.Runner.run(agent, "hi")
+        await model.close()
+        spend = meter.spend(agent="greeter")
+    assert (spend.calls, spend.refused, len(responder.arrived)) == (3, 1, 3)
+    assert (spend.input_tokens, spend.output_tokens, spend.estimated_calls) == (3 * INPUT, 3 * OUTPUT, 0)
+    responder.close()

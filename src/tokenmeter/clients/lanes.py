@@ -113,6 +113,8 @@ class Lanes:
 
     def hear(self, message: str | bytes) -> None:
         """A message came in. Never raises."""
+        if not self._under_way:
+            return
         try:
             data = message.encode() if isinstance(message, str) else bytes(message)
             heard = sockets.read_heard(data)

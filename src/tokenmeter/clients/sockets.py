@@ -185,8 +185,8 @@ def _lanes_of(connection: Any) -> Lanes:
 
 def _recv(metering: Metering, library: Any, active: Callable[[], bool]) -> Any:
     def recv(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        lanes: Lanes | None = getattr(instance, _LANES, None)
-        if lanes is None or lanes.hearing:
+        lanes = _lanes_of(instance)  # also before anything went out: it may be waited for already
+        if lanes.hearing:
             return wrapped(*args, **kwargs)
         with _Hearing(lanes):
             message = wrapped(*args, **kwargs)
@@ -198,8 +198,8 @@ def _recv(metering: Metering, library: Any, active: Callable[[], bool]) -> Any:
 
 def _recv_async(metering: Metering, library: Any, active: Callable[[], bool]) -> Any:
     async def recv(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        lanes: Lanes | None = getattr(instance, _LANES, None)
-        if lanes is None or lanes.hearing:
+        lanes = _lanes_of(instance)  # also before anything went out: it may be waited for already
+        if lanes.hearing:
             return await wrapped(*args, **kwargs)
         with _Hearing(lanes):
             message = await wrapped(*args, **kwargs)
