@@ -115,7 +115,21 @@ def by_botocore(meter: Meter, proxy: str) -> Callable[[Row, str], bytes]:
     return send
 
 
-@pytest.mark.parametrize("way", [by_requests, by_botocore])
+def by_lm15(meter: Meter, proxy: str) -> Callable[[Row, str], bytes]:
+    transports = pytest.importorskip("lm15.transports")
+    transport = meter.wrap(transports.StdlibTransport(proxy=proxy))
+
+    def send(row: Row, url: str) -> bytes:
+        request = transports.TransportRequest(
+            row.exchange.method, url, list(_headers(row).items()), row.exchange.request
+        )
+        with transport.stream(request) as response:
+            return b"".join(response)
+
+    return send
+
+
+@pytest.mark.parametrize("way", [by_requests, by_botocore, by_lm15])
 def test_sync(meter: Meter, calls: CapturedCalls, rows: list[Row], replays: tuple[str, Any], way: Any) -> None:
     proxy, state = replays
     send = way(meter, proxy)
@@ -155,6 +169,27 @@ def test_aiohttp(meter: Meter, calls: CapturedCalls, rows: list[Row], replays: t
 
     async def all_of_them() -> list[Passed]:
         return [passed async for passed in play()]
+
+    _check(asyncio.run(all_of_them()))
+
+
+def test_lm15_async(meter: Meter, calls: CapturedCalls, rows: list[Row], replays: tuple[str, Any]) -> None:
+    transports = pytest.importorskip("lm15.transports")
+    proxy, state = replays
+
+    async def all_of_them() -> list[Passed]:
+        passed = []
+        async with meter.wrap(transports.StdlibAsyncTransport(proxy=proxy)) as transport:
+            for row in rows:
+                calls.clear()
+                state.row = row
+                request = transports.TransportRequest(
+                    row.exchange.method, _plain(row), list(_headers(row).items()), row.exchange.request
+                )
+                async with transport.stream(request) as response:
+                    seen = await response.read()
+                passed.append(Passed(row, seen, state.arrived, _settled(meter, calls)))
+        return passed
 
     _check(asyncio.run(all_of_them()))
 

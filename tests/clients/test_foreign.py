@@ -68,7 +68,37 @@ def by_boto3(meter: Meter | None, url: str, stream: bool) -> bytes:
     return json.dumps(found).encode()
 
 
-WAYS = [by_requests, by_aiohttp, by_boto3]
+def by_lm15(meter: Meter | None, url: str, stream: bool) -> bytes:
+    transports = pytest.importorskip("lm15.transports")
+    with transports.StdlibTransport(trust_env=False) as transport:
+        if meter is not None:
+            meter.wrap(transport)
+        with transport.stream(_transport_request(transports, url, stream)) as response:
+            body: bytes = response.read()
+            return body
+
+
+def by_lm15_async(meter: Meter | None, url: str, stream: bool) -> bytes:
+    transports = pytest.importorskip("lm15.transports")
+
+    async def ask() -> bytes:
+        async with transports.StdlibAsyncTransport(trust_env=False) as transport:
+            if meter is not None:
+                meter.wrap(transport)
+            async with transport.stream(_transport_request(transports, url, stream)) as response:
+                body: bytes = await response.read()
+                return body
+
+    return asyncio.run(ask())
+
+
+def _transport_request(transports: Any, url: str, stream: bool) -> Any:
+    return transports.TransportRequest(
+        "POST", f"{url}/chat/completions", [("Content-Type", "application/json")], json.dumps(_asked(stream)).encode()
+    )
+
+
+WAYS = [by_requests, by_aiohttp, by_boto3, by_lm15, by_lm15_async]
 ROOMS: dict[str, tuple[Any, str]] = {
     "bound": (InputBound, "bound"),
     "hold": (MemoryStore, "hold"),

@@ -180,6 +180,14 @@ async def openai_agents(url: str, is_async: bool) -> int:
     return 4
 
 
+async def dspy(url: str, is_async: bool) -> int:
+    made = sdk("dspy")
+    model = made.LM("openai/gpt-5-mini", api_base=url, api_key="none", cache=False, num_retries=3)
+    asked = model.acall("hi") if is_async else model("hi")
+    assert await of(asked) == [TEXT]
+    return 1
+
+
 USES: list[Callable[[str, bool], Any]] = [
     groq,
     together,
@@ -196,8 +204,9 @@ USES: list[Callable[[str, bool], Any]] = [
     langchain,
     pydantic_ai,
     openai_agents,
+    dspy,
 ]
-MASKS = {litellm}
+MASKS = {litellm, dspy}
 """These put an error of their own around whatever is raised below; the refusal is its cause or its context."""
 
 

@@ -26,6 +26,8 @@ HTTP_LIBRARIES = {
     "aiohttp": "tokenmeter.clients.for_aiohttp",
     "botocore.client": "tokenmeter.clients.for_botocore",
     "requests": "tokenmeter.clients.for_requests",
+    "lm15.transports": "tokenmeter.clients.for_lm15",
+    "dspy._vendor.lm15.transports": "tokenmeter.clients.for_dspy",
     "websockets.sync.client": "tokenmeter.clients.for_websockets",
     "websockets.asyncio.client": "tokenmeter.clients.for_websockets_async",
 }

@@ -52,6 +52,8 @@ METERED = (
     Known("cohere", _BY_HTTPX),
     Known("ollama", f"{_BY_HTTPX}; Ollama on this machine or port 11434"),
     Known("litellm", _BY_HTTPX),
+    Known("dspy", "metered by meter.instrument()"),
+    Known("lm15", "metered by meter.instrument()"),
 )
 UNSEEN = {
     "grpcio": "calls over gRPC (Vertex, xAI's SDK) are neither counted nor stopped; use their HTTP side",

@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 
 _HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - every Python below starts with this
 _SENDERS = frozenset(
-    {"aiohttp", "botocore", "httpx", "httpx2", "requests", "websockets.asyncio.client", "websockets.sync.client"}
+    {
+        "aiohttp",
+        "botocore",
+        "dspy._vendor.lm15.transports",
+        "httpx",
+        "httpx2",
+        "lm15.transports",
+        "requests",
+        "websockets.asyncio.client",
+        "websockets.sync.client",
+    }
 )
 _OURS = "tokenmeter"
 _PATIENCE_S = 10.0  # not for ever: who begins may itself wait for a module that is imported here
