@@ -407,6 +407,73 @@ def test_one_connection_alone(responder: Responder) -> None:
         assert meter.spend().calls == 1
 
 
+def by_wrapped(client: Any) -> None:
+    """One response of a client of the SDK, whatever its kind."""
+
+    async def ask() -> None:
+        async with client.responses.connect() as connection:
+            await connection.send(ASK)
+            async for event in connection:
+                if event.type == "response.completed":
+                    return
+
+    if type(client).__name__.startswith("Async"):
+        asyncio.run(asyncio.wait_for(ask(), _LONG_S))
+        return
+    with client.responses.connect() as connection:
+        connection.send(ASK)
+        for event in connection:
+            if event.type == "response.completed":
+                return
+
+
+@pytest.mark.parametrize("kind", ["OpenAI", "AsyncOpenAI"])
+def test_a_wrapped_client_and_what_is_derived_from_it(kind: str, responder: Responder) -> None:
+    openai = pytest.importorskip("openai")
+    if not hasattr(openai.OpenAI, "_websocket_query_params"):
+        pytest.skip("this version opens its connections otherwise")
+    before = dict(vars(ClientConnection))
+    bare = getattr(openai, kind)(base_url=responder.url, api_key="none")
+    with Meter([Budget("3 calls", per="total")]) as meter, Meter() as other:
+        client = meter.wrap(getattr(openai, kind)(base_url=responder.url, api_key="none"))
+        for each, calls in ((client, 1), (bare, 1), (client.with_options(timeout=9), 2), (client.copy(), 3)):
+            by_wrapped(each)
+            assert meter.spend().calls == calls
+        with pytest.raises(BudgetExceeded):
+            by_wrapped(client)
+        other.wrap(bare)
+        by_wrapped(bare)
+        assert (meter.spend().calls, other.spend().calls) == (3, 1)
+        assert meter.spend().output_tokens == 3 * OUTPUT
+    by_wrapped(client)
+    assert (meter.spend().calls, other.spend().calls) == (3, 1)
+    after = dict(vars(ClientConnection))
+    assert before.keys() == after.keys()
+    assert all(after[name] is value for name, value in before.items())
+
+
+def test_a_wrapped_client_that_finds_nobody_adopts_no_connection(responder: Responder) -> None:
+    openai = pytest.importorskip("openai")
+    with Meter() as meter:
+        client = meter.wrap(openai.OpenAI(base_url="http://localhost:9/v1", api_key="none"))
+        with pytest.raises(OSError), client.responses.connect():  # noqa: PT011 - the system's own words
+            pass
+        by_wrapped(openai.OpenAI(base_url=responder.url, api_key="none"))
+        assert meter.spend().calls == 0
+
+
+def test_a_meter_that_is_dropped_is_not_kept_by_what_it_watches(responder: Responder) -> None:
+    import weakref
+
+    openai = pytest.importorskip("openai")
+    meter = Meter()
+    meter.wrap(openai.OpenAI(base_url=responder.url, api_key="none"))
+    instruments = weakref.ref(meter._instruments)
+    del meter
+    gc.collect()
+    assert instruments() is None
+
+
 @pytest.mark.parametrize("form", [str, bytes, list, tuple])
 def test_a_lowered_cap_goes_out_in_the_same_kind_of_message(form: Any, responder: Responder) -> None:
     asked = json.dumps({name: value for name, value in ASK.items() if name != "max_output_tokens"})

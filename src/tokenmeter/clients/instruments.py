@@ -8,6 +8,8 @@ import importlib
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from tokenmeter.clients import seam, threads
@@ -15,7 +17,7 @@ from tokenmeter.clients.library import Library, Place
 from tokenmeter.clients.metering import Metering
 from tokenmeter.clients.patches import Patch
 from tokenmeter.errors import ConfigError
-from tokenmeter.faults import logger
+from tokenmeter.faults import logger, swallow
 from tokenmeter.forks import renew_in_child, start_thread
 from tokenmeter.turn import Turn, in_turn
 
@@ -49,7 +51,12 @@ SDKS = (
     "llama_stack_client",
     "portkey_ai._vendor.openai",
 )
+CONNECTS = "_websocket_query_params"  # what the SDK asks its client for when it opens a websocket, and only then
+SOCKETS = ("websockets.sync.client", "websockets.asyncio.client")
+# Whose clients are about to open a websocket right here, and to which host.
+_expected: ContextVar[tuple[tuple[Instruments, str], ...]] = ContextVar("tokenmeter-expected", default=())
 AIOBOTOCORE = "aiobotocore.httpsession"  # masks what is raised in aiohttp below it
+Act = Callable[["Instruments", Any], object]  # with a module
 _HTTPX = (seam.sync_send, seam.async_send)
 _FOREIGN = (seam.sync_foreign, seam.async_foreign)
 SDK_CLASSES = {"SyncAPIClient": seam.sync_method, "AsyncAPIClient": seam.async_method}
@@ -74,8 +81,11 @@ class Instruments:
         self._needed = needed
         self._process: list[Patch] = []
         self._on = False
+        self._closed = False
         self._patched: set[str] = set()  # modules
-        self._hooked: set[str] = set()
+        self._births: list[Patch] = []
+        self._watched: set[str] = set()
+        self._hooked: set[tuple[str, Act]] = set()
         # The patches themselves are held by the wrappers that stand in the clients: held here, they would keep alive
         # every client that was ever wrapped.
         self._clients: weakref.WeakKeyDictionary[Any, list[weakref.ref[Patch]]] = weakref.WeakKeyDictionary()
@@ -116,6 +126,10 @@ class Instruments:
         self._wrap(inner)
         patches = [Patch(client, "request", SDK_CLASSES[sdk.__name__])]
         patches += [Patch(client, name, self._derive) for name in ("copy", "with_options") if hasattr(client, name)]
+        if hasattr(client, CONNECTS):
+            patches.append(Patch(client, CONNECTS, self._connect))
+            for name in SOCKETS:
+                self._meet(name, Instruments._watch, now=Instruments._watch)
         self._clients[client] = [weakref.ref(patch) for patch in patches]
 
     def instrument(self, arriving: str = "") -> None:
@@ -134,15 +148,8 @@ class Instruments:
         self._on = True
         self._process += threads.patches()
         for name in (*HTTP_LIBRARIES, *(f"{sdk}._base_client" for sdk in SDKS), AIOBOTOCORE, threads.POOLS):
-            if name not in sys.modules:
-                self._hook_import(name)
-            elif name == arriving:
-                continue
-            elif _is_being_imported(name):
-                # To wait for it here could be for ever.
-                start_thread(_when_imported, weakref.ref(self), name, name="import")
-            else:
-                self._imported(sys.modules[name])
+            if name != arriving:
+                self._meet(name, Instruments.there, now=Instruments._imported)
 
     @in_turn
     def uninstrument(self) -> None:
@@ -156,18 +163,32 @@ class Instruments:
     @in_turn
     def close(self) -> None:
         """Undo everything."""
+        self._closed = True
         self.uninstrument()
+        for birth in reversed(self._births):
+            birth.undo()
+        self._births.clear()
         for patches in self._clients.values():
             for found in reversed(patches):
                 if (patch := found()) is not None:
                     patch.undo()
         self._clients.clear()
 
-    def _hook_import(self, name: str) -> None:
+    def _meet(self, name: str, later: Act, *, now: Act) -> None:
+        """Do something with a module: now, or once it is imported."""
+        if name not in sys.modules:
+            self._hook_import(name, later)
+        elif _is_being_imported(name):
+            # To wait for it here could be for ever.
+            start_thread(_when_imported, weakref.ref(self), name, later, name="import")
+        else:
+            now(self, sys.modules[name])
+
+    def _hook_import(self, name: str, act: Act) -> None:
         """A library that is imported from now on is patched then."""
-        if name in self._hooked:
+        if (name, act) in self._hooked:
             return
-        self._hooked.add(name)
+        self._hooked.add((name, act))
         import wrapt
 
         this = weakref.ref(self)
@@ -175,7 +196,7 @@ class Instruments:
         def imported(module: Any) -> None:
             instruments = this()
             if instruments is not None:
-                instruments.there(module)
+                act(instruments, module)
 
         wrapt.register_post_import_hook(imported, name)
 
@@ -214,6 +235,24 @@ class Instruments:
         make = place.make or makers[place.is_async]
         return Patch(place.owner, place.attribute, lambda active: make(self._metering, library, active))
 
+    def _connect(self, active: Callable[[], bool]) -> seam.Wrapper:
+        """A client that was wrapped is about to open a websocket."""
+
+        def connect(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            host = getattr(args[0] if args else kwargs.get("url"), "host", "")
+            if active():
+                _expected.set((*[each for each in _expected.get() if each[0] is not self], (self, host)))
+            return wrapped(*args, **kwargs)
+
+        return connect
+
+    @in_turn
+    def _watch(self, module: Any) -> None:
+        """Have each connection looked at when it is made: whether it is a wrapped client's."""
+        if not self._closed and module.__name__ not in self._watched:
+            self._watched.add(module.__name__)
+            self._births.append(Patch(module.ClientConnection, "__init__", partial(_born, weakref.ref(self))))
+
     def _derive(self, active: Callable[[], bool]) -> seam.Wrapper:
         def derive(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             client = wrapped(*args, **kwargs)
@@ -224,18 +263,34 @@ class Instruments:
         return derive
 
 
+def _born(ref: weakref.ref[Instruments], active: Callable[[], bool]) -> seam.Wrapper:
+    def born(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        wrapped(*args, **kwargs)
+        expected, instruments = _expected.get(), ref()
+        if instruments is not None and expected and active():
+            _expected.set(tuple(each for each in expected if each[0] is not instruments))
+            try:
+                uri = getattr(instance.protocol, "uri", None) or instance.protocol.wsuri  # older ones
+                if (instruments, uri.host) in expected:
+                    instruments.wrap(instance)
+            except Exception as fault:
+                swallow(fault, "metering a websocket")
+
+    return born
+
+
 def _is_being_imported(name: str) -> bool:
     """Whether another thread is at it."""
     return bool(getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False))
 
 
-def _when_imported(ref: weakref.ref[Instruments], name: str) -> None:
+def _when_imported(ref: weakref.ref[Instruments], name: str, act: Act) -> None:
     """Wait for the thread that imports a library, and patch it."""
     with contextlib.suppress(Exception):  # an import that failed is its importer's affair
         module = importlib.import_module(name)
         instruments = ref()
         if instruments is not None:
-            instruments.there(module)
+            act(instruments, module)
 
 
 @functools.cache
