@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -16,6 +18,7 @@ import wrapt
 
 from tests.clients.faces import ASK, FACES, URL, Face, Origin, chat_body, come, on_a_loop
 from tokenmeter import Budget, BudgetExceeded, ConfigError, Meter
+from tokenmeter.clients import instruments
 from tokenmeter.clients.patches import Patch
 from tokenmeter.clients.seam import Wrapper
 from tokenmeter.testing import CapturedCalls
@@ -405,3 +408,20 @@ def test_two_meters_that_patch_one_client_at_once() -> None:
             assert "send" not in vars(client)
     finally:
         sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["before", "after"])
+def test_what_nobody_can_meter_is_said_once(
+    first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "xai_sdk.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "xai_sdk", raising=False)
+    monkeypatch.setattr(instruments, "_told", set())
+    with caplog.at_level("WARNING", "tokenmeter"), Meter() as meter, Meter() as other:
+        if first:
+            importlib.import_module("xai_sdk")
+        meter.instrument()
+        other.instrument()
+        importlib.import_module("xai_sdk")
+    assert [each.getMessage().partition(":")[0] for each in caplog.records] == ["xai_sdk is NOT METERED"]

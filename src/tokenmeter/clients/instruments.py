@@ -51,6 +51,11 @@ SDKS = (
     "llama_stack_client",
     "portkey_ai._vendor.openai",
 )
+# What sends model calls in another way, by the module that is there once it is used.
+UNSEEN = {
+    "xai_sdk": "xai-sdk sends over gRPC; the HTTP side of xAI's API is metered",
+    "google.cloud.aiplatform_v1.services.prediction_service": "it sends over gRPC; google-genai is metered",
+}
 CONNECTS = "_websocket_query_params"  # what the SDK asks its client for when it opens a websocket, and only then
 SOCKETS = ("websockets.sync.client", "websockets.asyncio.client")
 # Whose clients are about to open a websocket right here, and to which host.
@@ -60,6 +65,9 @@ Act = Callable[["Instruments", Any], object]  # with a module
 _HTTPX = (seam.sync_send, seam.async_send)
 _FOREIGN = (seam.sync_foreign, seam.async_foreign)
 SDK_CLASSES = {"SyncAPIClient": seam.sync_method, "AsyncAPIClient": seam.async_method}
+
+
+_told: set[str] = set()  # once a process
 
 
 class _Patching:
@@ -150,6 +158,8 @@ class Instruments:
         for name in (*HTTP_LIBRARIES, *(f"{sdk}._base_client" for sdk in SDKS), AIOBOTOCORE, threads.POOLS):
             if name != arriving:
                 self._meet(name, Instruments.there, now=Instruments._imported)
+        for name in UNSEEN:
+            self._meet(name, Instruments._tell, now=Instruments._tell)
 
     @in_turn
     def uninstrument(self) -> None:
@@ -218,6 +228,12 @@ class Instruments:
                 self._process.append(Patch(module.AIOHTTPSession, "send", seam.async_method))
             else:
                 (self._on_http if name in HTTP_LIBRARIES else self._on_sdk)(module)
+
+    def _tell(self, module: Any) -> None:
+        """A library is here that nobody can meter."""
+        if self._on and module.__name__ not in _told:
+            _told.add(module.__name__)
+            logger.warning("%s is NOT METERED: %s", module.__name__, UNSEEN[module.__name__])
 
     def _on_http(self, module: Any) -> None:
         library = _library(module.__name__)
