@@ -351,7 +351,7 @@ def exceeded(short: Short, scope: Scope, model: str | None) -> BudgetExceeded:
     if claim.resets_at is not None:
         parts.append(f"; resets at {datetime.fromtimestamp(claim.resets_at, UTC).isoformat()}")
     if short.spent_out:
-        parts.append(". Raise the limit, lower the request's output cap, or wait for the window to reset.")
+        parts.append(f". {_remedy(claim)}")
     elif budget.wait_s > 0:
         parts.append(f". Other calls held the rest for longer than wait_s={budget.wait_s:g}; try again later.")
     else:
@@ -372,6 +372,16 @@ def exceeded(short: Short, scope: Scope, model: str | None) -> BudgetExceeded:
         run=scope.run,
         model=model,
     )
+
+
+def _remedy(claim: Claim) -> str:
+    """What helps this budget: no smaller call counts for less than one, and not every window ends."""
+    ways = ["Raise the limit"]
+    if claim.budget.unit != "calls":
+        ways.append("lower the request's output cap")
+    if claim.resets_at is not None:
+        ways.append("wait for the window to reset")
+    return ways[0] + "." if len(ways) == 1 else f"{', '.join(ways[:-1])}, or {ways[-1]}."
 
 
 def _shown(budget: Budget, amount: int) -> tuple[Decimal | int, str]:

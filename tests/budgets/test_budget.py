@@ -205,8 +205,15 @@ def test_a_limit_in_calls_has_no_smaller_hold(options: dict[str, Any]) -> None:
     Budget("5k tokens", **options)
 
 
+def test_thresholds_are_percents_and_no_parts_of_one() -> None:
+    for parts in ((0.5, 0.8), (0.5, 0.8, 1), (0.9,)):
+        with pytest.raises(ConfigError, match="are parts of one, not percents; write 50 for half the limit"):
+            Budget("$5", thresholds=parts)
+
+
 def test_what_is_fine() -> None:
     assert Budget("$5", thresholds=()).thresholds == ()
+    assert Budget("$5", thresholds=(1,)).thresholds == (1,)
     assert Budget("$5", thresholds=(0.5, 1000)).thresholds == (0.5, 1000)
     assert Budget("$5", on_store_error="open").local_limit_amount is None
     assert Budget("9 calls", on_store_error="local", local_limit="0 calls").local_limit_amount == 0

@@ -94,6 +94,7 @@ def test_a_bad_configuration_is_named_with_its_line(capsys: pytest.CaptureFixtur
     [
         ('limit = "$0"', "it refuses every call"),
         ('limit = "100 tokens"', "min_output_tokens"),
+        ('limit = "10 calls"\nper = "call"', "each call is one, so that it stops nothing"),
         ('limit = "$5"\non_exceed = "warn"', "it stops nothing"),
         ('limit = "$5"\non_store_error = "open"', "while the store is gone it stops nothing"),
         ('limit = "$5"\nthresholds = []', "no thresholds"),

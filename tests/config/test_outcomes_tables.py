@@ -96,7 +96,10 @@ def test_one_of_the_two_is_enough(tmp_path: Path) -> None:
         ("[outcomes.kinds.ticket]\nweight = true", ":2: [outcomes.kinds.ticket] weight = true is a truth value"),
         ("[outcomes.kinds.case]\nweight = nan", ":2: [outcomes.kinds.case] weight of kind 'case' is nan"),
         ("[outcomes.kinds.ticket]\nfoldable = 1", ":2: [outcomes.kinds.ticket] foldable = 1 is a whole number"),
-        ('[outcomes.kinds.ticket]\naccepters = "ci"', ':2: [outcomes.kinds.ticket] accepters = "ci" is text; write'),
+        (
+            '[outcomes.kinds.ticket]\naccepters = "ci"',
+            ':2: [outcomes.kinds.ticket] accepters = "ci" is text; write a list of texts such as ["ci", "customer:*"]',
+        ),
         ('[outcomes.kinds.ticket]\naccepters = [""]', ":2: [outcomes.kinds.ticket] accepters = [''] has an empty name"),
         (
             "[outcomes.kinds.ticket]\nwieght = 1",

@@ -58,7 +58,7 @@ def test_bad_limits_are_named(bad: object) -> None:
         ({"max_repeats": 1}, "max_repeats is 1; give a whole number of at least 2"),
         ({"max_calls_per_run": True}, "max_calls_per_run is True"),
         ({"max_usd_per_run": "five"}, "max_usd_per_run is 'five'; give US dollars"),
-        ({"max_usd_per_run": 0}, "max_usd_per_run is 0"),
+        ({"max_usd_per_run": 0}, 'max_usd_per_run is 0; .*, or None \\("none" in tokenmeter.toml\\) for no limit'),
         ({"max_usd_per_run": float("nan")}, "max_usd_per_run is nan"),
         ({"max_usd_per_run": True}, "max_usd_per_run is True"),
         ({"window_s": 0}, "window_s is 0"),

@@ -216,6 +216,8 @@ def thresholds(percents: object) -> tuple[int | float, ...]:
                 f"budget thresholds={percents!r}: {percent!r} does not come after {found[-1]!r}; {example}"
             )
         found.append(percent)
+    if found and found[0] < 1 and found[-1] <= 1:
+        raise ConfigError(f"budget thresholds={percents!r} are parts of one, not percents; write 50 for half the limit")
     return tuple(found)
 
 

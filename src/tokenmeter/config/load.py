@@ -294,7 +294,7 @@ def _unpriced(table: Table) -> Literal["refuse", "allow"] | Price:
 
 
 def _telemetry(table: Table) -> dict[str, Any]:
-    labels = table.texts("metric_labels")
+    labels = table.texts("metric_labels", '["agent", "team"]')
     for label in labels:
         if label not in LABELS:
             table.refuse("metric_labels", f"{shown(label)} is no label; choose from {', '.join(LABELS)}")

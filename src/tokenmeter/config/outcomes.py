@@ -67,7 +67,7 @@ def _kind(table: Table, name: str) -> Kind:
     weight = table.number("weight")
     given: dict[str, Any] = {} if weight is None else {"weight": weight}
     given["foldable"] = table.take("foldable", bool, known.foldable)
-    accepters = table.texts("accepters")
+    accepters = table.texts("accepters", '["ci", "customer:*"]')
     if "accepters" in table:
         given["accepters"] = accepters
     table.done()

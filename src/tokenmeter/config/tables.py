@@ -59,11 +59,11 @@ class Table:
             self.refuse(key, f"{shown(value)} is {kind_of(value)}, not {wanted}; {remedy}")
         return value
 
-    def texts(self, key: str) -> tuple[str, ...]:
+    def texts(self, key: str, example: str) -> tuple[str, ...]:
         """A list of strings."""
         value = self.any(key, [])
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-            self.refuse(key, f'{shown(value)} is {kind_of(value)}; write a list of texts such as ["agent", "team"]')
+            self.refuse(key, f"{shown(value)} is {kind_of(value)}; write a list of texts such as {example}")
         return tuple(value)
 
     def number(self, key: str) -> float | None:

@@ -184,9 +184,12 @@ def shown_path(path: tuple[str, ...]) -> str:
     return " → ".join((*path[:6], f"… {len(path) - 12} more …", *path[-6:]))
 
 
+_NO_LIMIT: Final = 'None ("none" in tokenmeter.toml) for no limit'
+
+
 def _check_count(name: str, value: object, least: int) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-        raise ConfigError(f"{name} is {value!r}; give a whole number of at least {least}, or None for no limit")
+        raise ConfigError(f"{name} is {value!r}; give a whole number of at least {least}, or {_NO_LIMIT}")
 
 
 def _dollars(value: object) -> Decimal | None:
@@ -198,7 +201,7 @@ def _dollars(value: object) -> Decimal | None:
     except InvalidOperation:
         dollars = Decimal("NaN")
     if not dollars.is_finite() or dollars <= 0:
-        raise ConfigError(f'max_usd_per_run is {value!r}; give US dollars above 0 such as "2.50", or None for no limit')
+        raise ConfigError(f'max_usd_per_run is {value!r}; give US dollars above 0 such as "2.50", or {_NO_LIMIT}')
     return dollars
 
 

@@ -65,6 +65,12 @@ def _odd(budget: Budget) -> Iterator[Check]:
             "a call without an output cap never fits",
             "raise the limit, or lower min_output_tokens",
         )
+    if budget.unit == "calls" and budget.per == "call" and budget.limit_amount:
+        yield warn(
+            name,
+            f"limit = {budget.limit!r} per call: each call is one, so that it stops nothing",
+            "choose another window, such as per = 'run' or 'day'",
+        )
     if budget.on_exceed == "warn":
         yield ok(name, "on_exceed = 'warn': it stops nothing, and marks the span")
     elif budget.on_store_error == "open":
