@@ -336,6 +336,9 @@ def test_long_names_are_no_danger(calls: CapturedCalls) -> None:
 # -- what makes no sense -----------------------------------------------------------------------------------------
 
 NONSENSE: dict[str, tuple[Callable[[], object], str]] = {
+    "a budget alone": (lambda: Meter(Budget("$5")), "budgets is a single Budget; give a list"),  # type: ignore[arg-type]
+    "text for budgets": (lambda: Meter("$5"), "budgets is '\\$5'; give a list"),  # type: ignore[arg-type]
+    "text for labels": (lambda: Meter(metric_labels="team"), "metric labels are 'team'; give a list"),
     "a budget as text": (lambda: Meter(["$5"]), "'\\$5' is no budget"),  # type: ignore[list-item]
     "a limit": (lambda: Meter([Budget("five dollars")]), "five dollars"),
     "a negative limit": (lambda: Meter([Budget("$-5")]), "-5"),

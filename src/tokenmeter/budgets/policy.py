@@ -170,6 +170,10 @@ class _Line:
 
 
 def _told_apart(budgets: Iterable[Budget]) -> tuple[Budget, ...]:
+    given: object = budgets
+    if isinstance(given, Budget | str) or not isinstance(given, Iterable):
+        what = "a single Budget" if isinstance(given, Budget) else repr(given)
+        raise ConfigError(f'budgets is {what}; give a list of them, such as [Budget("$5", per="day")]')
     found = tuple(budgets)
     names: set[str] = set()
     for budget in found:

@@ -52,6 +52,8 @@ class Metrics:
     ) -> None:
         if isinstance(max_label_values, bool) or not isinstance(max_label_values, int) or max_label_values < 0:
             raise ConfigError(f"max_label_values is {max_label_values!r}; give a whole number of at least 0")
+        if isinstance(labels, str):
+            raise ConfigError(f"metric labels are {labels!r}; give a list of them, such as [{labels!r}]")
         for label in labels:
             if label not in LABELS:
                 raise ConfigError(f"metric label {label!r} is unknown; choose from {', '.join(LABELS)}")
