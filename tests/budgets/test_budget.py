@@ -211,6 +211,11 @@ def test_thresholds_are_percents_and_no_parts_of_one() -> None:
             Budget("$5", thresholds=parts)
 
 
+def test_an_empty_scope_gets_no_empty_hint() -> None:
+    with pytest.raises(ConfigError, match=r"or global$"):
+        Budget("$5", scope="")
+
+
 def test_what_is_fine() -> None:
     assert Budget("$5", thresholds=()).thresholds == ()
     assert Budget("$5", thresholds=(1,)).thresholds == (1,)

@@ -54,7 +54,7 @@ def _attribute(what: str, name: object) -> str:
     if isinstance(name, str) and name == "global":
         raise ConfigError(f"budget {what} 'global' stands alone; {_attribute_choices()}")
     hint = ""
-    if isinstance(name, str) and not name.startswith("tag:"):
+    if isinstance(name, str) and name.strip() and not name.startswith("tag:"):
         close = _close_matches(name, ATTRIBUTES, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; for a tag write 'tag:{name}'"
     raise ConfigError(f"budget {what} {name!r} is no attribute of a call; {_attribute_choices()}{hint}")
