@@ -327,6 +327,57 @@ def test_data_over_several_lines_and_garbage_before_an_event() -> None:
     assert counted(read(OPENAI, body, "text/event-stream")) == {"input_tokens": 3, "output_tokens": 4}
 
 
+CHUNKS: list[dict[str, Any]] = [
+    {"id": "c1", "model": "m", "choices": [{"index": 0, "delta": {"content": "Hi"}}]},
+    {"id": "c1", "model": "m", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+    {"id": "c1", "model": "m", "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 6}},
+]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("times", [1, 4_000])
+def test_events_that_no_blank_line_parts(end: str, times: int) -> None:
+    lines = [f"data: {json.dumps(chunk)}{end}" for chunk in (*CHUNKS[:1] * times, *CHUNKS[1:])]
+    found = read(OPENAI, "".join((*lines, "data: [DONE]", end)).encode(), "text/event-stream")
+    assert counted(found) == {"input_tokens": 5, "output_tokens": 6}
+    assert (found.model, found.finish_reasons, found.complete) == ("m", ("stop",), True)
+    assert found.output_bytes == 2 * times
+
+
+FAULTY = [
+    b'{"model":"m","choices":[{"index":0,"delta":{"content":"\\ud83d"},"finish_reason":"stop"}],"usage":%s}',
+    b'{"model":"m","choices":[{"index":0,"delta":{"content":"a\tb"},"finish_reason":"stop"}],"usage":%s}',
+    b'{"model":"m","choices":[{"index":0,"delta":{"content":"a\xff"},"finish_reason":"stop"}],"usage":%s}',
+    b'{"model":"m","choices":[{"index":0,"logprobs":[-Infinity,NaN],"finish_reason":"stop"}],"usage":%s}',
+]
+
+
+@pytest.mark.parametrize("faulty", FAULTY)
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/x-ndjson", "application/json"])
+@pytest.mark.parametrize("more", [b"", b',"rate":NaN', b',"rates":[-Infinity, Infinity]', b',"at":{"rate": NaN}'])
+def test_what_is_no_json_loses_no_usage(faulty: bytes, kind: str, more: bytes) -> None:
+    """Half a surrogate pair, a bare control character, bytes that are no UTF-8, and numbers that are none."""
+    body = faulty % (b'{"prompt_tokens":5%s,"completion_tokens":6}' % more)
+    found = read(OPENAI, b"data: %s\n\n" % body if kind == "text/event-stream" else body, kind)
+    assert counted(found) == {"input_tokens": 5, "output_tokens": 6}
+    assert found.model == "m"
+
+
+@pytest.mark.parametrize(
+    ("late", "expected"),
+    [
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, (5, 6)),
+        ({"prompt_tokens": None, "completion_tokens": 7}, (5, 7)),
+        ({"completion_tokens": 7}, (5, 7)),
+        ({"prompt_tokens": 4, "completion_tokens": 7}, (4, 7)),
+    ],
+)
+def test_a_later_usage_of_a_chat_takes_away_no_input(late: dict[str, Any], expected: tuple[int, int]) -> None:
+    body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in (*CHUNKS, {**CHUNKS[2], "usage": late}))
+    found = counted(read(OPENAI, body.encode(), "text/event-stream"))
+    assert (found["input_tokens"], found["output_tokens"]) == expected
+
+
 def test_groq_reports_in_a_place_of_its_own() -> None:
     body = b'data: {"choices":[],"x_groq":{"id":"r","usage":{"prompt_tokens":3,"completion_tokens":4}}}\n\n'
     where = ("api.groq.com", "/openai/v1/chat/completions")

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from tokenmeter.wire.framed import LARGE_BYTES, Framed
+from tokenmeter.wire.framed import LARGE_BYTES, Framed, take_or_pick
 from tokenmeter.wire.jsonpick import Picker
 from tokenmeter.wire.tally import UNREADABLE, Tally
 from tokenmeter.wire.types import Reading
@@ -54,7 +54,7 @@ class LinesReader(Framed):
             self._large.feed(line)
             self._end_large()
         elif line := line.strip():
-            self.tally.take(line.removeprefix(b"data:"))
+            take_or_pick(self.tally, line.removeprefix(b"data:"))
 
     def _end_large(self) -> None:
         if self._large is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from tokenmeter.wire.framed import LARGE_BYTES, Framed
+from tokenmeter.wire.framed import LARGE_BYTES, Framed, take_or_pick
 from tokenmeter.wire.jsonpick import Picker
 from tokenmeter.wire.tally import Tally
 
@@ -100,7 +100,7 @@ class SseReader(Framed):
 
     def _event(self, event: bytes) -> None:
         if event.startswith(b"data: ") and event.find(b"\n") < 0:
-            self.tally.take(event[6:])
+            take_or_pick(self.tally, event[6:])
             return
         name, data, strays = "", [], []
         for line in event.split(b"\n"):
@@ -110,10 +110,20 @@ class SseReader(Framed):
                 name = line[6:_FIELD_BYTES].decode("utf-8", "replace").strip()
             elif line and not line.startswith((b":", b"id:", b"retry:")):
                 strays.append(line)
-        if data:
-            self.tally.take(data[0] if len(data) == 1 else b"\n".join(data), name)
+        if len(data) == 1:
+            take_or_pick(self.tally, data[0], name)
+        elif data:
+            self._lines(data, name)
         elif strays:
             self._stray(strays)
+
+    def _lines(self, data: list[bytes], name: str) -> None:
+        """One document over several lines; or events that no blank line parts, which programs read by the line."""
+        if all(line.lstrip().startswith((b"{", b"[DONE]")) for line in data):
+            for line in data:
+                take_or_pick(self.tally, line)
+        else:
+            take_or_pick(self.tally, b"\n".join(data), name)
 
     def _stray(self, lines: list[bytes]) -> None:
         """Lines of no field. Garbage; or an event behind garbage, or JSON where a stream was announced."""
