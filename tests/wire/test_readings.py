@@ -649,6 +649,49 @@ def test_watsonx() -> None:
 WORKERS = "/client/v4/accounts/a/ai/run/@cf/meta/llama-3"
 
 
+DASHSCOPE = ("dashscope.aliyuncs.com", "/api/v1/services/aigc/text-generation/generation")
+
+
+def test_dashscope() -> None:
+    usage = {
+        "input_tokens": 22,
+        "output_tokens": 17,
+        "total_tokens": 39,
+        "output_tokens_details": {"reasoning_tokens": 5},
+    }
+    cached = {"prompt_tokens_details": {"cached_tokens": 8, "cache_creation_input_tokens": 2}}
+    message = {"role": "assistant", "content": [{"text": "Hi"}], "reasoning_content": "Hm"}
+
+    def answer(usage: dict[str, Any], reason: str) -> dict[str, Any]:
+        return {
+            "output": {"choices": [{"message": message, "finish_reason": reason}]},
+            "usage": usage,
+            "request_id": "r",
+        }
+
+    whole = read(DASHSCOPE, answer(usage | cached, "stop"))
+    expected = {"input_tokens": 22, "output_tokens": 17, "output_reasoning_tokens": 5}
+    assert counted(whole) == {**expected, "cache_read_tokens": 8, "cache_write_tokens": 2}
+    assert (whole.response_id, whole.finish_reasons, whole.complete, whole.output_bytes) == ("r", ("stop",), True, 4)
+    events = [answer({"input_tokens": 22, "output_tokens": 1}, "null"), answer(usage, "stop")]
+    lines = [
+        f"id:{at}\nevent:result\n:HTTP_STATUS/200\ndata:{json.dumps(event)}\n\n" for at, event in enumerate(events)
+    ]
+    stream = read(DASHSCOPE, "".join(lines).encode(), "text/event-stream;charset=UTF-8")
+    assert counted(stream) == expected
+    assert (stream.finish_reasons, stream.complete) == (("stop",), True)
+    cut = read(DASHSCOPE, lines[0].encode(), "text/event-stream")
+    assert (counted(cut), cut.complete) == ({"input_tokens": 22, "output_tokens": 1}, False)
+    failed = read(DASHSCOPE, b'event:error\ndata:{"code":"InvalidParameter","message":"m"}\n\n', "text/event-stream")
+    assert (failed.failed, failed.usage) == ("InvalidParameter", None)
+    older = read(DASHSCOPE, {"output": {"text": "Hi", "finish_reason": "stop"}, "usage": [], "request_id": 7})
+    assert (older.usage, older.output_bytes) == (None, 2)
+    embed = ("dashscope-intl.aliyuncs.com", "/api/v1/services/embeddings/text-embedding/text-embedding")
+    assert counted(read(embed, {"output": {"embeddings": [{"embedding": [0.1]}]}, "usage": {"total_tokens": 26}})) == {
+        "input_tokens": 26
+    }
+
+
 @pytest.mark.parametrize("host", ["api.cloudflare.com", "gateway.ai.cloudflare.com"])
 def test_workers_ai_answers_in_an_envelope(host: str) -> None:
     usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
