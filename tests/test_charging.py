@@ -132,3 +132,16 @@ def test_the_output_of_a_call_whose_input_nobody_counted_is_learned(calls: Captu
     usage = calls[-1].usage
     assert usage is not None
     assert (usage.output_tokens, usage.estimated) == (7, True)
+
+
+def test_who_serves_a_model_is_charged_though_the_answer_does_not_name_it(calls: CapturedCalls) -> None:
+    request = {"model": "openai/gpt-oss-120b:cerebras", "messages": ASKED["messages"]}
+    usage = {"prompt_tokens": 1_000, "completion_tokens": 1_000, "total_tokens": 2_000}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Yes."}, "finish_reason": "stop"}
+    answer = {"id": "c1", "model": "openai/gpt-oss-120b", "choices": [choice], "usage": usage}
+    with Meter(recorders=[calls]) as meter:
+        call(meter, "https://router.huggingface.co/v1/chat/completions", request, answer)
+        call(meter, "https://router.huggingface.co/cerebras/v1/chat/completions", {**request, **answer}, answer)
+    routed, direct = calls
+    assert routed.cost_nanos == direct.cost_nanos
+    assert routed.cost_nanos is not None

@@ -118,6 +118,8 @@ def _settled_rate(house: House, call: Call, reading: Reading | None) -> Rate | N
         context = {**context, **reading.price_context} if context else reading.price_context
     elif reading.model is None or reading.model == call.model:
         return held
+    elif held is not None and call.model is not None and call.model.startswith(f"{reading.model}:"):
+        return held  # the suffix says who serves it, or how, and the answer leaves it out
     at = call.request.at_s
     served = house.prices.rate(call.route.price_provider, reading.model or call.model, at=at, context=context)
     if served is None and reading.price_context:

@@ -243,8 +243,20 @@ def test_extractors_are_used_where_they_are() -> None:
         "candidatesTokenCount": 1,
         "promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 4}, {"modality": 1, "tokenCount": 5}, None],
     }
-    found = counts("google", "gemini.generate", {"usageMetadata": metadata})
-    assert found == {"input_tokens": 9, "output_tokens": 1, "input_audio_tokens": 4}
+    for provider in ("google", None, "databricks"):  # behind a gateway, too
+        found = counts(provider, "gemini.generate", {"usageMetadata": metadata})
+        assert found == {"input_tokens": 9, "output_tokens": 1, "input_audio_tokens": 4}
+    written = {"inputTokens": 1, "outputTokens": 2, "cacheWriteInputTokens": 3}
+    details = [{"ttl": "1h", "inputTokens": 3}]
+    found = counts(None, "bedrock.converse", {"usage": {**written, "cacheDetails": details}})
+    assert found == {"input_tokens": 4, "output_tokens": 2, "cache_write_tokens": 3, "cache_write_1h_tokens": 3}
+
+
+def test_gemini_behind_a_gateway_thinks_beside_its_completion() -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 12, "total_tokens": 121}
+    for model, output in (("gemini-2.5-flash", 112), ("google/gemini-2.5-flash", 112), ("gpt-5", 12), (None, 12)):
+        found = counts(None, "openai.chat", {"usage": usage}, model=model)
+        assert found == {"input_tokens": 9, "output_tokens": output}
 
 
 @given(

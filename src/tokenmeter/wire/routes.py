@@ -104,8 +104,12 @@ class _Address(NamedTuple):
                 price_provider = f"huggingface_{first}"
             elif provider == "azure.ai.inference" and "openai" in self.before:
                 provider = "azure.ai.openai"
+            elif provider == "huggingface" and first == "v1" and self.host.startswith("router."):
+                price_provider = "huggingface"
             elif provider in _PARTLY_PRICED and not _PARTLY_PRICED[provider].intersection(self.before):
                 price_provider = None
+        if price_provider is None and protocol.startswith("bedrock."):
+            price_provider = "aws"  # behind a gateway: nobody else speaks of models so
         return Route(protocol, provider, price_provider, operation, self.host, model, stream, known is not None)
 
     def _speaker(self, protocol: str) -> str:
