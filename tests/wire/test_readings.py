@@ -358,7 +358,7 @@ FAULTY = [
 def test_what_is_no_json_loses_no_usage(faulty: bytes, kind: str, more: bytes) -> None:
     """Half a surrogate pair, a bare control character, bytes that are no UTF-8, and numbers that are none."""
     body = faulty % (b'{"prompt_tokens":5%s,"completion_tokens":6}' % more)
-    found = read(OPENAI, b"data: %s\n\n" % body if kind == "text/event-stream" else body, kind)
+    found = read(OPENAI, b"data: %s\n\n" % body if kind == "text/event-stream" else body + b"\n", kind)
     assert counted(found) == {"input_tokens": 5, "output_tokens": 6}
     assert found.model == "m"
 
@@ -397,6 +397,47 @@ def test_moonshot_reports_in_the_last_choice() -> None:
     own: dict[str, Any] = {**last, "usage": {**usage, "prompt_tokens": 20}}
     body = f"data: {json.dumps(own)}\n\ndata: [DONE]\n\n".encode()
     assert counted(read(where, body, "text/event-stream")) == {"input_tokens": 20, "output_tokens": 13}
+
+
+def said_so_far() -> dict[str, tuple[tuple[str, str], str, bytes]]:
+    """Streams that tell their usage on the way, and why they end in the last event before it."""
+    grown = [{"prompt_tokens": 9, "completion_tokens": count} for count in (1, 7)]
+    chat = [
+        {"choices": [{"index": 0, "delta": {"content": "Hi"}}], "usage": grown[0]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": grown[1]},
+    ]
+    counts = [{"promptTokenCount": 9, "candidatesTokenCount": count, "totalTokenCount": 9 + count} for count in (1, 7)]
+    gemini: list[dict[str, Any]] = [
+        {"candidates": [{"content": {"parts": [{"text": "Hi"}]}, "index": 0}], "usageMetadata": counts[0]},
+        {"candidates": [{"finishReason": "STOP", "index": 0}], "usageMetadata": counts[1]},
+    ]
+    ollama = [
+        {"message": {"content": "Hi"}},
+        {"done": True, "done_reason": "stop", "prompt_eval_count": 9, "eval_count": 7},
+    ]
+    lines = "".join(f"{json.dumps(line)}\n" for line in ollama).encode()
+    return {
+        "sse": (OPENAI, "text/event-stream", "".join(f"data: {json.dumps(each)}\n\n" for each in chat).encode()),
+        "sse, by the line": (
+            OPENAI,
+            "text/event-stream",
+            "".join(f"data: {json.dumps(each)}\n" for each in chat).encode(),
+        ),
+        "array": (GEMINI, "application/json", json.dumps(gemini).encode()),
+        "lines": (("localhost", "/api/chat"), "application/x-ndjson", lines),
+    }
+
+
+@pytest.mark.parametrize("name", said_so_far())
+def test_a_stream_that_is_cut_in_an_event_did_not_end_with_it(name: str) -> None:
+    where, kind, body = said_so_far()[name]
+    route = wire.recognise("POST", *where)
+    assert route is not None
+    for at in range(len(body)):
+        found = wire.read_body(route, body[:at], kind)
+        usage = found.usage.counts if found.usage is not None else {}
+        assert usage.get("output_tokens") == 7 or not (found.complete or found.finish_reasons), at
+    assert counted(wire.read_body(route, body, kind)) == {"input_tokens": 9, "output_tokens": 7}
 
 
 def test_unexpected_shapes_lose_no_usage() -> None:

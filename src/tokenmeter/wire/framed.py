@@ -106,9 +106,12 @@ class Framed:
         return self.tally.ended
 
 
-def take_or_pick(tally: Tally, document: bytes, name: str = "") -> None:
-    """Take one document; of one with faults, such as a half of a surrogate pair, what stands beside them."""
-    if tally.take(document, name) or not document.lstrip().startswith(b"{"):
+def take_or_pick(tally: Tally, document: bytes, name: str = "", *, cut: bool = False) -> None:
+    """Take one document; of one with faults, such as a half of a surrogate pair, what stands beside them.
+
+    One that may have been ``cut`` is taken only as a whole: it must not say why an answer ended, and not its usage.
+    """
+    if tally.take(document, name) or cut or not document.lstrip().startswith(b"{"):
         return
     picker = Picker(tally.wanted, lambda skeleton, weighed_bytes: tally.take_picked(skeleton, weighed_bytes, name))
     picker.feed(document)
