@@ -145,3 +145,16 @@ def test_who_serves_a_model_is_charged_though_the_answer_does_not_name_it(calls:
     routed, direct = calls
     assert routed.cost_nanos == direct.cost_nanos
     assert routed.cost_nanos is not None
+
+
+@pytest.mark.parametrize("said", ["It is so. " * 40, ""])
+def test_an_answer_that_nobody_counted_is_estimated(calls: CapturedCalls, said: str) -> None:
+    request = {"model": "gpt-5-mini", "messages": ASKED["messages"]}
+    choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+    answer = {"id": "c1", "model": "gpt-5-mini", "choices": [choice], "usage": {"prompt_tokens": 11}}
+    with Meter(recorders=[calls]) as meter:
+        call(meter, "https://api.openai.com/v1/chat/completions", request, answer)
+    [row] = calls
+    assert row.usage is not None
+    assert (row.status, row.usage.input_tokens, row.estimated) == ("ok", 11, bool(said))
+    assert len(said) // 8 <= (row.usage.output_tokens or 0) <= len(said)

@@ -57,6 +57,9 @@ def _charge(house: House, call: Call, answer: Answer) -> Charge:
     if usage.input_tokens is None and usage.output_tokens is not None:  # there is no answer to nothing
         bound(house, call)
         usage = Usage({**usage.counts, "input_tokens": _input(house, call)}, estimated=True)
+    elif usage.output_tokens is None and _said_something(call, reading):
+        bound(house, call)
+        usage = Usage({**usage.counts, "output_tokens": _output(house, call, reading)}, estimated=True)
     rate = _settled_rate(house, call, reading)
     cost = None if rate is None else rate.cost_nanos(usage.counts)
     return Charge("error" if reading.failed else "ok", usage, cost, rate, error_type)
@@ -93,8 +96,7 @@ def _estimate(house: House, call: Call, reading: Reading | None, error_type: str
         typical = house.bounds.typical_output(call.route.provider, model)
         output = call.output_bound if typical is None else min(typical, call.output_bound)
     else:
-        by_bytes = house.bounds.estimate_output(call.route, model, reading.output_bytes)
-        output = max(counts.get("output_tokens", 0), min(by_bytes, call.output_bound))
+        output = max(counts.get("output_tokens", 0), _output(house, call, reading))
     counts["output_tokens"] = output
     usage = Usage(counts, estimated=True)
     rate = _settled_rate(house, call, reading)
@@ -106,6 +108,18 @@ def _estimate(house: House, call: Call, reading: Reading | None, error_type: str
 def _input(house: House, call: Call) -> int:
     """The input of a call that is bound, where nobody counted it."""
     return min(call.input_bound, house.bounds.estimate_input(call.ask, call.route))
+
+
+def _said_something(call: Call, reading: Reading) -> bool:
+    """Whether text was generated for an input that is counted; Bedrock leaves out what a guardrail put in its place."""
+    counted = reading.usage is not None and reading.usage.input_tokens is not None
+    return counted and reading.output_bytes > 0 and not call.route.protocol.startswith("bedrock.")
+
+
+def _output(house: House, call: Call, reading: Reading) -> int:
+    """What was said in an answer, where nobody counted it."""
+    by_bytes = house.bounds.estimate_output(call.route, call.model, reading.output_bytes)
+    return min(by_bytes, call.output_bound)
 
 
 def _settled_rate(house: House, call: Call, reading: Reading | None) -> Rate | None:
