@@ -132,7 +132,10 @@ class ChatTally(Tally):
 
     def _take_rare(self, chunk: _Chunk) -> None:
         if type(chunk.usage) is dict and chunk.usage:
-            self._take_usage(chunk.usage)
+            if chunk.usage.get("prompt_tokens"):
+                self.usage["usage"] = chunk.usage
+            else:
+                self._take_usage(chunk.usage)
         elif type(chunk.x_groq) is dict and type(chunk.x_groq.get("usage")) is dict:
             self._take_usage(chunk.x_groq["usage"])
         if chunk.error is not None:
