@@ -158,3 +158,21 @@ def test_an_answer_that_nobody_counted_is_estimated(calls: CapturedCalls, said: 
     assert row.usage is not None
     assert (row.status, row.usage.input_tokens, row.estimated) == ("ok", 11, bool(said))
     assert len(said) // 8 <= (row.usage.output_tokens or 0) <= len(said)
+
+
+@pytest.mark.parametrize("counted", [{"input_tokens": 0, "output_tokens": 0}, {"output_tokens": 0}, {}])
+def test_zeros_at_the_beginning_of_a_stream_that_is_cut_are_no_input(
+    calls: CapturedCalls, counted: dict[str, int]
+) -> None:
+    start = {"type": "message_start", "message": message(counted) | {"content": [], "stop_reason": None}}
+    said = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Yes."}}
+    body = "".join(f"event: {each['type']}\ndata: {json.dumps(each)}\n\n" for each in (start, said))
+    answer = httpx2.Response(200, content=body.encode(), headers={"content-type": "text/event-stream"})
+    request = {**ASKED, "stream": True, "messages": [{"role": "user", "content": "Is it so? " * 200}]}
+    transport = httpx2.MockTransport(lambda _: answer)
+    with Meter(recorders=[calls]) as meter, meter.wrap(httpx2.Client(transport=transport)) as client:
+        client.post(MESSAGES, json=request)
+    [row] = calls
+    assert row.usage is not None
+    assert (row.status, row.estimated) == ("incomplete", True)
+    assert (row.usage.input_tokens or 0) > 200

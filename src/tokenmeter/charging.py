@@ -90,7 +90,7 @@ def _estimate(house: House, call: Call, reading: Reading | None, error_type: str
     model = call.model
     seen: Mapping[str, int] = reading.usage.counts if reading is not None and reading.usage is not None else {}
     counts = dict(seen)
-    if "input_tokens" not in counts:
+    if not counts.get("input_tokens"):  # some servers begin a stream with zeros, and tell the input at its end
         counts["input_tokens"] = _input(house, call)
     if reading is None or reading.pending:
         typical = house.bounds.typical_output(call.route.provider, model)
