@@ -132,3 +132,47 @@ def test_the_output_of_a_call_whose_input_nobody_counted_is_learned(calls: Captu
     usage = calls[-1].usage
     assert usage is not None
     assert (usage.output_tokens, usage.estimated) == (7, True)
+
+
+def test_who_serves_a_model_is_charged_though_the_answer_does_not_name_it(calls: CapturedCalls) -> None:
+    request = {"model": "openai/gpt-oss-120b:cerebras", "messages": ASKED["messages"]}
+    usage = {"prompt_tokens": 1_000, "completion_tokens": 1_000, "total_tokens": 2_000}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Yes."}, "finish_reason": "stop"}
+    answer = {"id": "c1", "model": "openai/gpt-oss-120b", "choices": [choice], "usage": usage}
+    with Meter(recorders=[calls]) as meter:
+        call(meter, "https://router.huggingface.co/v1/chat/completions", request, answer)
+        call(meter, "https://router.huggingface.co/cerebras/v1/chat/completions", {**request, **answer}, answer)
+    routed, direct = calls
+    assert routed.cost_nanos == direct.cost_nanos
+    assert routed.cost_nanos is not None
+
+
+@pytest.mark.parametrize("said", ["It is so. " * 40, ""])
+def test_an_answer_that_nobody_counted_is_estimated(calls: CapturedCalls, said: str) -> None:
+    request = {"model": "gpt-5-mini", "messages": ASKED["messages"]}
+    choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+    answer = {"id": "c1", "model": "gpt-5-mini", "choices": [choice], "usage": {"prompt_tokens": 11}}
+    with Meter(recorders=[calls]) as meter:
+        call(meter, "https://api.openai.com/v1/chat/completions", request, answer)
+    [row] = calls
+    assert row.usage is not None
+    assert (row.status, row.usage.input_tokens, row.estimated) == ("ok", 11, bool(said))
+    assert len(said) // 8 <= (row.usage.output_tokens or 0) <= len(said)
+
+
+@pytest.mark.parametrize("counted", [{"input_tokens": 0, "output_tokens": 0}, {"output_tokens": 0}, {}])
+def test_zeros_at_the_beginning_of_a_stream_that_is_cut_are_no_input(
+    calls: CapturedCalls, counted: dict[str, int]
+) -> None:
+    start = {"type": "message_start", "message": message(counted) | {"content": [], "stop_reason": None}}
+    said = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Yes."}}
+    body = "".join(f"event: {each['type']}\ndata: {json.dumps(each)}\n\n" for each in (start, said))
+    answer = httpx2.Response(200, content=body.encode(), headers={"content-type": "text/event-stream"})
+    request = {**ASKED, "stream": True, "messages": [{"role": "user", "content": "Is it so? " * 200}]}
+    transport = httpx2.MockTransport(lambda _: answer)
+    with Meter(recorders=[calls]) as meter, meter.wrap(httpx2.Client(transport=transport)) as client:
+        client.post(MESSAGES, json=request)
+    [row] = calls
+    assert row.usage is not None
+    assert (row.status, row.estimated) == ("incomplete", True)
+    assert (row.usage.input_tokens or 0) > 200

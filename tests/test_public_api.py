@@ -160,7 +160,7 @@ def test_each_protocol_and_host_is_documented() -> None:
     source = Path(routes.__file__).read_text(encoding="utf-8")
     protocols = set(
         re.findall(
-            r'"((?:openai|anthropic|gemini|bedrock|cohere|ollama|mistral|watsonx|cloudflare|llamacpp|tgi)\.[a-z_]+)"',
+            r'"((?:openai|alibaba|anthropic|gemini|bedrock|cohere|ollama|mistral|watsonx|cloudflare|llamacpp|tgi)\.[a-z_]+)"',
             source,
         )
     )

@@ -57,6 +57,9 @@ def _charge(house: House, call: Call, answer: Answer) -> Charge:
     if usage.input_tokens is None and usage.output_tokens is not None:  # there is no answer to nothing
         bound(house, call)
         usage = Usage({**usage.counts, "input_tokens": _input(house, call)}, estimated=True)
+    elif usage.output_tokens is None and _said_something(call, reading):
+        bound(house, call)
+        usage = Usage({**usage.counts, "output_tokens": _output(house, call, reading)}, estimated=True)
     rate = _settled_rate(house, call, reading)
     cost = None if rate is None else rate.cost_nanos(usage.counts)
     return Charge("error" if reading.failed else "ok", usage, cost, rate, error_type)
@@ -87,14 +90,13 @@ def _estimate(house: House, call: Call, reading: Reading | None, error_type: str
     model = call.model
     seen: Mapping[str, int] = reading.usage.counts if reading is not None and reading.usage is not None else {}
     counts = dict(seen)
-    if "input_tokens" not in counts:
+    if not counts.get("input_tokens"):  # some servers begin a stream with zeros, and tell the input at its end
         counts["input_tokens"] = _input(house, call)
     if reading is None or reading.pending:
         typical = house.bounds.typical_output(call.route.provider, model)
         output = call.output_bound if typical is None else min(typical, call.output_bound)
     else:
-        by_bytes = house.bounds.estimate_output(call.route, model, reading.output_bytes)
-        output = max(counts.get("output_tokens", 0), min(by_bytes, call.output_bound))
+        output = max(counts.get("output_tokens", 0), _output(house, call, reading))
     counts["output_tokens"] = output
     usage = Usage(counts, estimated=True)
     rate = _settled_rate(house, call, reading)
@@ -108,6 +110,18 @@ def _input(house: House, call: Call) -> int:
     return min(call.input_bound, house.bounds.estimate_input(call.ask, call.route))
 
 
+def _said_something(call: Call, reading: Reading) -> bool:
+    """Whether text was generated for an input that is counted; Bedrock leaves out what a guardrail put in its place."""
+    counted = reading.usage is not None and reading.usage.input_tokens is not None
+    return counted and reading.output_bytes > 0 and not call.route.protocol.startswith("bedrock.")
+
+
+def _output(house: House, call: Call, reading: Reading) -> int:
+    """What was said in an answer, where nobody counted it."""
+    by_bytes = house.bounds.estimate_output(call.route, call.model, reading.output_bytes)
+    return min(by_bytes, call.output_bound)
+
+
 def _settled_rate(house: House, call: Call, reading: Reading | None) -> Rate | None:
     """The price of what was served: the model and the tier that the response names. An override stays in force."""
     held = call.rate
@@ -118,6 +132,8 @@ def _settled_rate(house: House, call: Call, reading: Reading | None) -> Rate | N
         context = {**context, **reading.price_context} if context else reading.price_context
     elif reading.model is None or reading.model == call.model:
         return held
+    elif held is not None and call.model is not None and call.model.startswith(f"{reading.model}:"):
+        return held  # the suffix says who serves it, or how, and the answer leaves it out
     at = call.request.at_s
     served = house.prices.rate(call.route.price_provider, reading.model or call.model, at=at, context=context)
     if served is None and reading.price_context:

@@ -119,6 +119,18 @@ def test_an_unknown_host_is_priced_by_a_telling_name(book: PriceBook, model: str
     assert rate.provider_id == owner
 
 
+def test_the_suffix_of_a_model_says_who_serves_it_behind_a_router(book: PriceBook) -> None:
+    model = "meta-llama/Llama-3.3-70B-Instruct"
+    rate = book.rate("huggingface", f"{model}:together", at=NOW)
+    assert rate is not None
+    assert rate.provider_id == "huggingface_together"
+    for left_open in ("gpt-5", "gpt-5:cheapest"):
+        rate = book.rate("huggingface", left_open, at=NOW)
+        assert rate is not None
+        assert rate.provider_id == "openai"
+    assert book.rate("huggingface", model, at=NOW) is None
+
+
 def test_every_model_of_the_snapshot_is_found_under_its_provider(book: PriceBook) -> None:
     """Found as genai-prices finds it, which need not be the entry whose id the name is."""
     for provider in get_snapshot().providers:

@@ -22,6 +22,7 @@ DECISIONS = ("api.openai.com", "/v1/decisions")
 INTERACTIONS = ("generativelanguage.googleapis.com", "/v1beta/interactions")
 CONVERSATIONS = ("api.mistral.ai", "/v1/conversations")
 WATSONX = "us-south.ml.cloud.ibm.com"
+DASHSCOPE = ("dashscope.aliyuncs.com", "/api/v1/services/aigc/text-generation/generation")
 WORKERS = ("api.cloudflare.com", "/client/v4/accounts/a/ai/run/@cf/meta/llama-3")
 CONVERSE = ("bedrock-runtime.us-east-1.amazonaws.com", "/model/us.amazon.nova-lite-v1%3A0/converse")
 EVERY: tuple[tuple[str, str], ...]
@@ -142,6 +143,8 @@ def test_usage_is_asked_for_only_where_the_caller_said_nothing(fields: dict[str,
         ((WATSONX, "/ml/v1/text/chat"), {"model_id": "m", "messages": [], "max_tokens": 21}, 21),
         ((WATSONX, "/ml/v1/text/generation"), {"model_id": "m", "parameters": {"max_new_tokens": 22}}, 22),
         ((WATSONX, "/ml/v1/text/embeddings"), {"model_id": "m", "inputs": ["x"]}, 0),
+        (DASHSCOPE, {"model": "m", "input": {"prompt": "x"}, "parameters": {"max_tokens": 27}}, 27),
+        (DASHSCOPE, {"model": "m", "input": {"prompt": "x"}, "parameters": 7}, None),
         (("localhost", "/completion"), {"prompt": "x", "n_predict": 23}, 23),
         (("localhost", "/completion"), {"prompt": "x", "n_predict": -1}, None),
         (("localhost", "/generate"), {"inputs": "x", "parameters": {"max_new_tokens": 24}}, 24),
@@ -167,6 +170,7 @@ def test_the_output_cap(where: tuple[str, str], body: dict[str, Any], cap: int |
         (("localhost", "/completion"), {"prompt": [12, "b"]}, 1),
         (("api.openai.com", "/v1/completions"), {"prompt": [[1], [2]], "best_of": 5, "n": 1}, 10),
         (GEMINI, {"contents": [], "generationConfig": {"candidateCount": 3}}, 3),
+        (DASHSCOPE, {"model": "m", "parameters": {"n": 2}}, 2),
         (("api.openai.com", "/v1/images/generations"), {"prompt": "x", "n": 4}, 4),
     ],
 )
@@ -283,6 +287,9 @@ TOOLS: list[tuple[tuple[str, str], dict[str, Any], tuple[bool, bool]]] = [
     (CONVERSATIONS, {"inputs": "x", "tools": [{"type": "function", "function": {}}]}, (True, False)),
     (CONVERSATIONS, {"inputs": "x", "tools": [{"type": "web_search"}]}, (True, True)),
     (CONVERSATIONS, {"inputs": "x", "completion_args": {"response_format": {"type": "json_object"}}}, (True, False)),
+    (DASHSCOPE, {"input": {}, "parameters": {"tools": [FUNCTION]}}, (True, False)),
+    (DASHSCOPE, {"input": {}, "parameters": {"enable_search": True}}, (False, True)),
+    (DASHSCOPE, {"input": {"messages": [{"content": [{"image": "https://x"}]}]}}, (False, True)),
     (CONVERSE, {"messages": [], "toolConfig": {"tools": [{"toolSpec": {}}]}}, (True, False)),
     (("localhost", "/api/chat"), {**CHAT, "format": "", "tools": []}, (False, False)),
 ]

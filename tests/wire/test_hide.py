@@ -76,6 +76,30 @@ def test_hidden_is_as_if_unasked(where: str, end: str, words: list[str], cuts: l
         assert dict(reading.usage.counts) == {"input_tokens": 7, "output_tokens": 11}
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@given(words=st.lists(st.sampled_from(WORDS), max_size=6), cuts=st.lists(st.integers(0, 1 << 16), max_size=10))
+@settings(max_examples=30, deadline=None)
+def test_events_that_no_blank_line_parts(end: str, words: list[str], cuts: list[int]) -> None:
+    plain = "".join(chunk(word, "last", asked=False) + end for word in words)
+    asked = "".join(chunk(word, "last", asked=True) + end for word in words)
+    extra = 'data: {"id":"c1","choices":[],"usage":' + USAGE + "}" + end
+    body = (asked + extra + f"data: [DONE]{end}").encode()
+    for pieces in (pieces_of(body, cuts), [body], body.splitlines(keepends=True)):
+        seen, reading = through(pieces)
+        assert seen == (plain + f"data: [DONE]{end}").encode()
+        assert reading.usage is not None
+        assert dict(reading.usage.counts) == {"input_tokens": 7, "output_tokens": 11}
+
+
+def test_lines_pass_as_they_come() -> None:
+    assert CHAT is not None
+    reader = wire.reader(CHAT, "text/event-stream", stream=True, hide_usage=True)
+    line = (chunk("Hello", "last", asked=False) + "\n").encode()
+    assert [reader.feed(line) for _ in range(3)] == [b"", line, line]  # the last may go on
+    several = b'data: {"choices":\ndata: []}\n'
+    assert reader.feed(several + b"\n") == line + several + b"\n"
+
+
 def test_the_extra_chunk_is_hidden_without_its_blank_line() -> None:
     seen, reading = through([b'data: {"choices":[],"usage":' + USAGE.encode() + b"}"])
     assert seen == b""

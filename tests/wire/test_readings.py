@@ -327,6 +327,57 @@ def test_data_over_several_lines_and_garbage_before_an_event() -> None:
     assert counted(read(OPENAI, body, "text/event-stream")) == {"input_tokens": 3, "output_tokens": 4}
 
 
+CHUNKS: list[dict[str, Any]] = [
+    {"id": "c1", "model": "m", "choices": [{"index": 0, "delta": {"content": "Hi"}}]},
+    {"id": "c1", "model": "m", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+    {"id": "c1", "model": "m", "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 6}},
+]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("times", [1, 4_000])
+def test_events_that_no_blank_line_parts(end: str, times: int) -> None:
+    lines = [f"data: {json.dumps(chunk)}{end}" for chunk in (*CHUNKS[:1] * times, *CHUNKS[1:])]
+    found = read(OPENAI, "".join((*lines, "data: [DONE]", end)).encode(), "text/event-stream")
+    assert counted(found) == {"input_tokens": 5, "output_tokens": 6}
+    assert (found.model, found.finish_reasons, found.complete) == ("m", ("stop",), True)
+    assert found.output_bytes == 2 * times
+
+
+FAULTY = [
+    b'{"model":"m","choices":[{"index":0,"delta":{"content":"\\ud83d"},"finish_reason":"stop"}],"usage":%s}',
+    b'{"model":"m","choices":[{"index":0,"delta":{"content":"a\tb"},"finish_reason":"stop"}],"usage":%s}',
+    b'{"model":"m","choices":[{"index":0,"delta":{"content":"a\xff"},"finish_reason":"stop"}],"usage":%s}',
+    b'{"model":"m","choices":[{"index":0,"logprobs":[-Infinity,NaN],"finish_reason":"stop"}],"usage":%s}',
+]
+
+
+@pytest.mark.parametrize("faulty", FAULTY)
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/x-ndjson", "application/json"])
+@pytest.mark.parametrize("more", [b"", b',"rate":NaN', b',"rates":[-Infinity, Infinity]', b',"at":{"rate": NaN}'])
+def test_what_is_no_json_loses_no_usage(faulty: bytes, kind: str, more: bytes) -> None:
+    """Half a surrogate pair, a bare control character, bytes that are no UTF-8, and numbers that are none."""
+    body = faulty % (b'{"prompt_tokens":5%s,"completion_tokens":6}' % more)
+    found = read(OPENAI, b"data: %s\n\n" % body if kind == "text/event-stream" else body + b"\n", kind)
+    assert counted(found) == {"input_tokens": 5, "output_tokens": 6}
+    assert found.model == "m"
+
+
+@pytest.mark.parametrize(
+    ("late", "expected"),
+    [
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, (5, 6)),
+        ({"prompt_tokens": None, "completion_tokens": 7}, (5, 7)),
+        ({"completion_tokens": 7}, (5, 7)),
+        ({"prompt_tokens": 4, "completion_tokens": 7}, (4, 7)),
+    ],
+)
+def test_a_later_usage_of_a_chat_takes_away_no_input(late: dict[str, Any], expected: tuple[int, int]) -> None:
+    body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in (*CHUNKS, {**CHUNKS[2], "usage": late}))
+    found = counted(read(OPENAI, body.encode(), "text/event-stream"))
+    assert (found["input_tokens"], found["output_tokens"]) == expected
+
+
 def test_groq_reports_in_a_place_of_its_own() -> None:
     body = b'data: {"choices":[],"x_groq":{"id":"r","usage":{"prompt_tokens":3,"completion_tokens":4}}}\n\n'
     where = ("api.groq.com", "/openai/v1/chat/completions")
@@ -346,6 +397,47 @@ def test_moonshot_reports_in_the_last_choice() -> None:
     own: dict[str, Any] = {**last, "usage": {**usage, "prompt_tokens": 20}}
     body = f"data: {json.dumps(own)}\n\ndata: [DONE]\n\n".encode()
     assert counted(read(where, body, "text/event-stream")) == {"input_tokens": 20, "output_tokens": 13}
+
+
+def said_so_far() -> dict[str, tuple[tuple[str, str], str, bytes]]:
+    """Streams that tell their usage on the way, and why they end in the last event before it."""
+    grown = [{"prompt_tokens": 9, "completion_tokens": count} for count in (1, 7)]
+    chat = [
+        {"choices": [{"index": 0, "delta": {"content": "Hi"}}], "usage": grown[0]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": grown[1]},
+    ]
+    counts = [{"promptTokenCount": 9, "candidatesTokenCount": count, "totalTokenCount": 9 + count} for count in (1, 7)]
+    gemini: list[dict[str, Any]] = [
+        {"candidates": [{"content": {"parts": [{"text": "Hi"}]}, "index": 0}], "usageMetadata": counts[0]},
+        {"candidates": [{"finishReason": "STOP", "index": 0}], "usageMetadata": counts[1]},
+    ]
+    ollama = [
+        {"message": {"content": "Hi"}},
+        {"done": True, "done_reason": "stop", "prompt_eval_count": 9, "eval_count": 7},
+    ]
+    lines = "".join(f"{json.dumps(line)}\n" for line in ollama).encode()
+    return {
+        "sse": (OPENAI, "text/event-stream", "".join(f"data: {json.dumps(each)}\n\n" for each in chat).encode()),
+        "sse, by the line": (
+            OPENAI,
+            "text/event-stream",
+            "".join(f"data: {json.dumps(each)}\n" for each in chat).encode(),
+        ),
+        "array": (GEMINI, "application/json", json.dumps(gemini).encode()),
+        "lines": (("localhost", "/api/chat"), "application/x-ndjson", lines),
+    }
+
+
+@pytest.mark.parametrize("name", said_so_far())
+def test_a_stream_that_is_cut_in_an_event_did_not_end_with_it(name: str) -> None:
+    where, kind, body = said_so_far()[name]
+    route = wire.recognise("POST", *where)
+    assert route is not None
+    for at in range(len(body)):
+        found = wire.read_body(route, body[:at], kind)
+        usage = found.usage.counts if found.usage is not None else {}
+        assert usage.get("output_tokens") == 7 or not (found.complete or found.finish_reasons), at
+    assert counted(wire.read_body(route, body, kind)) == {"input_tokens": 9, "output_tokens": 7}
 
 
 def test_unexpected_shapes_lose_no_usage() -> None:
@@ -596,6 +688,49 @@ def test_watsonx() -> None:
 
 
 WORKERS = "/client/v4/accounts/a/ai/run/@cf/meta/llama-3"
+
+
+DASHSCOPE = ("dashscope.aliyuncs.com", "/api/v1/services/aigc/text-generation/generation")
+
+
+def test_dashscope() -> None:
+    usage = {
+        "input_tokens": 22,
+        "output_tokens": 17,
+        "total_tokens": 39,
+        "output_tokens_details": {"reasoning_tokens": 5},
+    }
+    cached = {"prompt_tokens_details": {"cached_tokens": 8, "cache_creation_input_tokens": 2}}
+    message = {"role": "assistant", "content": [{"text": "Hi"}], "reasoning_content": "Hm"}
+
+    def answer(usage: dict[str, Any], reason: str) -> dict[str, Any]:
+        return {
+            "output": {"choices": [{"message": message, "finish_reason": reason}]},
+            "usage": usage,
+            "request_id": "r",
+        }
+
+    whole = read(DASHSCOPE, answer(usage | cached, "stop"))
+    expected = {"input_tokens": 22, "output_tokens": 17, "output_reasoning_tokens": 5}
+    assert counted(whole) == {**expected, "cache_read_tokens": 8, "cache_write_tokens": 2}
+    assert (whole.response_id, whole.finish_reasons, whole.complete, whole.output_bytes) == ("r", ("stop",), True, 4)
+    events = [answer({"input_tokens": 22, "output_tokens": 1}, "null"), answer(usage, "stop")]
+    lines = [
+        f"id:{at}\nevent:result\n:HTTP_STATUS/200\ndata:{json.dumps(event)}\n\n" for at, event in enumerate(events)
+    ]
+    stream = read(DASHSCOPE, "".join(lines).encode(), "text/event-stream;charset=UTF-8")
+    assert counted(stream) == expected
+    assert (stream.finish_reasons, stream.complete) == (("stop",), True)
+    cut = read(DASHSCOPE, lines[0].encode(), "text/event-stream")
+    assert (counted(cut), cut.complete) == ({"input_tokens": 22, "output_tokens": 1}, False)
+    failed = read(DASHSCOPE, b'event:error\ndata:{"code":"InvalidParameter","message":"m"}\n\n', "text/event-stream")
+    assert (failed.failed, failed.usage) == ("InvalidParameter", None)
+    older = read(DASHSCOPE, {"output": {"text": "Hi", "finish_reason": "stop"}, "usage": [], "request_id": 7})
+    assert (older.usage, older.output_bytes) == (None, 2)
+    embed = ("dashscope-intl.aliyuncs.com", "/api/v1/services/embeddings/text-embedding/text-embedding")
+    assert counted(read(embed, {"output": {"embeddings": [{"embedding": [0.1]}]}, "usage": {"total_tokens": 26}})) == {
+        "input_tokens": 26
+    }
 
 
 @pytest.mark.parametrize("host", ["api.cloudflare.com", "gateway.ai.cloudflare.com"])

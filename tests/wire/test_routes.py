@@ -14,6 +14,7 @@ GEMINI = "generativelanguage.googleapis.com"
 BEDROCK = "bedrock-runtime.us-east-1.amazonaws.com"
 WATSONX = "us-south.ml.cloud.ibm.com"
 CLOUDFLARE = "/client/v4/accounts/a"
+DASHSCOPE = "dashscope.aliyuncs.com"
 AWS = "aws.bedrock"
 AI_PLATFORM = "us-central1-aiplatform.googleapis.com"
 VERTEX = "/v1/projects/p/locations/us-central1/publishers"
@@ -61,7 +62,16 @@ CALLS = [
     ("api.perplexity.ai", "/chat/completions", "openai.chat", "perplexity", "perplexity"),
     ("api.fireworks.ai", "/inference/v1/chat/completions", "openai.chat", "fireworks", "fireworks"),
     ("router.huggingface.co", "/together/v1/chat/completions", "openai.chat", "huggingface", "huggingface_together"),
-    ("router.huggingface.co", "/v1/chat/completions", "openai.chat", "huggingface", None),
+    ("router.huggingface.co", "/v1/chat/completions", "openai.chat", "huggingface", "huggingface"),
+    ("router.huggingface.co", "/novel/v1/chat/completions", "openai.chat", "huggingface", None),
+    ("llm.example.org", "/bedrock/model/us.amazon.nova-lite-v1%3A0/converse", "bedrock.converse", AWS, "aws"),
+    (
+        "gateway.ai.cloudflare.com",
+        "/v1/a/g/aws-bedrock/bedrock-runtime/us-east-1/model/m/invoke",
+        "bedrock.invoke",
+        "cloudflare",
+        "aws",
+    ),
     ("a-b.snowflakecomputing.com", "/api/v2/cortex/v1/chat/completions", "openai.chat", "snowflake", None),
     ("api.z.ai", "/api/paas/v4/chat/completions", "openai.chat", "z_ai", "zai"),
     ("api.writer.com", "/v1/chat", "openai.chat", "writer", None),
@@ -124,6 +134,32 @@ CALLS = [
     (WATSONX, "/ml/v1/deployments/d/text/generation_stream", "watsonx.generation", "ibm.watsonx.ai", None),
     (WATSONX, "/ml/v1/text/embeddings", "watsonx.embed", "ibm.watsonx.ai", None),
     (WATSONX, "/ml/v1/text/rerank", "watsonx.embed", "ibm.watsonx.ai", None),
+    (DASHSCOPE, "/api/v1/services/aigc/text-generation/generation", "alibaba.generation", "alibaba", None),
+    (DASHSCOPE, "/api/v1/services/embeddings/text-embedding/text-embedding", "alibaba.embed", "alibaba", None),
+    (DASHSCOPE, "/api/v1/services/rerank/text-rerank/text-rerank", "alibaba.embed", "alibaba", None),
+    (DASHSCOPE, "/compatible-api/v1/reranks", "cohere.rerank", "alibaba", None),
+    (
+        "w.ap-southeast-1.maas.aliyuncs.com",
+        "/api/v1/services/aigc/multimodal-generation/generation",
+        "alibaba.generation",
+        "alibaba",
+        None,
+    ),
+    ("api.minimax.io", "/v1/text/chatcompletion_v2", "openai.chat", "minimax", "minimax"),
+    ("api.minimax.chat", "/v1/text/chatcompletion_v2", "openai.chat", "minimax", "minimax"),
+    ("ark.cn-beijing.volces.com", "/api/v3/embeddings/multimodal", "openai.embeddings", "openai", None),
+    ("ai.api.nvidia.com", "/v1/retrieval/nvidia/m/reranking", "cohere.rerank", "nvidia", None),
+    ("nim.example.org", "/v1/ranking", "cohere.rerank", "cohere", None),
+    ("a-b.snowflakecomputing.com", "/api/v2/cortex/inference:embed", "openai.embeddings", "snowflake", None),
+    ("x.services.ai.azure.com", "/providers/mistral/azure/ocr", "mistral.ocr", "azure.ai.inference", "azure"),
+    (AI_PLATFORM, f"{VERTEX}/mistralai/models/mistral-ocr-2505:rawPredict", "mistral.ocr", "gcp.vertex_ai", "google"),
+    (AI_PLATFORM, f"{VERTEX}/mistralai/models/codestral-2:rawPredict", "openai.chat", "gcp.vertex_ai", "google"),
+    ("gateway.ai.cloudflare.com", "/v1/a/g/cohere/v1/chat", "cohere.chat", "cloudflare", None),
+    ("eastus.api.cognitive.microsoft.com", "/openai/v1/responses", "openai.responses", "azure.ai.openai", "azure"),
+    ("x.openai.azure.us", "/openai/deployments/d/chat/completions", "openai.chat", "azure.ai.openai", "azure"),
+    ("api.business.githubcopilot.com", "/chat/completions", "openai.chat", "github_copilot", "github-copilot"),
+    ("gateway-us.pydantic.dev", "/proxy/openai/responses", "openai.responses", "pydantic_ai_gateway", None),
+    ("localhost:8787", "/proxy/openai-responses/responses", "openai.responses", "openai", None),
     ("api.perplexity.ai", "/v1/sonar", "openai.chat", "perplexity", "perplexity"),
     ("a-b.snowflakecomputing.com", "/api/v2/cortex/inference:complete", "openai.chat", "snowflake", None),
     ("api.anthropic.com", "/v1/complete", "anthropic.complete", "anthropic", "anthropic"),
@@ -166,7 +202,13 @@ NO_CALLS = [
     ("POST", "api.perplexity.ai", "/v1/async/sonar"),
     ("POST", GEMINI, "/v1beta/interactions/i1/cancel"),
     ("POST", "crm.example.org", "/api/v1/interactions"),
-    ("POST", "a-b.snowflakecomputing.com", "/api/v2/cortex/inference:embed"),
+    ("POST", "a-b.snowflakecomputing.com", "/api/v2/databases/d:embed"),
+    ("POST", DASHSCOPE, "/api/v1/services/aigc/text-generation/tokenization"),
+    ("POST", DASHSCOPE, "/api/v1/services/aigc/text2image/image-synthesis"),
+    ("POST", "app.example.org", "/api/v1/services/aigc/text-generation/generation"),
+    ("POST", "app.example.org", "/v1/text/chatcompletion_v2"),
+    ("POST", "app.example.org", "/sports/ranking"),
+    ("POST", "x.services.ai.azure.com", "/vision/ocr"),
     ("POST", "tasks.example.org", "/v1/tasks/1/complete"),
     ("POST", "todo.example.org", "/v1/complete"),
     ("POST", "app.example.org", "/generate"),
@@ -249,6 +291,11 @@ def test_what_is_no_call_costs_one_look_up(monkeypatch: pytest.MonkeyPatch) -> N
 ALIASES = {
     "api.together.ai": "https://api.together.xyz",
     "services.ai.azure.com": "https://x.services.ai.azure.com",
+    "api.cognitive.microsoft.com": "https://x.openai.azure.com",
+    "openai.azure.us": "https://x.openai.azure.com",
+    "openai.azure.cn": "https://x.openai.azure.com",
+    "githubcopilot.com": "https://api.githubcopilot.com",
+    "api.minimax.chat": "https://api.minimax.io",
 }
 
 

@@ -67,6 +67,12 @@ DETAILS = {"cached_tokens": 4, "audio_tokens": 1}
         ),
         ({"usage": {"inputTokens": 30}}, {"input_tokens": 30}),
         ({"usage": {"total_tokens": 18}}, {"input_tokens": 18}),
+        ({"usage": {"prompt_tokens": 7, "total_tokens": 18}}, {"input_tokens": 7, "output_tokens": 11}),
+        (
+            {"usage": {"prompt_tokens": 7, "completion_tokens": -1, "total_tokens": 18}},
+            {"input_tokens": 7, "output_tokens": 11},
+        ),
+        ({"usage": {"prompt_tokens": 7, "total_tokens": 7}}, {"input_tokens": 7}),
         ({"usage": {"tokens": {"input_tokens": 9}, "billed_units": {"input_tokens": 1}}}, {"input_tokens": 9}),
         ({"meta": {"tokens": {"input_tokens": 9}, "billed_units": {"input_tokens": 1}}}, {"input_tokens": 1}),
         ({"meta": {"billed_units": {"search_units": 1}}}, {"rerank_searches": 1}),
@@ -223,7 +229,7 @@ def test_gemini_thinks_beside_the_completion_of_a_chat(
     if reasoning is None:  # elsewhere a total may have what isn't output
         others = counts("mistral", "openai.chat", {"usage": usage})
         assert others is not None
-        assert others.get("output_tokens") == usage.get("completion_tokens")
+        assert others.get("output_tokens") == usage.get("completion_tokens", output)
 
 
 @pytest.mark.parametrize("price_provider", ["openrouter", "typesafe", "anthropic", "x-ai", None])
@@ -243,8 +249,20 @@ def test_extractors_are_used_where_they_are() -> None:
         "candidatesTokenCount": 1,
         "promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 4}, {"modality": 1, "tokenCount": 5}, None],
     }
-    found = counts("google", "gemini.generate", {"usageMetadata": metadata})
-    assert found == {"input_tokens": 9, "output_tokens": 1, "input_audio_tokens": 4}
+    for provider in ("google", None, "databricks"):  # behind a gateway, too
+        found = counts(provider, "gemini.generate", {"usageMetadata": metadata})
+        assert found == {"input_tokens": 9, "output_tokens": 1, "input_audio_tokens": 4}
+    written = {"inputTokens": 1, "outputTokens": 2, "cacheWriteInputTokens": 3}
+    details = [{"ttl": "1h", "inputTokens": 3}]
+    found = counts(None, "bedrock.converse", {"usage": {**written, "cacheDetails": details}})
+    assert found == {"input_tokens": 4, "output_tokens": 2, "cache_write_tokens": 3, "cache_write_1h_tokens": 3}
+
+
+def test_gemini_behind_a_gateway_thinks_beside_its_completion() -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 12, "total_tokens": 121}
+    for model, output in (("gemini-2.5-flash", 112), ("google/gemini-2.5-flash", 112), ("gpt-5", 12), (None, 12)):
+        found = counts(None, "openai.chat", {"usage": usage}, model=model)
+        assert found == {"input_tokens": 9, "output_tokens": output}
 
 
 @given(

@@ -273,6 +273,8 @@ def _find(snapshot: DataSnapshot, provider_id: str | None, model: str) -> tuple[
     if provider_id == "huggingface":  # the router; the name's suffix says who serves it: "org/model:together"
         model, _, served_by = model.partition(":")
         provider_id = f"huggingface_{served_by}"
+        if find_provider_by_id(snapshot.providers, provider_id) is None:  # left open, or ":cheapest"
+            return _find_by_name(snapshot, model)
     provider = find_provider_by_id(snapshot.providers, provider_id)
     if provider is None:
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from tokenmeter.wire.jsonpick import Picker
 from tokenmeter.wire.tally import Tally
 from tokenmeter.wire.types import Reading
 
@@ -103,3 +104,15 @@ class Framed:
     def complete(self) -> bool:
         """Whether the stream came to its own end."""
         return self.tally.ended
+
+
+def take_or_pick(tally: Tally, document: bytes, name: str = "", *, cut: bool = False) -> None:
+    """Take one document; of one with faults, such as a half of a surrogate pair, what stands beside them.
+
+    One that may have been ``cut`` is taken only as a whole: it must not say why an answer ended, and not its usage.
+    """
+    if tally.take(document, name) or cut or not document.lstrip().startswith(b"{"):
+        return
+    picker = Picker(tally.wanted, lambda skeleton, weighed_bytes: tally.take_picked(skeleton, weighed_bytes, name))
+    picker.feed(document)
+    picker.finish()

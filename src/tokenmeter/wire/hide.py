@@ -31,6 +31,7 @@ class _Chunk(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
+_as_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class HidingReader:
@@ -87,7 +88,7 @@ class HidingReader:
         rest, reading = self._inner.finish()
         held = bytes(self._held)
         self._held.clear()
-        return (_edited(held) if held else b"") + rest, reading
+        return b"".join(map(_edited, _parted(held))) + rest, reading
 
     def _slowly(self, chunk: bytes) -> bytes:
         out: list[bytes] = []
@@ -112,12 +113,33 @@ class HidingReader:
             out.append(_edited(bytes(held[start:at])))
             start = at
         del held[:start]
+        if end := held.rfind(b"\ndata:") + 1:
+            lines = _parted(bytes(held[:end]))
+            if len(lines) > 1 or _is_whole(lines[0]):
+                out += map(_edited, lines)
+                del held[:end]
         if len(held) > _HELD_BYTES:
             out.append(bytes(held))
             self._passing, self._edge = True, bytes(held[-3:])
             held.clear()
         self._between = not held and not self._passing
         return b"".join(out)
+
+
+def _parted(held: bytes) -> list[bytes]:
+    """One event; or those that no blank line parts, which programs read by the line."""
+    lines = held.splitlines(keepends=True)
+    return lines if len(lines) > 1 and all(map(_is_whole, lines)) else [held]
+
+
+def _is_whole(line: bytes) -> bool:
+    data = line[5:].strip() if line.startswith(b"data:") else b""
+    if not data.startswith(b"{"):
+        return data == b"[DONE]"
+    try:
+        return bool(_as_json(data))
+    except UNREADABLE:
+        return False
 
 
 def _edited(event: bytes) -> bytes:

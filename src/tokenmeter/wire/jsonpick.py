@@ -29,6 +29,7 @@ _STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _STRUCTURE = re.compile(rb'["{}\[\]]')
 _SCALAR = re.compile(rb"[-+.0-9A-Za-z]*+")
 _NEITHER = re.compile(rb'[^"{}\[\],0-9A-Za-z+.-]*+')
+_NO_NUMBER = re.compile(rb"(?<=[:,\[\s])(?:NaN|-?Infinity)(?=[,\]}\s])")  # as Python's own encoder writes it
 _QUOTE, _BACKSLASH, _COMMA = b'",\\'[0], b"\\"[0], b","[0]
 _OPEN, _CLOSE = b"{[", b"}]"
 
@@ -224,13 +225,12 @@ class Picker:
 
     def _value_end(self) -> None:
         if self._capture == TAKE and self._captured and self._out_bytes < _MAX_SKELETON_BYTES:
-            try:
-                msgspec.json.decode(self._captured, type=msgspec.Raw)
-            except (msgspec.MsgspecError, ValueError, RecursionError):
-                pass
-            else:
+            value = bytes(self._captured)
+            if not _is_json(value):
+                value = _NO_NUMBER.sub(b"null", value)
+            if _is_json(value):
                 self._lead(self._frames[-1])
-                self._write(bytes(self._captured))
+                self._write(value)
         self._capture = 0
         self._captured.clear()
         self._key = None
@@ -259,3 +259,11 @@ class Picker:
     def _write(self, data: bytes) -> None:
         self._out.append(data)
         self._out_bytes += len(data)
+
+
+def _is_json(value: bytes) -> bool:
+    try:
+        msgspec.json.decode(value, type=msgspec.Raw)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+    return True

@@ -6,12 +6,13 @@ from typing import Final
 
 import msgspec
 
-from tokenmeter.wire.framed import LARGE_BYTES, Framed
+from tokenmeter.wire.framed import LARGE_BYTES, Framed, take_or_pick
 from tokenmeter.wire.jsonpick import Picker
 from tokenmeter.wire.tally import UNREADABLE, Tally
 from tokenmeter.wire.types import Reading
 
 _BOM: Final = b"\xef\xbb\xbf"
+_UNCLOSED: Final = (b"[}", b"[,")  # an array that was cut between its items
 _as_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
@@ -40,7 +41,7 @@ class LinesReader(Framed):
             stop = joined.find(b"\n", start)
         rest = joined[start:]
         if last:
-            self._line(rest)
+            self._line(rest, last=True)
             return b""
         if len(rest) > LARGE_BYTES:
             self._large = Picker(self.tally.wanted, self.tally.take_picked)
@@ -48,13 +49,13 @@ class LinesReader(Framed):
             return b""
         return rest
 
-    def _line(self, line: bytes) -> None:
+    def _line(self, line: bytes, *, last: bool = False) -> None:
         if len(line) > LARGE_BYTES:
             self._large = Picker(self.tally.wanted, self.tally.take_picked)
             self._large.feed(line)
             self._end_large()
         elif line := line.strip():
-            self.tally.take(line.removeprefix(b"data:"))
+            take_or_pick(self.tally, line.removeprefix(b"data:"), cut=last)
 
     def _end_large(self) -> None:
         if self._large is not None:
@@ -65,7 +66,7 @@ class LinesReader(Framed):
 class JsonReader(Framed):
     """One document, or an array of them that is sent as it grows. Held whole while it is small."""
 
-    __slots__ = ("_documents", "_picker", "_whole")
+    __slots__ = ("_documents", "_edges", "_picker", "_whole")
 
     def __init__(self, tally: Tally) -> None:
         super().__init__(tally)
@@ -73,6 +74,7 @@ class JsonReader(Framed):
         self._picker: Picker | None = None
         self._whole = False
         self._documents = 0
+        self._edges = b""  # the first byte that is no white space, and the last
 
     def cut(self, joined: bytes, *, last: bool) -> bytes:
         if self._picker is None and last and len(joined) <= LARGE_BYTES:
@@ -82,10 +84,14 @@ class JsonReader(Framed):
         if self._picker is None:
             self._picker = Picker(self.tally.wanted, self._picked)
         self._picker.feed(joined)
+        if bare := joined.removeprefix(_BOM).strip():
+            self._edges = (self._edges or bare)[:1] + bare[-1:]
         if last:
-            documents = self._documents
+            documents, finishes = self._documents, dict(self.tally.finishes)
             self._picker.finish()
-            self._whole = bool(documents) and documents == self._documents
+            self._whole = bool(documents) and documents == self._documents and self._edges not in _UNCLOSED
+            if documents != self._documents > 1:  # an array that was cut: its last usage is in none of them
+                self.tally.finishes = finishes
         return b""
 
     def peek(self) -> Reading:

@@ -132,11 +132,20 @@ class ChatTally(Tally):
 
     def _take_rare(self, chunk: _Chunk) -> None:
         if type(chunk.usage) is dict and chunk.usage:
-            self.usage["usage"] = chunk.usage
+            if chunk.usage.get("prompt_tokens"):
+                self.usage["usage"] = chunk.usage
+            else:
+                self._take_usage(chunk.usage)
         elif type(chunk.x_groq) is dict and type(chunk.x_groq.get("usage")) is dict:
-            self.usage["usage"] = chunk.x_groq["usage"]
+            self._take_usage(chunk.x_groq["usage"])
         if chunk.error is not None:
             self.fail(chunk.error)
+
+    def _take_usage(self, usage: dict[str, Any]) -> None:
+        """The last usage wins; where it has no input to tell, what was told before stays."""
+        if (before := self.usage.get("usage")) and not usage.get("prompt_tokens"):
+            usage = {**before, **{key: value for key, value in usage.items() if value}}
+        self.usage["usage"] = usage
 
     @property
     def ended(self) -> bool:

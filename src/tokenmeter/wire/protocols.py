@@ -45,6 +45,8 @@ PLACES: Final[Mapping[str, Place]] = {
     "mistral.ocr": Place("mistral", "OcrTally", no_answer),
     "watsonx.generation": Place("watsonx", "WatsonxTally", "ask_generation"),
     "watsonx.embed": Place("watsonx", "WatsonxTally", no_answer),
+    "alibaba.generation": Place("alibaba", "GenerationTally", "ask_generation"),
+    "alibaba.embed": Place("alibaba", "GenerationTally", no_answer),
     "cloudflare.run": Place("cloudflare", "RunTally", "ask_run"),
     "llamacpp.completion": Place("llamacpp", "CompletionTally", "ask_completion"),
     "tgi.generate": Place("tgi", "TgiTally", "ask_generate"),

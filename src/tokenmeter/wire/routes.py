@@ -15,7 +15,9 @@ from tokenmeter.wire.protocols import tally_of
 from tokenmeter.wire.types import Route
 
 _VERSION = re.compile(r"v\d+[a-z]*\d*")
-_BASES: Final = frozenset({"", "openai", "api", "beta", "codex", "compat", "openapi", "serving-endpoints"})
+_BASES: Final = frozenset(
+    {"", "openai", "openai-chat", "openai-responses", "api", "beta", "codex", "compat", "openapi", "serving-endpoints"}
+)
 _PARTLY_PRICED: Final = {"databricks": {"serving-endpoints", "ai-gateway"}, "cloudflare": {"ai"}}
 
 
@@ -76,7 +78,7 @@ class _Address(NamedTuple):
 
     @property
     def is_coheres(self) -> bool:
-        return self.provider == "cohere" or (not self.provider and "cohere" in self.before)
+        return self.provider == "cohere" or (self.provider in {"", "cloudflare"} and "cohere" in self.before)
 
     @property
     def deployment(self) -> str | None:
@@ -102,8 +104,12 @@ class _Address(NamedTuple):
                 price_provider = f"huggingface_{first}"
             elif provider == "azure.ai.inference" and "openai" in self.before:
                 provider = "azure.ai.openai"
+            elif provider == "huggingface" and first == "v1" and self.host.startswith("router."):
+                price_provider = "huggingface"
             elif provider in _PARTLY_PRICED and not _PARTLY_PRICED[provider].intersection(self.before):
                 price_provider = None
+        if price_provider is None and protocol.startswith("bedrock."):
+            price_provider = "aws"  # behind a gateway: nobody else speaks of models so
         return Route(protocol, provider, price_provider, operation, self.host, model, stream, known is not None)
 
     def _speaker(self, protocol: str) -> str:
@@ -150,8 +156,29 @@ def _watsonx(protocol: str, operation: str, *, stream: bool | None = None) -> _F
 
 
 _watsonx_chat = _watsonx("openai.chat", "chat", stream=False)
+_watsonx_generation = _watsonx("watsonx.generation", "text_completion", stream=False)
 _watsonx_embed = _watsonx("watsonx.embed", "embeddings")
 _watsonx_rerank = _watsonx("watsonx.embed", "rerank")
+
+
+def _dashscope(task: str, protocol: str, operation: str) -> _Finder:
+    def find(to: _Address) -> Route | None:
+        own = to.provider == "alibaba" and "services" in to.before and to.parent.endswith(task)
+        return to.route(protocol, operation) if own else None
+
+    return find
+
+
+_dashscope_generation = _dashscope("-generation", "alibaba.generation", "chat")
+_dashscope_embed = _dashscope("-embedding", "alibaba.embed", "embeddings")
+
+
+def _generation(to: _Address) -> Route | None:
+    return _watsonx_generation(to) or _dashscope_generation(to)
+
+
+def _minimax(to: _Address) -> Route | None:
+    return to.route("openai.chat", "chat") if to.provider == "minimax" and to.parent == "text" else None
 
 
 def _responses(to: _Address) -> Route | None:
@@ -177,6 +204,8 @@ def _embeddings(to: _Address) -> Route | None:
 def _embed(to: _Address) -> Route | None:
     if to.parent == "api":
         return to.route("ollama.embed", "embeddings") if to.is_ollamas else None
+    if to.provider == "snowflake":
+        return to.route("openai.embeddings", "embeddings") if to.parent == "cortex" else None
     return to.route("cohere.embed", "embeddings") if to.is_versioned else None
 
 
@@ -245,7 +274,9 @@ def _decisions(to: _Address) -> Route | None:
 
 
 def _ocr(to: _Address) -> Route | None:
-    return to.route("mistral.ocr", "generate_content") if to.provider == "mistral_ai" and to.is_versioned else None
+    own = to.provider == "mistral_ai" and to.is_versioned
+    on_azure = to.provider == "azure.ai.inference" and "mistral" in to.before
+    return to.route("mistral.ocr", "generate_content") if own or on_azure else None
 
 
 def _workers_ai(to: _Address) -> Route | None:
@@ -261,6 +292,12 @@ def _workers_ai(to: _Address) -> Route | None:
 
 def _rerank(to: _Address) -> Route | None:
     return _watsonx_rerank(to) or (to.route("cohere.rerank", "rerank") if to.is_behind_base else None)
+
+
+def _ranking(to: _Address) -> Route | None:
+    """NVIDIA's name for it, on its own host and in its containers."""
+    own = to.provider == "nvidia" or (not to.provider and to.is_versioned)
+    return to.route("cohere.rerank", "rerank") if own else None
 
 
 def _below(parent: str, protocol: str, operation: str) -> _Finder:
@@ -308,6 +345,8 @@ def _raw_predict(*, stream: bool) -> _Finder:
         protocol = _PUBLISHERS.get(publisher)
         if protocol is None or to.subject == "count-tokens":
             return None
+        if to.subject.startswith("mistral-ocr"):
+            return to.route("mistral.ocr", "generate_content", model=to.subject, stream=False)
         return to.route(protocol, "chat", model=to.subject, stream=stream)
 
     return find
@@ -360,9 +399,17 @@ FINDERS: Final[dict[str, _Finder]] = {
     "systemone": _decisions,
     "agent": _agent,
     "chat_stream": _watsonx("openai.chat", "chat", stream=True),
-    "generation": _watsonx("watsonx.generation", "text_completion", stream=False),
+    "generation": _generation,
     "generation_stream": _watsonx("watsonx.generation", "text_completion", stream=True),
+    "text-embedding": _dashscope_embed,
+    "multimodal-embedding": _dashscope_embed,
+    "text-rerank": _dashscope("-rerank", "alibaba.embed", "rerank"),
+    "chatcompletion_v2": _minimax,
     "rerank": _rerank,
+    "reranks": _rerank,
+    "ranking": _ranking,
+    "reranking": _ranking,
+    "multimodal": _below("embeddings", "openai.embeddings", "embeddings"),
     "generations": _below("images", "openai.images", "generate_content"),
     "edits": _below("images", "openai.images", "generate_content"),
     "variations": _below("images", "openai.images", "generate_content"),

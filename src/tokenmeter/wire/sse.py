@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from tokenmeter.wire.framed import LARGE_BYTES, Framed
+from tokenmeter.wire.framed import LARGE_BYTES, Framed, take_or_pick
 from tokenmeter.wire.jsonpick import Picker
 from tokenmeter.wire.tally import Tally
 
@@ -91,16 +91,17 @@ class SseReader(Framed):
             self._large.feed(rest)
             self._end_large()
         elif rest.strip():
-            self._event(rest)
+            self._event(rest, last=True)
 
     def _end_large(self) -> None:
         if self._large is not None:
             self._large.finish()
             self._large = None
 
-    def _event(self, event: bytes) -> None:
+    def _event(self, event: bytes, *, last: bool = False) -> None:
+        """One event; the ``last`` may have been cut."""
         if event.startswith(b"data: ") and event.find(b"\n") < 0:
-            self.tally.take(event[6:])
+            take_or_pick(self.tally, event[6:], cut=last)
             return
         name, data, strays = "", [], []
         for line in event.split(b"\n"):
@@ -110,10 +111,20 @@ class SseReader(Framed):
                 name = line[6:_FIELD_BYTES].decode("utf-8", "replace").strip()
             elif line and not line.startswith((b":", b"id:", b"retry:")):
                 strays.append(line)
-        if data:
-            self.tally.take(data[0] if len(data) == 1 else b"\n".join(data), name)
+        if len(data) == 1:
+            take_or_pick(self.tally, data[0], name, cut=last)
+        elif data:
+            self._lines(data, name, last=last)
         elif strays:
             self._stray(strays)
+
+    def _lines(self, data: list[bytes], name: str, *, last: bool) -> None:
+        """One document over several lines; or events that no blank line parts, which programs read by the line."""
+        if all(line.lstrip().startswith((b"{", b"[DONE]")) for line in data):
+            for line in data:
+                take_or_pick(self.tally, line, cut=last and line is data[-1])
+        else:
+            take_or_pick(self.tally, b"\n".join(data), name, cut=last)
 
     def _stray(self, lines: list[bytes]) -> None:
         """Lines of no field. Garbage; or an event behind garbage, or JSON where a stream was announced."""

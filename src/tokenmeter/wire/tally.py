@@ -149,7 +149,8 @@ class Tally:
     def reading(self, *, body_bytes: int, complete: bool) -> Reading:
         """Everything together, at the end."""
         reported = self.document()
-        found = counts(self.route.price_provider, self.route.protocol, reported) if reported else None
+        route = self.route
+        found = counts(route.price_provider, route.protocol, reported, model=self.model) if reported else None
         pending = self.pending and not self.done
         return Reading(
             usage=None if found is None else Usage(found),

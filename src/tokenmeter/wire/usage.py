@@ -48,33 +48,49 @@ _FLAVORS: Final[Mapping[str, tuple[str, ...]]] = {
     "cohere.embed": ("embeddings",),
 }
 
+# whose words a protocol speaks, also behind a gateway: what has a price of its own is told nowhere else
+_OWNERS: Final[Mapping[str, str]] = {
+    "gemini.generate": "google",
+    "gemini.embed": "google",
+    "bedrock.converse": "aws",
+    "bedrock.invoke": "aws",
+}
 
-def counts(price_provider: str | None, protocol: str, document: Mapping[str, Any]) -> Counts | None:
+
+def counts(
+    price_provider: str | None, protocol: str, document: Mapping[str, Any], *, model: str | None = None
+) -> Counts | None:
     """The counters in ``document``, which holds ``usage``, ``usageMetadata`` or ``meta`` as the provider sent it.
 
     None when the document reports nothing that can be read.
     """
     found: Counts | None = None
-    if price_provider is not None:
+    if price_provider is not None or protocol in _OWNERS:
         for extract in _extractors(price_provider, protocol):
             if found := extract(document):
                 break
     found = found or tolerant(document)
-    if found and price_provider == "google" and protocol == "openai.chat":
+    if found and protocol == "openai.chat" and (price_provider == "google" or (model and "gemini" in model)):
         bring_in_thoughts(found, document.get("usage"))
     return found
 
 
 @lru_cache(maxsize=256)
-def _extractors(price_provider: str, protocol: str) -> tuple[_Extract, ...]:
+def _extractors(price_provider: str | None, protocol: str) -> tuple[_Extract, ...]:
     flavors = _FLAVORS.get(protocol)
     if flavors is None:
         return ()
     try:
         from genai_prices.data_snapshot import get_snapshot  # 335 ms, on first use
 
-        known = next((each.extractors for each in get_snapshot().providers if each.id == price_provider), None) or ()
-        chosen = [each for flavor in flavors for each in known if each.api_flavor == flavor]
+        listed = {each.id: each.extractors or () for each in get_snapshot().providers}
+        chosen = [
+            each
+            for provider in dict.fromkeys((price_provider, _OWNERS.get(protocol)))
+            for flavor in flavors
+            for each in listed.get(provider or "", ())
+            if each.api_flavor == flavor
+        ]
         if protocol == "anthropic.messages":
             chosen = [each for each in chosen if _adds_cached(each.mappings)]
         return tuple([_compile(each.root, each.mappings) for each in chosen])

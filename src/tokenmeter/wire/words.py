@@ -85,6 +85,10 @@ def _chat(usage: Mapping[str, Any]) -> Counts:
             found.setdefault(_CHAT[key], known)
     if found.get("output_reasoning_tokens"):
         bring_in_reasoning(found, usage)
+    if "output_tokens" not in found and "input_tokens" in found:
+        total = number(usage, "total_tokens")
+        if total is not None and total > found["input_tokens"]:
+            found["output_tokens"] = total - found["input_tokens"]
     return found
 
 
