@@ -52,6 +52,7 @@ GROUPS: list[list[str]] = [
         "tokenmeter.version",
         "tokenmeter.ending",
         "tokenmeter.forks",
+        "tokenmeter.rounds",
         "tokenmeter.turn",
     ],
 ]

@@ -402,13 +402,13 @@ def test_a_slow_store_does_not_stop_the_end(tmp_path: Path) -> None:
     house.inner.wire.between = between
     house.inner.wire.gone = False
     house.hands.at_s += 60.0
-    house.store._wake()
+    house.store._rounds.ring()
     assert stuck.wait(LONG_S)
     before_s = time.monotonic()
     house.store.close(0.2)
     assert time.monotonic() - before_s < LONG_S / 4
     go_on.set()
-    thread = house.store._thread
+    thread = house.store._rounds.thread
     assert thread is not None
     thread.join(LONG_S)
     Journal(tmp_path).replay_dead(house.inner)
@@ -580,9 +580,9 @@ def test_a_signal_handler_that_settles_while_the_thread_starts_starts_no_other(
     def start(thread: threading.Thread) -> None:
         started.append(thread)
         if len(started) == 1:
-            house.store._start()
+            house.store._rounds.start()
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    house.store._start()
-    assert started == [house.store._thread]
-    house.store._thread = None
+    house.store._rounds.start()
+    assert started == [house.store._rounds.thread]
+    house.store._rounds.thread = None

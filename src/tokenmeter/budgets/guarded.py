@@ -207,7 +207,7 @@ class GuardedStore(Telling):
         except StoreUnavailable:
             for entry in entries:
                 self.journal.put(Draw(entry.id, tuple(hold_ids), entry.charges, entry.row))
-            self._wake()
+            self._rounds.ring()
             return ()
 
     def write(self, entries: Sequence[Entry]) -> None:
@@ -220,13 +220,13 @@ class GuardedStore(Telling):
                 # The id is that of the call, whose hold may still have to be given back.
                 undo = isinstance(before, Undo) and Undo(before.id, before.claims, entry.row)
                 self.journal.put(undo or Write(entry.id, entry.row))
-            self._wake()
+            self._rounds.ring()
 
     # -- inside
 
     def _begin(self, hold_id: str, claims: Sequence[Claim], note: Note | None) -> _Call:
         """Note a call before its hold is made: an interrupt right after the making must find it."""
-        self._start()
+        self._rounds.start()
         before = self._calls.get(hold_id)
         if before is not None and before.states is not None:
             raise in_use(hold_id)
@@ -301,12 +301,12 @@ class GuardedStore(Telling):
 
     def _post_later(self, entry_id: str, claims: Sequence[Claim], amounts: Sequence[int], row: bytes) -> None:
         self.journal.put(posting(entry_id, claims, amounts, row))
-        self._wake()
+        self._rounds.ring()
 
     def _undo_later(self, hold_id: str, call: _Call) -> None:
         before = self.journal.get(hold_id)
         self.journal.put(Undo(hold_id, len(call.claims), before.row if isinstance(before, Write) else b""))
-        self._wake()
+        self._rounds.ring()
 
     def _now_s(self) -> float:
         return self._alone.time_s()
