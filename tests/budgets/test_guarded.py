@@ -366,7 +366,14 @@ def test_the_log_says_once_that_it_is_gone_and_once_that_it_is_back(caplog: pyte
 
 def test_refusals_are_answers() -> None:
     breaker = Breaker()
-    for _ in range(10):
+
+    def gone() -> None:
+        raise StoreUnavailable("gone")
+
+    for _ in range(3 * FAILURES):
+        for _ in range(FAILURES - 1):
+            with pytest.raises(StoreUnavailable, match="gone"):
+                breaker(gone)
         with pytest.raises(ValueError, match="no"):
             breaker(int, "no")
     assert not breaker.open
