@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tokenmeter.budgets import Budget, Claim, Entry, Held, Settled, Short, State
+from tokenmeter.budgets import Budget, Claim, Entry, Held, MemoryStore, Settled, Short, State
 from tokenmeter.budgets.breaker import FAILURES, Breaker, NotAsked
 from tokenmeter.budgets.budget import OnStoreError
 from tokenmeter.budgets.guarded import GuardedStore
@@ -160,6 +161,24 @@ def test_local_passes_up_to_an_amount_until_all_is_told(house: House) -> None:
     assert house.book() == State(3, 0, 10)
     house.inner.wire.gone = True
     assert passed("klmnop") == 3
+
+
+def test_an_interrupt_right_after_a_hold_without_the_store_leaves_none(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = MemoryStore.hold
+
+    def interrupted(*args: Any) -> None:
+        hold(*args)
+        raise KeyboardInterrupt
+
+    house.inner.wire.gone = True
+    with monkeypatch.context() as patched:
+        patched.setattr(MemoryStore, "hold", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            house.store.hold("a", (claim("local", 1, 10, local=1),), 0.0)
+    house.store.release("a")
+    assert isinstance(house.store.hold("b", (claim("local", 1, 10, local=1),), 0.0), Held)
 
 
 def test_one_closed_budget_closes_the_call(house: House) -> None:
@@ -314,6 +333,17 @@ def test_the_breaker_spares_callers(house: House) -> None:
     house.inner.wire.gone = False
     house.hands.at_s += 2.1
     assert isinstance(house.store.hold("x", (claim("closed"),), 0.0), Held)
+
+
+def test_while_the_store_is_gone_its_thread_sleeps_as_long_as_it_would_not_be_asked(house: House) -> None:
+    house.inner.wire.gone = True
+    for n in range(FAILURES + 1):
+        house.store.post(str(n), (claim("open"),), (1,))
+    wait_s = house.store.breaker.wait_s
+    assert wait_s > 0.5
+    assert house.store._round() == wait_s
+    house.back()
+    assert house.store._round() > 1
 
 
 def test_the_breaker_asks_once_at_a_time_and_ever_more_rarely() -> None:

@@ -255,6 +255,30 @@ def test_a_fault_is_swallowed(caplog: pytest.LogCaptureFixture) -> None:
     pauses.close()
 
 
+def test_what_was_asked_first_and_comes_last_is_old() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Far):
+        def pauses(self) -> list[Pause]:
+            found = super().pauses()
+            if not begun.is_set():
+                begun.set()
+                go_on.wait(30)
+            return found
+
+    far = Slow("all")
+    pauses = Pauses(far.as_store())
+    slow = threading.Thread(target=pauses.refresh)
+    slow.start()
+    assert begun.wait(30)
+    far.targets = []
+    assert pauses.refresh()
+    go_on.set()
+    slow.join(30)
+    assert pauses._view is None
+    pauses.close()
+
+
 def test_closing_ends_the_thread_and_keeps_what_is_known() -> None:
     far = Far("all")
     pauses = Pauses(far.as_store())

@@ -304,7 +304,7 @@ class Port(Struct, eq=False):
             if held is not None:
                 store = self.metering.store
                 end: Callable[[], object]
-                if self._sent and type(held) is Settle:
+                if type(held) is Settle:
                     end = partial(store.settle, held.hold_id, held.amounts, held.row)
                 elif self._sent and isinstance(held, Hold | Queue):
                     end = partial(store.settle, held.hold_id, [claim.amount for claim in held.claims])
