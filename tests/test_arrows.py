@@ -69,6 +69,7 @@ PURE = [
     "budgets/policy",
     "budgets/budget",
     "budgets/checks",
+    "budgets/clamp",
     "budgets/downgrade",
     "budgets/extension",
     "budgets/limit",
