@@ -14,6 +14,7 @@ import weakref
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from tokenmeter.attribution import Scope
 from tokenmeter.budgets.store import Pause, Store
 from tokenmeter.errors import Paused, StoreUnavailable
 from tokenmeter.faults import swallow
@@ -79,6 +80,15 @@ class Pauses:
             or (None if user is None else view.users.get(user))
             or (None if team is None else view.teams.get(team))
         )
+
+    def refusal(self, scope: Scope) -> Paused | None:
+        """The refusal of a call of this scope, if a pause stops it."""
+        pause = self.stops(scope.agent, scope.user, scope.team)
+        if pause is None and scope.depth > 1:  # a paused agent doesn't go on through the agents that it calls
+            pause = next((found for name in scope.path if (found := self.stops(name, None, None))), None)
+        if pause is None:
+            return None
+        return paused(pause, agent=scope.agent, user=scope.user, team=scope.team, run=scope.run)
 
     def refresh(self) -> bool:
         """Read the store now, on this thread, as long as the store itself takes. False: it could not be read."""
