@@ -28,7 +28,7 @@ from tokenmeter.loops.findings import refused
 from tokenmeter.loops.guard import standing
 from tokenmeter.money import usd
 from tokenmeter.notes import Call, House
-from tokenmeter.pricing import Price, Rate
+from tokenmeter.pricing import Price, Rate, max_output_tokens
 from tokenmeter.wire import Ask
 
 FIRST_TOKENS = 256
@@ -230,9 +230,7 @@ def bound(house: House, call: Call) -> None:
     if ask.server_tools:
         call.tool_calls = house.bounds.tool_calls(ask, call.route)
     cap = ask.max_output_tokens
-    if cap is None:
-        cap = house.prices.max_output_tokens(call.route.price_provider, call.model, rate)
-    call.output_bound = cap * _answers(ask)
+    call.output_bound = (max_output_tokens(rate) if cap is None else cap) * _answers(ask)
 
 
 def need_of(call: Call, input_tokens: int, output_tokens: int) -> Need:
