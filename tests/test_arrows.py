@@ -52,6 +52,7 @@ GROUPS: list[list[str]] = [
         "tokenmeter.version",
         "tokenmeter.ending",
         "tokenmeter.forks",
+        "tokenmeter.rounds",
         "tokenmeter.turn",
     ],
 ]
@@ -68,6 +69,7 @@ PURE = [
     "budgets/policy",
     "budgets/budget",
     "budgets/checks",
+    "budgets/clamp",
     "budgets/downgrade",
     "budgets/extension",
     "budgets/limit",

@@ -138,7 +138,7 @@ class Entering:
         self.__exit__(kind, error, trace)
 
 
-class _InForce:
+class in_force:  # noqa: N801 - it is read as a statement: with in_force(scope)
     """Puts a scope in force for a block."""
 
     __slots__ = ("_scope", "_token")
@@ -151,9 +151,6 @@ class _InForce:
 
     def __exit__(self, *exc: object) -> None:
         otel_context.detach(self._token)
-
-
-in_force = _InForce
 
 
 class AgentScope(Entering):

@@ -6,18 +6,16 @@ Pure: what the store is to do is yielded, as in the story that this is a part of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, NoReturn
 
-from msgspec import Struct
-
 from tokenmeter import wire
 from tokenmeter.attribution import Scope
 from tokenmeter.budgets.budget import Budget
-from tokenmeter.budgets.downgrade import blocking as _blocking
+from tokenmeter.budgets.clamp import lower_cap
 from tokenmeter.budgets.downgrade import next_model
 from tokenmeter.budgets.extension import begin
 from tokenmeter.budgets.policy import Claim, Facts, Need
@@ -30,7 +28,7 @@ from tokenmeter.loops.findings import refused
 from tokenmeter.loops.guard import standing
 from tokenmeter.money import usd
 from tokenmeter.notes import Call, House
-from tokenmeter.pricing import Price, Rate
+from tokenmeter.pricing import Price, Rate, max_output_tokens
 from tokenmeter.wire import Ask
 
 FIRST_TOKENS = 256
@@ -92,8 +90,7 @@ def _in_line(
 
 def _window_end(short: Short) -> float:
     """When the first window ends of those in which others stand in the way."""
-    pairs = zip(short.claims, short.available, strict=True)
-    ends = [claim.resets_at for claim, available in pairs if claim.enforce and claim.amount > available]
+    ends = [claim.resets_at for claim, _ in short.in_the_way]
     return min((end_s for end_s in ends if end_s is not None), default=math.inf)
 
 
@@ -191,7 +188,7 @@ def _make_smaller(house: House, call: Call) -> None:
 def _downgraded(house: House, call: Call, short: Short) -> bool:
     """Whether a budget that stands in the way names a cheaper model, which the call asks for from now on."""
     request = call.request
-    cheaper = next_model(_blocking(short), call.model, call.tried_models)
+    cheaper = next_model(short, call.model, call.tried_models)
     if cheaper is None or request.body is None or not request.rewritable:
         return False
     body = wire.with_model(call.route, request.body, cheaper)
@@ -205,11 +202,22 @@ def _downgraded(house: House, call: Call, short: Short) -> bool:
 
 def _lowered(call: Call, short: Short) -> bool:
     """Whether the budgets can still pay for a smaller output, to which the call is held from now on."""
-    affordable = _affordable(call, short)
-    if affordable is None or affordable.output_tokens >= call.output_bound:
+    ask, rate = call.ask, call.rate
+    if not (ask.can_cap and call.request.rewritable):
         return False
-    call.output_bound = affordable.output_tokens
-    call.output_cap = affordable.cap
+
+    def output_for(nanos: int) -> int:
+        if rate is None:
+            return -1
+        return rate.output_tokens_for(nanos, call.input_bound, media=_has_media(ask), tool_calls=call.tool_calls)
+
+    choices, callers_cap = _answers(ask), ask.max_output_tokens
+    cap = lower_cap(
+        short, output_for=output_for, input_tokens=call.input_bound, choices=choices, callers_cap=callers_cap
+    )
+    if cap is None or cap * choices >= call.output_bound:
+        return False
+    call.output_bound, call.output_cap = cap * choices, cap
     return True
 
 
@@ -222,9 +230,7 @@ def bound(house: House, call: Call) -> None:
     if ask.server_tools:
         call.tool_calls = house.bounds.tool_calls(ask, call.route)
     cap = ask.max_output_tokens
-    if cap is None:
-        cap = house.prices.max_output_tokens(call.route.price_provider, call.model, rate)
-    call.output_bound = cap * _answers(ask)
+    call.output_bound = (max_output_tokens(rate) if cap is None else cap) * _answers(ask)
 
 
 def need_of(call: Call, input_tokens: int, output_tokens: int) -> Need:
@@ -247,27 +253,6 @@ def _answers(ask: Ask) -> int:
 
 def _has_media(ask: Ask) -> bool:
     return not ask.text_only and bool(ask.images or ask.media_bytes or ask.remote_media)
-
-
-def _affordable(call: Call, short: Short) -> Affordable | None:
-    """The output that the budgets can still pay for, if the request may be given a cap."""
-    ask, rate = call.ask, call.rate
-    if not (ask.can_cap and call.request.rewritable):
-        return None
-
-    def output_for(nanos: int) -> int:
-        if rate is None:
-            return -1
-        return rate.output_tokens_for(nanos, call.input_bound, media=_has_media(ask), tool_calls=call.tool_calls)
-
-    return reduced(
-        short,
-        call.claims,
-        output_for=output_for,
-        input_tokens=call.input_bound,
-        choices=_answers(ask),
-        callers_cap=ask.max_output_tokens,
-    )
 
 
 def rate_of(house: House, call: Call, model: str | None, context: Mapping[str, str]) -> Rate | None:
@@ -295,47 +280,6 @@ def facts_of(call: Call) -> dict[str, str | None]:
     for name, value in scope.tags.items():
         facts["tag:" + name] = value
     return facts
-
-
-class Affordable(Struct, frozen=True):
-    """What can still be paid for: ``cap`` for each choice, ``output_tokens`` over all choices."""
-
-    cap: int
-    output_tokens: int
-
-
-def reduced(
-    short: Short,
-    claims: Sequence[Claim],
-    *,
-    output_for: Callable[[int], int],
-    input_tokens: int,
-    choices: int,
-    callers_cap: int | None,
-) -> Affordable | None:
-    """The largest output cap that every budget of the call can pay for, or ``None`` if none is worth giving.
-
-    A cap that the caller gave is lowered only where every budget that stands in the way says ``clamp``. Where
-    the budget is spent out, what other calls hold counts as available: they are waited for. ``output_for`` says
-    how many output tokens a number of nanodollars pays for, below 0 if not even the input.
-    """
-    room = short.if_settled if short.spent_out else short.available
-    least = 0
-    cap: int | None = None
-    for claim, left in zip(claims, room, strict=True):
-        if not claim.enforce or claim.amount <= left:
-            continue
-        budget = claim.budget
-        if budget.unit == "calls" or (callers_cap is not None and budget.on_exceed != "clamp"):
-            return None
-        least = max(least, budget.min_output_tokens)
-        output = left - input_tokens if budget.unit == "tokens" else output_for(left)
-        cap = output // choices if cap is None else min(cap, output // choices)
-    if cap is None or cap < least:
-        return None
-    if callers_cap is not None:
-        cap = min(cap, callers_cap)
-    return Affordable(cap, cap * choices)
 
 
 def exceeded(short: Short, scope: Scope, model: str | None) -> BudgetExceeded:

@@ -18,18 +18,17 @@ from msgspec.structs import replace
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from tokenmeter.attribution import AgentScope, Scope, current
+from tokenmeter.attribution import AgentScope, current
 from tokenmeter.budgets import Budget, MemoryStore, Policy, Store
-from tokenmeter.budgets.pauses import Pauses, paused
+from tokenmeter.budgets.pauses import Pauses
 from tokenmeter.budgets.remaining import Remaining, remaining
 from tokenmeter.budgets.thresholds import Crossing
 from tokenmeter.clients.instruments import Instruments
 from tokenmeter.clients.later import Later
 from tokenmeter.clients.metering import Clock, Metering
-from tokenmeter.ending import at_end
-from tokenmeter.errors import ConfigError, Paused, StoreUnavailable
+from tokenmeter.errors import ConfigError, StoreUnavailable
 from tokenmeter.faults import swallow
-from tokenmeter.forks import in_child, load_aside, renew_in_child
+from tokenmeter.forks import load_aside, renew_in_child
 from tokenmeter.ledger import MemoryLedger, Spend, ledger_beside, open_ledger
 from tokenmeter.ledger.memory import ANY
 from tokenmeter.loops import LoopPolicy
@@ -176,7 +175,7 @@ class Meter:
             fingerprint_key=_fingerprint_key(user_key) if self._store.keeps_rows else b"",
             usage_option=UsageOption(ask_stream_usage),
             expected=self._expected,
-            stops=self._stops,
+            stops=self._pauses.refusal,
             rows_last=self._store.keeps_rows,
             patience_s=getattr(self._store, "patience_s", 0.0),
         )
@@ -200,7 +199,6 @@ class Meter:
             listening.on_drawn = self._metering.drawn
         self._instruments = Instruments(self._metering, partial(_warm_up, weakref.ref(self)))
         self._warmed = False
-        _LIVE.add(self)
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str] | None = None, **options: Any) -> Meter:
@@ -456,16 +454,6 @@ class Meter:
             house.usage_option.enabled = config.ask_stream_usage
         self._metering.house = replace(house, **changes)
 
-    def _stops(self, scope: Scope) -> Paused | None:
-        """The pause that stops a call of this scope, as the refusal that it is."""
-        stops = self._pauses.stops
-        pause = stops(scope.agent, scope.user, scope.team)
-        if pause is None and scope.depth > 1:  # a paused agent doesn't go on through the agents that it calls
-            pause = next((found for name in scope.path if (found := stops(name, None, None))), None)
-        if pause is None:
-            return None
-        return paused(pause, agent=scope.agent, user=scope.user, team=scope.team, run=scope.run)
-
     def _warm_up(self) -> None:
         """Load the prices off the caller's path: they take a third of a second."""
         if not self._warmed:
@@ -486,25 +474,3 @@ def _warm_up(ref: weakref.ref[Meter]) -> None:
     meter = ref()
     if meter is not None:
         meter._warm_up()
-
-
-_LIVE: weakref.WeakSet[Meter] = weakref.WeakSet()
-
-
-def _end_streams(left_s: float) -> None:
-    """What is still open when the program ends is told with what was read so far."""
-    for meter in list(_LIVE):
-        for stream in list(meter._metering.streams):
-            stream.peek()
-
-
-def _leave_streams() -> None:
-    """In a forked child: what is open is the parent's, and so are its holds."""
-    for meter in list(_LIVE):
-        streams = meter._metering.streams
-        while streams:
-            streams.pop().leave()
-
-
-at_end(-1, _end_streams)
-in_child(_leave_streams)

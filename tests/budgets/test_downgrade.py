@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenmeter.budgets import Budget, Claim, Short, State
-from tokenmeter.budgets.downgrade import blocking, cheaper_model, circle, next_model
+from tokenmeter.budgets.downgrade import cheaper_model, circle, next_model
 from tokenmeter.errors import ConfigError
 
 
@@ -19,6 +19,11 @@ def claim(
 ) -> Claim:
     budget = Budget("$5", name=name, on_exceed="downgrade" if rules else "refuse", downgrade=rules)
     return Claim(budget, name, "global", amount, limit, None, enforce)
+
+
+def spent_out(*claims: Claim) -> Short:
+    nothing = (0,) * len(claims)
+    return Short(claims, claims[0], State(10, 0, 10), spent_out=True, available=nothing, if_settled=nothing)
 
 
 @pytest.mark.parametrize(
@@ -44,26 +49,25 @@ def test_names_go_before_patterns_and_the_first_pattern_that_fits_decides(model:
         "claude-[a-z]*-4": "claude-haiku-4",
     }
     assert cheaper_model(tuple(rules.items()), model) == cheaper
-    assert next_model([claim(rules)], model) == cheaper
+    assert next_model(spent_out(claim(rules)), model) == cheaper
 
 
 def test_without_a_rule_or_a_model_there_is_none() -> None:
-    assert next_model([], "a") is None
-    assert next_model([claim()], "a") is None
-    assert next_model([claim({"*": "b"})], None) is None
+    assert next_model(spent_out(claim()), "a") is None
+    assert next_model(spent_out(claim({"*": "b"})), None) is None
 
 
 def test_the_first_budget_that_names_a_model_decides() -> None:
-    claims = [claim(), claim({"x": "y"}), claim({"a": "b"}), claim({"a": "c"})]
-    assert next_model(claims, "a") == "b"
-    assert next_model(claims, "a", tried={"b"}) == "c"
-    assert next_model(claims, "a", tried={"b", "c"}) is None
+    short = spent_out(claim(), claim({"x": "y"}), claim({"a": "b"}), claim({"a": "c"}))
+    assert next_model(short, "a") == "b"
+    assert next_model(short, "a", tried={"b"}) == "c"
+    assert next_model(short, "a", tried={"b", "c"}) is None
 
 
 def test_the_rules_of_two_budgets_lead_in_no_circle() -> None:
-    claims = [claim({"a": "b"}), claim({"b": "a"})]
+    short = spent_out(claim({"a": "b"}), claim({"b": "a"}))
     tried = ["a"]
-    while (model := next_model(claims, tried[-1], tried)) is not None:
+    while (model := next_model(short, tried[-1], tried)) is not None:
         tried.append(model)
     assert tried == ["a", "b"]
 
@@ -72,9 +76,9 @@ def test_only_the_budgets_that_stand_in_the_way_are_asked() -> None:
     fits, full, warns = claim(amount=1, name="fits"), claim(name="full"), claim(name="warns", enforce=False)
     claims = (fits, full, warns)
     spent = Short(claims, full, State(9, 0, 10), spent_out=True, available=(0, 0, 0), if_settled=(1, 1, 1))
-    assert blocking(spent) == (full,)
+    assert spent.in_the_way == [(full, 1)]
     held = Short(claims, full, State(0, 9, 10), spent_out=False, available=(0, 1, 1), if_settled=(9, 9, 9))
-    assert blocking(held) == (fits, full)
+    assert held.in_the_way == [(fits, 0), (full, 1)]
 
 
 NAMES = st.sampled_from(["a", "b", "c", "ab", "bc", "abc"])
@@ -111,7 +115,7 @@ def test_a_budget_is_made_exactly_if_every_chain_ends(rules: dict[str, str], sta
     model: str | None = start
     for _ in range(len(rules) + 2):
         assert model is not None
-        if (after := next_model([claim(rules)], model)) is None:
+        if (after := next_model(spent_out(claim(rules)), model)) is None:
             assert follow(model) == model
             return
         assert after == follow(model) != model

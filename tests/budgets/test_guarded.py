@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tokenmeter.budgets import Budget, Claim, Entry, Held, Settled, Short, State
+from tokenmeter.budgets import Budget, Claim, Entry, Held, MemoryStore, Settled, Short, State
 from tokenmeter.budgets.breaker import FAILURES, Breaker, NotAsked
 from tokenmeter.budgets.budget import OnStoreError
 from tokenmeter.budgets.guarded import GuardedStore
@@ -160,6 +161,24 @@ def test_local_passes_up_to_an_amount_until_all_is_told(house: House) -> None:
     assert house.book() == State(3, 0, 10)
     house.inner.wire.gone = True
     assert passed("klmnop") == 3
+
+
+def test_an_interrupt_right_after_a_hold_without_the_store_leaves_none(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = MemoryStore.hold
+
+    def interrupted(*args: Any) -> None:
+        hold(*args)
+        raise KeyboardInterrupt
+
+    house.inner.wire.gone = True
+    with monkeypatch.context() as patched:
+        patched.setattr(MemoryStore, "hold", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            house.store.hold("a", (claim("local", 1, 10, local=1),), 0.0)
+    house.store.release("a")
+    assert isinstance(house.store.hold("b", (claim("local", 1, 10, local=1),), 0.0), Held)
 
 
 def test_one_closed_budget_closes_the_call(house: House) -> None:
@@ -316,6 +335,17 @@ def test_the_breaker_spares_callers(house: House) -> None:
     assert isinstance(house.store.hold("x", (claim("closed"),), 0.0), Held)
 
 
+def test_while_the_store_is_gone_its_thread_sleeps_as_long_as_it_would_not_be_asked(house: House) -> None:
+    house.inner.wire.gone = True
+    for n in range(FAILURES + 1):
+        house.store.post(str(n), (claim("open"),), (1,))
+    wait_s = house.store.breaker.wait_s
+    assert wait_s > 0.5
+    assert house.store._round() == wait_s
+    house.back()
+    assert house.store._round() > 1
+
+
 def test_the_breaker_asks_once_at_a_time_and_ever_more_rarely() -> None:
     hands = Hands()
     breaker = Breaker(hands)
@@ -366,7 +396,14 @@ def test_the_log_says_once_that_it_is_gone_and_once_that_it_is_back(caplog: pyte
 
 def test_refusals_are_answers() -> None:
     breaker = Breaker()
-    for _ in range(10):
+
+    def gone() -> None:
+        raise StoreUnavailable("gone")
+
+    for _ in range(3 * FAILURES):
+        for _ in range(FAILURES - 1):
+            with pytest.raises(StoreUnavailable, match="gone"):
+                breaker(gone)
         with pytest.raises(ValueError, match="no"):
             breaker(int, "no")
     assert not breaker.open
@@ -402,13 +439,13 @@ def test_a_slow_store_does_not_stop_the_end(tmp_path: Path) -> None:
     house.inner.wire.between = between
     house.inner.wire.gone = False
     house.hands.at_s += 60.0
-    house.store._wake()
+    house.store._rounds.ring()
     assert stuck.wait(LONG_S)
     before_s = time.monotonic()
     house.store.close(0.2)
     assert time.monotonic() - before_s < LONG_S / 4
     go_on.set()
-    thread = house.store._thread
+    thread = house.store._rounds.thread
     assert thread is not None
     thread.join(LONG_S)
     Journal(tmp_path).replay_dead(house.inner)
@@ -580,9 +617,9 @@ def test_a_signal_handler_that_settles_while_the_thread_starts_starts_no_other(
     def start(thread: threading.Thread) -> None:
         started.append(thread)
         if len(started) == 1:
-            house.store._start()
+            house.store._rounds.start()
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    house.store._start()
-    assert started == [house.store._thread]
-    house.store._thread = None
+    house.store._rounds.start()
+    assert started == [house.store._rounds.thread]
+    house.store._rounds.thread = None

@@ -325,7 +325,7 @@ def test_threads(tmp_path: Path, claim: MakeClaim) -> None:
 
 def test_heirs_share_what_is_left(tmp_path: Path, claim: MakeClaim) -> None:
     for n in range(20):
-        dead = Journal(tmp_path, f"dead{n}")
+        dead = Journal(tmp_path)
         dead.put(posting(f"e{n}", (claim(1, 100),), (1,)))
         leave(dead)
     store = Listening()

@@ -50,7 +50,7 @@ class House:
         self.journal = Journal(directory)
         self.guard = GuardedStore(inner, self.journal, clock=self.hands)
         self.store = LeasedStore(self.guard, clock=self.hands)
-        self.guard._thread = self.store._thread = threading.current_thread()
+        self.guard._rounds.thread = self.store._rounds.thread = threading.current_thread()
 
     def call(self, name: str, *claims: Claim, spent: int | None = 1) -> bool:
         """One call, to its end if something was spent."""
@@ -797,15 +797,15 @@ def test_a_signal_handler_that_calls_while_the_thread_starts_starts_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house = House(tmp_path, Flaky())
-    house.store._thread = None
+    house.store._rounds.thread = None
     started: list[threading.Thread] = []
 
     def start(thread: threading.Thread) -> None:
         started.append(thread)
         if len(started) == 1:
-            house.store._start()
+            house.store._rounds.start()
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    house.store._start()
-    assert started == [house.store._thread]
-    house.store._thread = threading.current_thread()
+    house.store._rounds.start()
+    assert started == [house.store._rounds.thread]
+    house.store._rounds.thread = threading.current_thread()

@@ -255,18 +255,42 @@ def test_a_fault_is_swallowed(caplog: pytest.LogCaptureFixture) -> None:
     pauses.close()
 
 
+def test_what_was_asked_first_and_comes_last_is_old() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Far):
+        def pauses(self) -> list[Pause]:
+            found = super().pauses()
+            if not begun.is_set():
+                begun.set()
+                go_on.wait(30)
+            return found
+
+    far = Slow("all")
+    pauses = Pauses(far.as_store())
+    slow = threading.Thread(target=pauses.refresh)
+    slow.start()
+    assert begun.wait(30)
+    far.targets = []
+    assert pauses.refresh()
+    go_on.set()
+    slow.join(30)
+    assert pauses._view is None
+    pauses.close()
+
+
 def test_closing_ends_the_thread_and_keeps_what_is_known() -> None:
     far = Far("all")
     pauses = Pauses(far.as_store())
     pauses.stops("a", None, None)
-    thread = pauses._follower
+    thread = pauses._rounds.thread
     assert thread is not None
     eventually(lambda: pauses.stops("a", None, None) is not None)
     pauses.close()
     thread.join(30)
     assert not thread.is_alive()
     assert pauses.stops("a", None, None) is not None
-    assert pauses._follower is thread, "and starts no other"
+    assert pauses._rounds.thread is thread, "and starts no other"
 
 
 def test_after_close_an_ask_starts_nothing() -> None:
@@ -274,7 +298,7 @@ def test_after_close_an_ask_starts_nothing() -> None:
     pauses = Pauses(far.as_store())
     pauses.close()
     assert pauses.stops("a", None, None) is None
-    assert pauses._follower is None
+    assert pauses._rounds.thread is None
     assert far.asked == 0
 
 
@@ -282,7 +306,7 @@ def test_letting_go_ends_the_thread() -> None:
     far = Far()
     pauses = Pauses(far.as_store())
     pauses.stops("a", None, None)
-    thread = pauses._follower
+    thread = pauses._rounds.thread
     assert thread is not None
     looked(far)
     gone = weakref.ref(pauses)
@@ -321,7 +345,7 @@ def test_a_forked_child_knows_what_its_parent_knew_and_looks_itself() -> None:
     child = os.fork()
     if child == 0:
         try:
-            right = pauses._follower is None and pauses.stops("a", None, None) is not None
+            right = pauses._rounds.thread is None and pauses.stops("a", None, None) is not None
             far.targets = ["user=u"]
             eventually(lambda: pauses.stops(None, "u", None) is not None)
             os._exit(0 if right else 1)

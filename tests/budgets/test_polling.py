@@ -226,6 +226,49 @@ def test_spent_out_is_told_to_those_behind_too(desk: Desk, claim: MakeClaim) -> 
     assert is_left(desk)
 
 
+def asked_again(desk: Desk, hold_id: str) -> None:
+    """Return when it has asked twice: the second of them began after this was called."""
+    tries = desk.tries.count(hold_id)
+    while desk.tries.count(hold_id) < tries + 2:
+        time.sleep(0.001)
+
+
+def test_those_behind_hear_each_time_that_less_is_left(desk: Desk, claim: MakeClaim) -> None:
+    desk.books.hold("h", (claim(9),), 0.0)
+    first, behind = Waits(desk.ticket("first", claim(2))), Waits(desk.ticket("behind", claim(5)))
+    for spent in (4, 2):
+        asked_again(desk, "first")
+        assert behind.answer is None
+        desk.books.post(str(spent), (claim(),), (spent,))
+    short = behind.ended()
+    assert isinstance(short, Short)
+    assert (short.spent_out, first.answer) == (True, None)
+    desk.books.release("h")
+    assert isinstance(first.ended(), Held)
+
+
+def test_what_is_spent_between_the_look_and_the_line_is_told(
+    desk: Desk, claim: MakeClaim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.books.hold("h", (claim(9),), 0.0)
+    first = Waits(desk.ticket("first", claim(2)))
+    look = desk._look
+
+    def late(claims: Sequence[Claim], behind: frozenset[str]) -> Short:
+        monkeypatch.setattr(desk, "_look", look)
+        found = look(claims, behind)
+        desk.books.post("p", (claim(),), (6,))
+        asked_again(desk, "first")
+        return found
+
+    monkeypatch.setattr(desk, "_look", late)
+    short = Waits(desk.ticket("behind", claim(5))).ended()
+    assert isinstance(short, Short)
+    assert (short.spent_out, first.answer) == (True, None)
+    desk.books.release("h")
+    assert isinstance(first.ended(), Held)
+
+
 def test_spent_out_at_once_also_behind_others(desk: Desk, claim: MakeClaim) -> None:
     desk.books.hold("h", (claim(9),), 0.0)
     waiting = desk.ticket("a", claim(5))

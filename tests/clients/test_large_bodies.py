@@ -9,7 +9,20 @@ from typing import Any
 
 import pytest
 
-from tests.clients.faces import ASK, INPUT, OUTPUT, URL, WORDS, Face, chat_events, chunk, come, event, on_a_loop
+from tests.clients.faces import (
+    ASK,
+    INPUT,
+    OUTPUT,
+    URL,
+    WORDS,
+    Face,
+    chat_body,
+    chat_events,
+    chunk,
+    come,
+    event,
+    on_a_loop,
+)
 from tokenmeter import Meter
 from tokenmeter.pricing import InputBound, PriceBook
 from tokenmeter.testing import CapturedCalls
@@ -92,6 +105,18 @@ async def test_50_mb_at_a_models_address(face: Face, meter: Meter, calls: Captur
     assert total == 800 * 65_536
     assert peak < 4 * MB
     assert calls[0].estimated
+
+
+@on_a_loop
+async def test_a_large_answer_waits_for_nothing(face: Face) -> None:
+    """What is told later is kept until then."""
+    body = chat_body() + b" " * 70_000
+    with Meter() as meter:
+        client = meter.wrap(face.client(lambda _: face.library.Response(200, content=body)))
+        for _ in range(3):
+            await come(client.post(URL, json=ASK))
+            assert not meter._later._waiting
+        assert meter.spend().calls == 3
 
 
 @pytest.mark.parametrize(("asked", "events"), [(False, 20_000), (True, 200_000)], ids=["hidden", "asked"])

@@ -61,6 +61,22 @@ async def test_a_request_hook_that_raises(face: Face, meter: Meter, calls: Captu
     assert charged(calls) == ("error", "Mine", False)
 
 
+@pytest.mark.parametrize("face", [face for face in FACES if not face.is_async], ids=face_id)
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_may_come_when_it_has_left(
+    face: Face, meter: Meter, calls: CapturedCalls, kind: type[BaseException]
+) -> None:
+    """Wherever it seems to be: between two steps the answer that is there has no name yet."""
+
+    def hook(request: Any) -> None:
+        raise kind
+
+    client = meter.wrap(face.client(answer(face), event_hooks={"request": [hook]}))
+    with pytest.raises(kind):
+        client.post(URL, json=ASK)
+    assert charged(calls) == ("incomplete", kind.__name__, True)
+
+
 def auth(face: Face, after: int) -> Any:
     """An auth flow that raises after so many answers."""
 

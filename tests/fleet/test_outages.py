@@ -217,7 +217,7 @@ def test_redis_is_flushed(server: RedisServer, fleet: Fleet, tmp_path: Path, lea
     scene = Scene(server, fleet, tmp_path, leases, limit="200 calls")
     until(lambda: scene.bill.by_agent["closed"] >= 200)
     time.sleep(0.5)
-    arrived, found = scene.during(0.5)
+    arrived, found = scene.during(2.0)  # on a busy machine half a second may be nothing
     assert arrived["closed"] == 0
     assert set(found["closed"]) == {"BudgetExceeded"}
     server.flush()

@@ -191,7 +191,7 @@ ROOMS: Mapping[str, tuple[Any, str, tuple[str, ...]]] = {
     "read_request": (wire, "read_request", BEFORE),
     "guard": (call, "judge", BEFORE),
     "rate": (PriceBook, "rate", BEFORE),
-    "most output": (PriceBook, "max_output_tokens", ("uncapped",)),
+    "most output": (holding, "max_output_tokens", ("uncapped",)),
     "bound": (InputBound, "bound", BEFORE),
     "need": (holding, "need_of", BEFORE),
     "tool calls": (InputBound, "tool_calls", ("searching",)),

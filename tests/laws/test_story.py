@@ -590,3 +590,19 @@ def test_what_others_lease_and_do_not_use_is_waited_for(patience_s: float) -> No
         assert second.row.status == "refused"
     first.close()
     second.close()
+
+
+def test_who_waits_for_the_next_window_is_there_when_it_has_begun() -> None:
+    """Also by a clock that is being set right, and goes slow meanwhile."""
+    rooms, books = house(Budget("1 calls", per="hour", wait_s=7_200)), Books()
+    first, second = Telling(rooms, request(), books), Telling(rooms, request(), books)
+    for told in (first, second):
+        while isinstance(told.effect, Open | Hold):
+            told.step(_answer)
+    asked = second.effect
+    assert isinstance(asked, Queue)
+    [claim] = asked.claims
+    assert claim.resets_at is not None
+    assert 0.01 < NOW_S + asked.window_s - claim.resets_at < 1
+    first.close()
+    second.close()

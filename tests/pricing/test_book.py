@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenmeter.pricing
-from tokenmeter.pricing import DEFAULT_MAX_OUTPUT, Price, PriceBook
+from tokenmeter.pricing import DEFAULT_MAX_OUTPUT, Price, PriceBook, max_output_tokens
 from tokenmeter.pricing.book import _CACHE_SIZE, _Dated
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -311,10 +311,10 @@ def test_what_a_model_can_produce(book: PriceBook) -> None:
     mine = PriceBook({"gpt-5": Price("1", "1"), "capped": Price("1", "1", max_output_tokens=77)})
     rate = book.rate("openai", "gpt-5", at=NOW)
     assert rate is not None
-    assert book.max_output_tokens("openai", "gpt-5", rate) == rate.context_window == 400_000
-    assert mine.max_output_tokens("openai", "gpt-5", mine.rate("openai", "gpt-5", at=NOW)) == 400_000
-    assert mine.max_output_tokens(None, "capped", mine.rate(None, "capped", at=NOW)) == 77
-    assert book.max_output_tokens(None, "x", None) == DEFAULT_MAX_OUTPUT
+    assert max_output_tokens(rate) == rate.context_window == 400_000
+    assert max_output_tokens(mine.rate("openai", "gpt-5", at=NOW)) == 400_000
+    assert max_output_tokens(mine.rate(None, "capped", at=NOW)) == 77
+    assert max_output_tokens(None) == DEFAULT_MAX_OUTPUT
 
 
 def test_a_name_that_only_one_provider_lists_is_priced_on_an_unknown_host() -> None:

@@ -99,12 +99,6 @@ def test_memory_is_bounded_and_the_longest_unused_key_goes() -> None:
     assert learned.expect(("c", "m", "p"), 5, 5).learned
 
 
-@pytest.mark.parametrize("percent", [49, 100, 0, -1])
-def test_a_quantile_that_is_not_high_is_refused(percent: int) -> None:
-    with pytest.raises(ValueError, match=rf"percent={percent} .*give 50 to 99"):
-        ExpectedCost(percent)
-
-
 @given(value=st.integers(0, 2**24 - 1))
 def test_a_bucket_is_no_wider_than_an_eighth(value: int) -> None:
     largest = _largest(_bucket(value))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from tokenmeter.budgets.downgrade import Rules, circle
 from tokenmeter.budgets.limit import Unit, parse_limit
 from tokenmeter.budgets.window import zone
 from tokenmeter.errors import ConfigError
+from tokenmeter.texts import did_you_mean
 
 ATTRIBUTES = ("agent", "user", "team", "run", "model", "provider")
 
@@ -55,8 +56,7 @@ def _attribute(what: str, name: object) -> str:
         raise ConfigError(f"budget {what} 'global' stands alone; {_attribute_choices()}")
     hint = ""
     if isinstance(name, str) and name.strip() and not name.startswith("tag:"):
-        close = _close_matches(name, ATTRIBUTES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; for a tag write 'tag:{name}'"
+        hint = did_you_mean(name, ATTRIBUTES, otherwise=f"for a tag write 'tag:{name}'")
     raise ConfigError(f"budget {what} {name!r} is no attribute of a call; {_attribute_choices()}{hint}")
 
 
@@ -68,8 +68,7 @@ def one_of(what: str, value: object, choices: tuple[str, ...]) -> str:
     """One of a few words."""
     if isinstance(value, str) and value in choices:
         return value
-    close = _close_matches(value, choices, n=1) if isinstance(value, str) else []
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(value, choices)
     raise ConfigError(f"budget {what}={value!r} is unknown; choose from {', '.join(choices)}{hint}")
 
 
@@ -102,11 +101,10 @@ def _no_zone(name: object) -> NoReturn:
     import zoneinfo
 
     known = zoneinfo.available_timezones()
-    close = _close_matches(name, known, n=1) if isinstance(name, str) else []
-    remedy = f"did you mean {close[0]!r}?" if close else "give an IANA name such as 'UTC' or 'Europe/Berlin'"
+    hint = did_you_mean(name, known, otherwise="give an IANA name such as 'UTC' or 'Europe/Berlin'")
     if not known:
-        remedy = "this machine has no time zone database: install the package tzdata"
-    raise ConfigError(f"budget tz={name!r} is no time zone; {remedy}") from None
+        hint = "; this machine has no time zone database: install the package tzdata"
+    raise ConfigError(f"budget tz={name!r} is no time zone{hint}") from None
 
 
 def local_limit(text: object, mode: str, limit: str, unit: Unit, amount: int) -> int | None:
@@ -219,9 +217,3 @@ def thresholds(percents: object) -> tuple[int | float, ...]:
     if found and found[0] < 1 and found[-1] <= 1:
         raise ConfigError(f"budget thresholds={percents!r} are parts of one, not percents; write 50 for half the limit")
     return tuple(found)
-
-
-def _close_matches(word: str, known: Iterable[str], n: int) -> list[str]:
-    import difflib  # only a mistake needs it
-
-    return difflib.get_close_matches(word, list(known), n=n)

@@ -10,38 +10,29 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # a budget checks its rules with what stands here
-    from tokenmeter.budgets.policy import Claim
     from tokenmeter.budgets.store import Short
 
 Rules = tuple[tuple[str, str], ...]
 
 
-def next_model(claims: Iterable[Claim], model: str | None, tried: Container[str] = ()) -> str | None:
-    """The model to try next for a call that these claims refuse, or None if no budget names one.
+def next_model(short: Short, model: str | None, tried: Container[str] = ()) -> str | None:
+    """The model to try next for a call that can't be held, or None if no budget names one.
 
-    ``claims`` are those that stand in the way (`blocking`); the first of them whose budget names a model decides.
-    ``tried`` are the models that were refused before: none of them comes again, so that the rules of several budgets
-    can't send a call round in a circle.
+    Of the budgets that stand in the way, the first that names a model decides. ``tried`` are the models that were
+    refused before: none of them comes again, so that the rules of several budgets can't send a call round in a circle.
     """
     if model is None:
         return None
-    for claim in claims:
+    for claim, _ in short.in_the_way:
         cheaper = cheaper_model(claim.budget.downgrade, model)
         if cheaper is not None and cheaper not in tried:
             return cheaper
     return None
-
-
-def blocking(short: Short) -> tuple[Claim, ...]:
-    """The claims that can't be met: where the budget is spent out, what other calls hold counts as available."""
-    room = short.if_settled if short.spent_out else short.available
-    pairs = zip(short.claims, room, strict=True)
-    return tuple(claim for claim, left in pairs if claim.enforce and claim.amount > left)
 
 
 def cheaper_model(rules: Rules, model: str) -> str | None:

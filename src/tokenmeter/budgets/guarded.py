@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from tokenmeter.budgets.breaker import NotAsked
 from tokenmeter.budgets.journal import Journal
@@ -24,6 +25,8 @@ from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.store import Drawn, Entry, Held, Note, Settled, Short, State, Store, Ticket, in_use
 from tokenmeter.budgets.telling import Telling
 from tokenmeter.errors import StoreUnavailable
+
+_Answer = TypeVar("_Answer", Held | Short, Held | Short | Ticket)
 
 
 class _Call:
@@ -56,17 +59,7 @@ class GuardedStore(Telling):
     def hold(self, hold_id: str, claims: Sequence[Claim], now_s: float, note: Note | None = None) -> Held | Short:
         """Hold all claims or none; without the store, as the budgets say."""
         call = self._begin(hold_id, claims, note)
-        try:
-            if call.uncertain:
-                self._undo_first(hold_id, call)
-            answer = self.through.hold(hold_id, claims, now_s, note)
-        except StoreUnavailable as error:
-            self._ask_budgets(hold_id, call, error)
-            answer = self._alone.hold(hold_id, _limited(claims), now_s)
-            call.alone = self._alone
-        except Exception:
-            self._calls.pop(hold_id, None)
-            raise
+        answer = self._ask(hold_id, call, lambda store, claims: store.hold(hold_id, claims, now_s, note))
         return self._answered(hold_id, call, answer)
 
     def queue(
@@ -74,17 +67,7 @@ class GuardedStore(Telling):
     ) -> Held | Short | Ticket:
         """Like ``hold``, or a ticket."""
         call = self._begin(hold_id, claims, note)
-        try:
-            if call.uncertain:
-                self._undo_first(hold_id, call)
-            answer = self.through.queue(hold_id, claims, now_s, note)
-        except StoreUnavailable as error:
-            self._ask_budgets(hold_id, call, error)
-            answer = self._alone.queue(hold_id, _limited(claims), now_s)
-            call.alone = self._alone
-        except Exception:
-            self._calls.pop(hold_id, None)
-            raise
+        answer = self._ask(hold_id, call, lambda store, claims: store.queue(hold_id, claims, now_s, note))
         if isinstance(answer, Held | Short):
             return self._answered(hold_id, call, answer)
         return _GuardedTicket(self, hold_id, call, answer, now_s)
@@ -207,7 +190,7 @@ class GuardedStore(Telling):
         except StoreUnavailable:
             for entry in entries:
                 self.journal.put(Draw(entry.id, tuple(hold_ids), entry.charges, entry.row))
-            self._wake()
+            self._rounds.ring()
             return ()
 
     def write(self, entries: Sequence[Entry]) -> None:
@@ -220,28 +203,52 @@ class GuardedStore(Telling):
                 # The id is that of the call, whose hold may still have to be given back.
                 undo = isinstance(before, Undo) and Undo(before.id, before.claims, entry.row)
                 self.journal.put(undo or Write(entry.id, entry.row))
-            self._wake()
+            self._rounds.ring()
 
     # -- inside
 
     def _begin(self, hold_id: str, claims: Sequence[Claim], note: Note | None) -> _Call:
         """Note a call before its hold is made: an interrupt right after the making must find it."""
-        self._start()
+        self._rounds.start()
         before = self._calls.get(hold_id)
         if before is not None and before.states is not None:
             raise in_use(hold_id)
         call = _Call(claims, note)
-        if before is not None:
-            call.uncertain = before.uncertain
-        elif hold_id in self.journal:
-            call.uncertain = isinstance(self.journal.get(hold_id), Undo)
+        call.uncertain = isinstance(self.journal.get(hold_id), Undo) if before is None else before.uncertain
         self._calls[hold_id] = call
         return call
 
-    def _undo_first(self, hold_id: str, call: _Call) -> None:
-        """What an earlier try with the same id may have left must go before the next, not after it."""
-        self._undoing.run(self._undo_now, hold_id)  # not for as long as all is told that waits
-        call.uncertain = False
+    def _ask(self, hold_id: str, call: _Call, ask: Callable[[Store, Sequence[Claim]], _Answer]) -> _Answer:
+        """Ask the store for a hold; without it, the books in memory."""
+        try:
+            if call.uncertain:  # what an earlier try with the same id may have left must go before the next, not after
+                self._undoing.run(self._undo_now, hold_id)  # not for as long as all is told that waits
+                call.uncertain = False
+            return ask(self.through, call.claims)
+        except StoreUnavailable as error:
+            return self._ask_alone(hold_id, call, ask, error)
+        except Exception:
+            self._calls.pop(hold_id, None)
+            raise
+
+    def _ask_alone(
+        self,
+        hold_id: str,
+        call: _Call,
+        ask: Callable[[Store, Sequence[Claim]], _Answer],
+        error: StoreUnavailable,
+    ) -> _Answer:
+        """Ask the books in memory, if the budgets let the call pass without the store."""
+        if not isinstance(error, NotAsked):
+            call.uncertain = True
+        try:
+            self._must_allow(call.claims, error)
+        except StoreUnavailable:
+            if not call.uncertain:
+                self._calls.pop(hold_id, None)  # there is nothing to release
+            raise
+        call.alone = self._alone
+        return ask(call.alone, _limited(call.claims))
 
     def _undo_now(self, hold_id: str) -> None:
         self.through.release(hold_id)
@@ -262,17 +269,6 @@ class GuardedStore(Telling):
         if call.in_journal:
             self.journal.forget(hold_id)
 
-    def _ask_budgets(self, hold_id: str, call: _Call, error: StoreUnavailable) -> None:
-        """Return if the call may pass without the store."""
-        if not isinstance(error, NotAsked):
-            call.uncertain = True
-        try:
-            self._must_allow(call.claims, error)
-        except StoreUnavailable:
-            if not call.uncertain:
-                self._calls.pop(hold_id, None)  # there is nothing to release
-            raise
-
     def _must_allow(self, claims: Sequence[Claim], error: StoreUnavailable) -> None:
         for claim in claims:
             if claim.budget.per == "call":
@@ -292,7 +288,7 @@ class GuardedStore(Telling):
         self, hold_id: str, old: Sequence[Claim], claims: Sequence[Claim], error: StoreUnavailable
     ) -> Held | Short:
         self._must_allow(_grown(old, claims), error)
-        return self._alone.hold(hold_id, _limited(claims), self._now_s())
+        return self._alone.hold(hold_id, _limited(claims), self._alone.time_s())
 
     def _note_sent(self, hold_id: str, call: _Call) -> None:
         row = call.note() if call.note is not None else b""
@@ -301,15 +297,12 @@ class GuardedStore(Telling):
 
     def _post_later(self, entry_id: str, claims: Sequence[Claim], amounts: Sequence[int], row: bytes) -> None:
         self.journal.put(posting(entry_id, claims, amounts, row))
-        self._wake()
+        self._rounds.ring()
 
     def _undo_later(self, hold_id: str, call: _Call) -> None:
         before = self.journal.get(hold_id)
         self.journal.put(Undo(hold_id, len(call.claims), before.row if isinstance(before, Write) else b""))
-        self._wake()
-
-    def _now_s(self) -> float:
-        return self._alone.time_s()
+        self._rounds.ring()
 
     def _is_all_told(self) -> None:
         """Where the outage is over for every call, the next one has a local limit of its own."""
@@ -355,10 +348,9 @@ class _GuardedTicket:
         return self._guard._answered(self._hold_id, self._call, answer)
 
     def _without(self, error: StoreUnavailable) -> Held | Short:
-        guard, call = self._guard, self._call
-        guard._ask_budgets(self._hold_id, call, error)
-        call.alone = guard._alone
-        return call.alone.hold(self._hold_id, _limited(call.claims), self._now_s)
+        return self._guard._ask_alone(
+            self._hold_id, self._call, lambda books, claims: books.hold(self._hold_id, claims, self._now_s), error
+        )
 
     def __del__(self) -> None:
         if not getattr(self, "_done", True):  # where its making was interrupted, it stands in no line

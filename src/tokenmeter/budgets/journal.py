@@ -1,9 +1,9 @@
 """What a process still has to tell the store, in a file of its own that survives it.
 
-A line is one `os.write` to a file opened for appending: it is in the kernel's hands, and survives ``kill -9``;
-``fsync=True`` makes it survive a power cut as well. The file belongs to its process as long as that has the lock
-beside it (``flock``, which the kernel lets go of at death). Each line is told to the store by verbs that are exactly
-once by their id, so that a crash between the telling and the crossing out does no harm.
+A line is one `os.write` to a file opened for appending: it is in the kernel's hands, and survives ``kill -9``, but no
+power cut. The file belongs to its process as long as that has the lock beside it (``flock``, which the kernel lets go
+of at death). Each line is told to the store by verbs that are exactly once by their id, so that a crash between the
+telling and the crossing out does no harm.
 
     ID.lock        locked while the process lives; empty if a line is missing
     ID.3.journal   the lines; a younger one replaces an older one of the same id
@@ -15,7 +15,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import re
 import sys
 import time
 import uuid
@@ -49,10 +48,9 @@ _MEND_S = 1.0
 class Journal:
     """The lines of this process that wait to be told, in memory and in a file.
 
-    ``directory``: by default ``$XDG_STATE_HOME/tokenmeter`` or ``~/.local/state/tokenmeter``. ``owner``: a word for
-    people who look at the files. ``store``: which books the lines are for; those of another store lie elsewhere.
-    ``max_bytes`` bounds what waits; rows that charge nothing are taken up to the half of it, so that charges have room.
-    ``fsync``: wait for the disk at each line.
+    ``directory``: by default ``$XDG_STATE_HOME/tokenmeter`` or ``~/.local/state/tokenmeter``. ``store``: which books
+    the lines are for; those of another store lie elsewhere. ``max_bytes`` bounds what waits; rows that charge nothing
+    are taken up to the half of it, so that charges have room.
 
     Files are made at the first line. Any thread may write, and a finalizer or a signal handler that interrupted
     another writing on the same thread too. A directory that was given and can't be made raises ``ConfigError``;
@@ -62,20 +60,16 @@ class Journal:
     def __init__(
         self,
         directory: str | os.PathLike[str] | None = None,
-        owner: str | None = None,
         *,
         store: str = "",
         max_bytes: int = MAX_BYTES,
-        fsync: bool = False,
     ) -> None:
         given = directory is not None
         root = Path(directory) if directory is not None else default_directory()
         if store:
             root /= hashlib.sha256(store.encode()).hexdigest()[:16]
         self.directory = root
-        self._word = re.sub(r"[^A-Za-z0-9_-]", "_", owner or "process")[:64]
         self._max_bytes = max_bytes
-        self._fsync = fsync
         self._told: set[str] = set()  # what the log said already
         self._start_afresh()
         if given:
@@ -88,7 +82,7 @@ class Journal:
         _journals.add(self)
 
     def _start_afresh(self) -> None:
-        self.owner = f"{self._word}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        self.owner = f"process-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self._turn = Turn()
         self._live: dict[str, tuple[Record, int]] = {}
         self._live_bytes = 0
@@ -286,8 +280,6 @@ class Journal:
             self._torn = written < len(line)
             if self._torn:
                 raise OSError(28, "no space left")
-            if self._fsync:
-                os.fsync(self._file)
         except OSError as error:
             self._tell_once("broken", "tokenmeter's journal %s can't be written: %s", error.strerror or error)
             return False

@@ -1,4 +1,4 @@
-"""What the stores that last have in common: what they take, how they write it down, and why a claim can't be held."""
+"""What the stores that last have in common: some verbs, what they take, how they write it down, and their answers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,62 @@ from typing import Any
 from tokenmeter.budgets.budget import Budget
 from tokenmeter.budgets.limit import MAX_AMOUNT
 from tokenmeter.budgets.policy import Claim
-from tokenmeter.budgets.store import Book, Note, Short, State
+from tokenmeter.budgets.polling import Line
+from tokenmeter.budgets.store import Book, Drawn, Entry, Held, Note, Short, State, Ticket, in_use
 from tokenmeter.errors import ConfigError
 from tokenmeter.faults import swallow
 
 _MAX_ID = 200
 _BUDGET_FIELDS = tuple(field.name for field in fields(Budget) if field.init)
+
+
+class Lasting:
+    """The verbs that are the same in all of them: callers stand in line, and rows are drawn from no hold."""
+
+    _line: Line
+
+    def hold(self, hold_id: str, claims: Sequence[Claim], now_s: float, note: Note | None = None) -> Held | Short:
+        """Hold all claims or none."""
+        if hold_id in self._line:
+            raise in_use(hold_id)
+        behind = self._line.waited_for(claims)
+        return self._look(claims, behind) if behind else self._try_hold(hold_id, claims, note)
+
+    def queue(
+        self, hold_id: str, claims: Sequence[Claim], now_s: float, note: Note | None = None
+    ) -> Held | Short | Ticket:
+        """Hold all claims, or get in line where only other calls stand in the way."""
+        return self._line.queue(
+            lambda: self._try_hold(hold_id, claims, note),
+            lambda: self._release(hold_id),
+            hold_id,
+            claims,
+            lambda behind: self._look(claims, behind),
+        )
+
+    def release(self, hold_id: str) -> bool:
+        """Give a hold or a place in the line back; True the first time only."""
+        return self._line.leave(hold_id) or self._release(hold_id)
+
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Write rows that charge nothing, each once."""
+        self.draw((), [entry._replace(charges=()) for entry in entries])
+
+    def draw(self, hold_ids: Sequence[str], entries: Sequence[Entry]) -> tuple[Drawn, ...]:
+        """Charge entries out of holds that go on."""
+        raise NotImplementedError
+
+    def _try_hold(self, hold_id: str, claims: Sequence[Claim], note: Note | None) -> Held | Short:
+        """Hold all claims or none, whoever waits."""
+        raise NotImplementedError
+
+    def _look(self, claims: Sequence[Claim], behind: frozenset[str]) -> Short:
+        """What stands in the way of these claims, where others wait for some of the books."""
+        raise NotImplementedError
+
+    def _release(self, hold_id: str) -> bool:
+        """Give a hold back."""
+        raise NotImplementedError
 
 
 def raw(text: str) -> bytes:

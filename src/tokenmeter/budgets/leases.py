@@ -17,12 +17,9 @@ in its journal; whoever finds that on the same machine draws it, and gives the r
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from queue import Empty, SimpleQueue
 
 from tokenmeter.budgets.breaker import Through
 from tokenmeter.budgets.guarded import GuardedStore
@@ -36,7 +33,8 @@ from tokenmeter.budgets.store import Book, Entry, Held, Note, Settled, Short, St
 from tokenmeter.ending import TIMEOUT_S, at_end
 from tokenmeter.errors import StoreUnavailable
 from tokenmeter.faults import swallow
-from tokenmeter.forks import each_in_child, start_thread
+from tokenmeter.forks import each_in_child
+from tokenmeter.rounds import Rounds
 from tokenmeter.turn import Turn
 
 TICK_S = 0.05  # how long what was spent waits to be drawn
@@ -68,12 +66,10 @@ class LeasedStore(Through):
         _stores.add(self)
 
     def _start_afresh(self) -> None:
-        self._bell: SimpleQueue[bool] = SimpleQueue()
+        self._rounds = Rounds(self._round, name="leases", doing="tending leases", first_s=TICK_S)
         self._asleep = True
         self._rung = False
-        self._starting = Turn()
         self._drawing = Turn()
-        self._thread: threading.Thread | None = None
         self._ending = False  # nothing more is leased
         self._closed = False
 
@@ -98,7 +94,7 @@ class LeasedStore(Through):
         slices = self._slices
         slices.now_s = now_s
         if not self._ending and slices.provide(claims):
-            self._start()
+            self._rounds.start()
             answer = self.try_hold(hold_id, claims, note)
             if answer is not None:
                 return answer
@@ -225,10 +221,7 @@ class LeasedStore(Through):
         until_s = time.monotonic() + TIMEOUT_S
         self._end(TIMEOUT_S)
         self._closed = True
-        self._bell.put(False)
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(max(0.0, until_s - time.monotonic()))
+        self._rounds.end(max(0.0, until_s - time.monotonic()))
         self.guard.close(max(0.0, until_s - time.monotonic()))
 
     # -- inside
@@ -276,8 +269,15 @@ class LeasedStore(Through):
                     swallow(fault, "telling what was drawn from leases")
         return True
 
+    def _round(self) -> float:
+        """What the thread does, and what those who spend go by, so as not to ring for each call."""
+        self._asleep = self._rung = False
+        next_s = self._tend()
+        self._asleep = next_s > TICK_S
+        return TICK_S if self._sums.undrawn else next_s
+
     def _tend(self) -> float:
-        """What the thread does: draw, enlarge in advance, give back. How long to sleep then."""
+        """Draw, enlarge in advance, give back. How long to sleep then."""
         undrawn = self._sums.undrawn
         if undrawn and self._draw_all(but=len(undrawn) - 1):
             self._draw_all(but=DRAW_AT - 1)  # not to the last: they come as fast as they go
@@ -291,15 +291,7 @@ class LeasedStore(Through):
     def _wake(self) -> None:
         self._asleep = False
         self._rung = True
-        self._bell.put(True)
-
-    def _start(self) -> None:
-        if self._thread is None:
-            self._starting.take(self._start_thread, None, -1.0)
-
-    def _start_thread(self) -> None:
-        if self._thread is None:
-            self._thread = start_thread(_tend, weakref.ref(self), self._bell, name="leases")
+        self._rounds.ring()
 
     def _end(self, timeout_s: float) -> None:
         """Draw and give back all that can be; what ends later is drawn as it ends."""
@@ -359,31 +351,6 @@ def _line(hold_id: str, call: Call, amounts: Sequence[int], row: bytes) -> Draw:
             holds.append(lease_id)
             charges.append((claim.key, amount))
     return Draw(hold_id, tuple(holds), tuple(charges), row, False)
-
-
-def _tend(ref: weakref.ref[LeasedStore], bell: SimpleQueue[bool]) -> None:
-    """The thread of a store: it ends with it."""
-    next_s = TICK_S
-    while True:
-        with contextlib.suppress(Empty):
-            if not bell.get(timeout=next_s):
-                return
-            while True:
-                bell.get_nowait()
-        store = ref()
-        if store is None or store._closed:
-            return
-        store._asleep = store._rung = False
-        try:
-            next_s = store._tend()
-        except Exception as fault:  # noqa: BLE001 - the thread must live
-            swallow(fault, "tending leases")
-            next_s = 1.0
-        if next_s > TICK_S:
-            store._asleep = True
-            if store._sums.undrawn:
-                next_s = TICK_S
-        del store
 
 
 _stores: weakref.WeakSet[LeasedStore] = weakref.WeakSet()

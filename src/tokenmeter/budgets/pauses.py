@@ -10,16 +10,16 @@ from __future__ import annotations
 import itertools
 import logging
 import shlex
-import threading
 import weakref
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from tokenmeter.attribution import Scope
 from tokenmeter.budgets.store import Pause, Store
 from tokenmeter.errors import Paused, StoreUnavailable
 from tokenmeter.faults import swallow
-from tokenmeter.forks import each_in_child, start_thread
+from tokenmeter.forks import each_in_child
+from tokenmeter.rounds import Rounds
 from tokenmeter.turn import Turn, in_turn
 
 logger = logging.getLogger("tokenmeter")
@@ -54,27 +54,23 @@ class Pauses:
         self._interval_s = interval_s
         self._read: list[Pause] = []
         self._view: _View | None = None  # nothing is paused
-        self._closed = False
         self._start_afresh()
         _all.add(self)
 
     def _start_afresh(self) -> None:
-        self._starting = Turn()
+        self._rounds = Rounds(self._round, name="pauses", doing="reading what is paused")
         self._turn = Turn()
-        self._bell = threading.Event()
         self._numbers = itertools.count(1)
         self._newest = 0
         self._told = False
-        self._follower: threading.Thread | None = None
-        weakref.finalize(self, self._bell.set)
 
     def stops(self, agent: str | None, user: str | None, team: str | None) -> Pause | None:
         """The pause that stops a call of these, or None. Never waits and never raises."""
         if self._here:
             if self._read or self._store.pauses():
                 self._look()
-        elif self._follower is None:
-            self._start()
+        elif self._rounds.thread is None:
+            self._rounds.start()
         view = self._view
         if view is None:
             return None
@@ -85,14 +81,22 @@ class Pauses:
             or (None if team is None else view.teams.get(team))
         )
 
+    def refusal(self, scope: Scope) -> Paused | None:
+        """The refusal of a call of this scope, if a pause stops it."""
+        pause = self.stops(scope.agent, scope.user, scope.team)
+        if pause is None and scope.depth > 1:  # a paused agent doesn't go on through the agents that it calls
+            pause = next((found for name in scope.path if (found := self.stops(name, None, None))), None)
+        if pause is None:
+            return None
+        return paused(pause, agent=scope.agent, user=scope.user, team=scope.team, run=scope.run)
+
     def refresh(self) -> bool:
         """Read the store now, on this thread, as long as the store itself takes. False: it could not be read."""
         return self._look()
 
     def close(self) -> None:
         """End the thread, without waiting for it. What was known stays known."""
-        self._closed = True
-        self._bell.set()
+        self._rounds.end()
 
     # -- inside
 
@@ -104,7 +108,7 @@ class Pauses:
             self._complain(error)
             return False
         except Exception as error:  # noqa: BLE001 - a call must not fail because nobody knows whether it is paused
-            if not self._closed:
+            if not self._rounds.ended:
                 swallow(error, "reading what is paused")
             return False
         if self._told:
@@ -124,7 +128,7 @@ class Pauses:
                 self._read = found
 
     def _complain(self, error: StoreUnavailable) -> None:
-        if not self._told and not self._closed:
+        if not self._told and not self._rounds.ended:
             self._told = True
             logger.warning(
                 "tokenmeter can't read what is paused, and goes by what it knew last (%d in force): %s",
@@ -132,25 +136,9 @@ class Pauses:
                 error,
             )
 
-    def _start(self) -> None:
-        if not self._closed:
-            self._starting.take(self._start_follower, None)
-
-    def _start_follower(self) -> None:
-        if self._follower is None:
-            self._follower = start_thread(_follow, weakref.ref(self), self._bell, self._interval_s, name="pauses")
-
-
-def _follow(ref: Callable[[], Pauses | None], bell: threading.Event, interval_s: float) -> None:
-    """The thread. It has no hold on the pauses while it waits, so that they can be let go of."""
-    while True:
-        pauses = ref()
-        if pauses is None or bell.is_set():
-            return
-        pauses._look()
-        del pauses
-        if bell.wait(interval_s):
-            return
+    def _round(self) -> float:
+        self._look()
+        return self._interval_s
 
 
 def paused(pause: Pause, *, agent: str | None, user: str | None, team: str | None, run: str | None = None) -> Paused:

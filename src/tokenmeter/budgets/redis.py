@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from tokenmeter.budgets import redis_scripts as scripts
 from tokenmeter.budgets import redis_words as words
-from tokenmeter.budgets.lasting import check_amounts, check_claims, check_id, raw, row_of
+from tokenmeter.budgets.lasting import Lasting, check_amounts, check_claims, check_id, raw, row_of
 from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.redis_url import RedisOptions, parse_url
 from tokenmeter.budgets.redis_views import RedisViews
 from tokenmeter.budgets.redis_words import bulk
-from tokenmeter.budgets.store import Drawn, Entry, Held, Note, Settled, Short, Ticket, in_use
+from tokenmeter.budgets.store import Drawn, Entry, Held, Note, Settled, Short, in_use
 from tokenmeter.errors import ConfigError, StoreUnavailable
 from tokenmeter.forks import each_in_child
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _ENTRIES_A_DRAW = 100
 
 
-class RedisStore(RedisViews):
+class RedisStore(Lasting, RedisViews):
     """Books in Redis. No verb takes longer than ``timeout_s``, then `StoreUnavailable` says what to do.
 
     Grants and the lives of processes go by the server's clock. The instance is one process to the others: it
@@ -64,25 +64,6 @@ class RedisStore(RedisViews):
 
     # -- the verbs that a call needs
 
-    def hold(self, hold_id: str, claims: Sequence[Claim], now_s: float, note: Note | None = None) -> Held | Short:
-        """Hold all claims or none."""
-        if hold_id in self._line:
-            raise in_use(hold_id)
-        behind = self._line.waited_for(claims)
-        return self._look(claims, behind) if behind else self._try_hold(hold_id, claims, note)
-
-    def queue(
-        self, hold_id: str, claims: Sequence[Claim], now_s: float, note: Note | None = None
-    ) -> Held | Short | Ticket:
-        """Hold all claims, or get in line where only other calls stand in the way."""
-        return self._line.queue(
-            lambda: self._try_hold(hold_id, claims, note),
-            lambda: self._release(hold_id),
-            hold_id,
-            claims,
-            lambda behind: self._look(claims, behind),
-        )
-
     def sent(self, hold_id: str) -> bool:
         """Note that the request goes out now, and the row to write if this process dies. One round trip."""
         _, note = self._mine.get(hold_id, ((), None))
@@ -97,10 +78,6 @@ class RedisStore(RedisViews):
         _check_count(answer, amounts)
         self._ended(hold_id)
         return words.settled(answer) if answer[:2] == b"C " else None
-
-    def release(self, hold_id: str) -> bool:
-        """Give a hold or a place in the line back; True the first time only."""
-        return self._line.leave(hold_id) or self._release(hold_id)
 
     def adjust(self, hold_id: str, amounts: Sequence[int]) -> Held | Short:
         """Change what a hold holds: less always, more if it is admissible."""
@@ -154,10 +131,6 @@ class RedisStore(RedisViews):
         self._line.stir()
         return tuple(drawn)
 
-    def write(self, entries: Sequence[Entry]) -> None:
-        """Write rows that charge nothing, each once."""
-        self.draw((), [entry._replace(charges=()) for entry in entries])
-
     def recover(self) -> int:
         """End the holds of processes that are gone; how many."""
         return self._owner.recover()
@@ -175,7 +148,6 @@ class RedisStore(RedisViews):
     # -- inside
 
     def _try_hold(self, hold_id: str, claims: Sequence[Claim], note: Note | None) -> Held | Short:
-        """Hold all claims or none, whoever waits."""
         check_id(hold_id)
         check_claims(claims)
         if self._owner.ended:
@@ -196,7 +168,6 @@ class RedisStore(RedisViews):
         return words.held(claims, answer)
 
     def _look(self, claims: Sequence[Claim], behind: frozenset[str]) -> Short:
-        """What stands in the way of these claims, where others wait for some of the books."""
         check_claims(claims)
         return words.short_of(claims, self._ask_for(b"", b"look", claims), behind)
 

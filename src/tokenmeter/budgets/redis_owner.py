@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import uuid
-import weakref
 
 from tokenmeter.budgets import redis_scripts as scripts
 from tokenmeter.budgets.lasting import raw
 from tokenmeter.budgets.redis_room import Room
 from tokenmeter.budgets.redis_words import bulk, number
 from tokenmeter.errors import ConfigError, StoreUnavailable
-from tokenmeter.faults import swallow
-from tokenmeter.forks import start_thread
+from tokenmeter.rounds import Rounds
 
 _BEATS_A_LEASE = 5
-_ROUNDS_A_LOOK = 20
+_BEATS_A_LOOK = 20
 _MAX_LATER = 10_000
 
 
@@ -26,6 +23,7 @@ class Owner:
     def __init__(self, room: Room) -> None:
         self._room = room
         self._lease_ms = int(room.options.lease_s * 1000)
+        self._pause_s = room.options.lease_s / _BEATS_A_LEASE
         self.forget()
 
     def forget(self) -> None:
@@ -34,29 +32,26 @@ class Owner:
         self.words = (bulk(self.id), number(self._lease_ms))
         self._doubtful: dict[str, None] = {}
         self._later: dict[str, None] = {}
-        self._thread: threading.Thread | None = None
-        self._gone = threading.Event()
-        self._rounds = 0
+        self._heart = Rounds(
+            self.round, name="redis-heartbeat", doing="keeping holds in Redis alive", first_s=self._pause_s
+        )
+        self._beats = 0
 
     def begin(self) -> None:
         """Say from now on that this process lives."""
-        if self._thread is not None:
-            return
-        # Without a thread, what is held for longer is ended by the others.
-        pause_s = self._room.options.lease_s / _BEATS_A_LEASE
-        self._thread = start_thread(_beat, weakref.ref(self), self._gone, pause_s, name="redis-heartbeat")
+        self._heart.start()  # without a thread, what is held for longer is ended by the others
 
     def end(self) -> None:
         """Let the others end what is still held, from now on."""
-        self._gone.set()
-        if self._thread is not None:
+        self._heart.end()
+        if self._heart.thread is not None:
             with contextlib.suppress(StoreUnavailable):
                 self._room.run(scripts.leave, self.words[0])
 
     @property
     def ended(self) -> bool:
         """Whether it said that it is gone."""
-        return self._gone.is_set()
+        return self._heart.ended
 
     # -- holds that may be made, or not
 
@@ -85,7 +80,7 @@ class Owner:
 
     def recover(self, deadline: float | None = None) -> int:
         """End the holds of the dead; how many."""
-        if self._thread is not None and not self.ended:
+        if self._heart.thread is not None and not self.ended:
             self.beat(deadline)  # so as not to be taken for dead by oneself
         count = 0
         while True:
@@ -100,27 +95,15 @@ class Owner:
         """Say once that this process lives."""
         self._room.run(scripts.beat, *self.words, deadline=deadline)
 
-    def round(self) -> None:
+    def round(self) -> float:
         """What the thread does each time."""
-        self._rounds += 1
-        if self._rounds % _ROUNDS_A_LOOK == 0:
-            self._room.look()
-        self.beat()
-        for hold_id in list(self._later):
-            self._room.run(scripts.release, bulk(raw(hold_id)))
-            self.trust(hold_id)
-        self.recover()
-
-
-def _beat(owner: weakref.ref[Owner], gone: threading.Event, pause_s: float) -> None:
-    while not gone.wait(pause_s):
-        found = owner()
-        if found is None:
-            return
-        try:
-            found.round()
-        except (StoreUnavailable, ConfigError):
-            pass  # those who call will hear of it
-        except Exception as error:  # noqa: BLE001 - a thread of our own: nobody else would see it
-            swallow(error, "keeping holds in Redis alive")
-        del found
+        self._beats += 1
+        with contextlib.suppress(StoreUnavailable, ConfigError):  # those who call will hear of it
+            if self._beats % _BEATS_A_LOOK == 0:
+                self._room.look()
+            self.beat()
+            for hold_id in list(self._later):
+                self._room.run(scripts.release, bulk(raw(hold_id)))
+                self.trust(hold_id)
+            self.recover()
+        return self._pause_s

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tokenmeter.errors import ConfigError
+from tokenmeter.texts import did_you_mean
 
 Kind = Literal["single", "cluster", "sentinel"]
 Node = tuple[str, int]
@@ -137,9 +137,7 @@ def _query(text: str, *, tls: bool) -> dict[str, Any]:
         if read is None and "@" in text:
             raise ConfigError(_LOGIN)
         if read is None or (name.startswith("ssl_") and not tls):
-            close = difflib.get_close_matches(name, _OPTIONS, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close and close[0] != name else ""
-            hint = "; it goes with rediss://" if not hint and name.startswith("ssl_") else hint
+            hint = "; it goes with rediss://" if read is not None else did_you_mean(name, _OPTIONS)
             raise ConfigError(f"redis option {name!r} is unknown; there are {', '.join(_OPTIONS)}{hint}")
         try:
             found[name] = read(value)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from tokenmeter.budgets.lasting import check_amounts, check_claims, check_id, raw, row_of
+from tokenmeter.budgets.lasting import Lasting, check_amounts, check_claims, check_id, raw, row_of
 from tokenmeter.budgets.policy import Claim
 from tokenmeter.budgets.sqlite_charges import Charges
 from tokenmeter.budgets.sqlite_desk import Connection, Desk, Nested
@@ -24,7 +24,7 @@ from tokenmeter.budgets.sqlite_owner import Owner
 from tokenmeter.budgets.sqlite_url import SqliteOptions, parse_url
 from tokenmeter.budgets.sqlite_views import SqliteViews, tidy
 from tokenmeter.budgets.sqlite_words import Lines
-from tokenmeter.budgets.store import Drawn, Entry, Held, Note, Settled, Short, State, Ticket, in_use
+from tokenmeter.budgets.store import Drawn, Entry, Held, Note, Settled, Short, State, in_use
 from tokenmeter.errors import StoreUnavailable
 
 _Answer = TypeVar("_Answer", Held | Short, Short)
@@ -36,7 +36,7 @@ _MAX_DOUBTS = 10_000
 _MAX_MINE = 100_000
 
 
-class SqliteStore(SqliteViews):
+class SqliteStore(Lasting, SqliteViews):
     """Books in a file. A verb that finds the file locked waits ``timeout_s``, then it raises `StoreUnavailable`.
 
     Grants go by the clock of this machine. The instance is one process to the others; a forked child is another.
@@ -71,25 +71,6 @@ class SqliteStore(SqliteViews):
 
     # -- the verbs that a call needs
 
-    def hold(self, hold_id: str, claims: Sequence[Claim], now_s: float, note: Note | None = None) -> Held | Short:
-        """Hold all claims or none."""
-        if hold_id in self._line:
-            raise in_use(hold_id)
-        behind = self._line.waited_for(claims)
-        return self._look(claims, behind) if behind else self._try_hold(hold_id, claims, note)
-
-    def queue(
-        self, hold_id: str, claims: Sequence[Claim], now_s: float, note: Note | None = None
-    ) -> Held | Short | Ticket:
-        """Hold all claims, or get in line where only other calls stand in the way."""
-        return self._line.queue(
-            lambda: self._try_hold(hold_id, claims, note),
-            lambda: self._release(hold_id),
-            hold_id,
-            claims,
-            lambda behind: self._look(claims, behind),
-        )
-
     def sent(self, hold_id: str) -> bool:
         """Note that the request goes out now, and the row to write if this process dies."""
         mine = self._mine.get(hold_id)
@@ -106,10 +87,6 @@ class SqliteStore(SqliteViews):
             return self._settle_later(hold_id, amounts, row)
         self._ended(hold_id)
         return settled
-
-    def release(self, hold_id: str) -> bool:
-        """Give a hold or a place in the line back; True the first time only."""
-        return self._line.leave(hold_id) or self._release(hold_id)
 
     def adjust(self, hold_id: str, amounts: Sequence[int]) -> Held | Short:
         """Change what a hold holds: less always, more if it is admissible."""
@@ -159,10 +136,6 @@ class SqliteStore(SqliteViews):
         self._line.stir()
         return tuple(drawn)
 
-    def write(self, entries: Sequence[Entry]) -> None:
-        """Write rows that charge nothing, each once."""
-        self.draw((), [entry._replace(charges=()) for entry in entries])
-
     def recover(self) -> int:
         """End the holds of processes that are gone; how many."""
         dead = self._owner.dead()
@@ -187,7 +160,6 @@ class SqliteStore(SqliteViews):
     # -- inside
 
     def _try_hold(self, hold_id: str, claims: Sequence[Claim], note: Note | None) -> Held | Short:
-        """Hold all claims or none, whoever waits."""
         check_id(hold_id)
         check_claims(claims)
         owner = self._owner
@@ -217,7 +189,6 @@ class SqliteStore(SqliteViews):
         return answer
 
     def _look(self, claims: Sequence[Claim], behind: frozenset[str]) -> Short:
-        """What stands in the way of these claims, where others wait for some of the books."""
         check_claims(claims)
         lines = self._lines(claims)
         return self._ask(lambda db: self._holds.look(db, claims, lines, behind))

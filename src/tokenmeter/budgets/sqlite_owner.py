@@ -11,15 +11,13 @@ import contextlib
 import os
 import secrets
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tokenmeter.errors import ConfigError, StoreUnavailable
-from tokenmeter.faults import swallow
-from tokenmeter.forks import start_thread
+from tokenmeter.rounds import Rounds
 from tokenmeter.turn import Turn, in_turn
 
 if sys.platform != "win32":
@@ -37,6 +35,7 @@ class Owner:
         self.folder = books.with_name(books.name + "-owners")
         self._books = books
         self._lease_s = lease_s
+        self._pause_s = lease_s / _BEATS_A_LEASE
         self._beat = weakref.WeakMethod(beat)
         self._lock: int | None = None
         self.forget()
@@ -49,12 +48,14 @@ class Owner:
         self.id = secrets.randbits(62)
         self.begun = False
         self.by_lease = False
-        self._gone = threading.Event()
+        self._heart = Rounds(
+            self._round, name="sqlite-heartbeat", doing="keeping holds in SQLite alive", first_s=self._pause_s
+        )
 
     @in_turn
     def begin(self) -> None:
         """Show from now on that this process lives."""
-        if self.begun or self._gone.is_set():
+        if self.begun or self.ended:
             return
         if self._in_start:
             raise StoreUnavailable("the budgets were asked by a signal handler as they began; make the call later")
@@ -67,7 +68,7 @@ class Owner:
 
     def end(self) -> None:
         """As death does: let the others end what is still held."""
-        self._gone.set()
+        self._heart.end()
         self._let_go()
         if self.by_lease:
             with contextlib.suppress(StoreUnavailable):
@@ -76,7 +77,7 @@ class Owner:
     @property
     def ended(self) -> bool:
         """Whether it said that it is gone."""
-        return self._gone.is_set()
+        return self._heart.ended
 
     def beat(self) -> None:
         """Say once that this process lives."""
@@ -129,7 +130,7 @@ class Owner:
         except OSError:
             self.by_lease = True
             self.beat()
-            self._start_beating()
+            self._heart.start()  # without a thread, what is held for longer is ended by the others
 
     def _locked_file(self) -> int:
         path = self._path(self.id)
@@ -147,10 +148,10 @@ class Owner:
             time.sleep(0.0001 * attempt)
         raise FileNotFoundError(path)
 
-    def _start_beating(self) -> None:
-        # Without a thread, what is held for longer is ended by the others.
-        pause_s = self._lease_s / _BEATS_A_LEASE
-        start_thread(_beat, weakref.ref(self), self._gone, pause_s, name="sqlite-heartbeat")
+    def _round(self) -> float:
+        with contextlib.suppress(StoreUnavailable, ConfigError):  # those who call will hear of it
+            self.beat()
+        return self._pause_s
 
     def _say(self, lives_until_s: float) -> None:
         beat = self._beat()
@@ -201,17 +202,3 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
         finally:
             os.close(lock)
-
-
-def _beat(owner: weakref.ref[Owner], gone: threading.Event, pause_s: float) -> None:
-    while not gone.wait(pause_s):
-        found = owner()
-        if found is None:
-            return
-        try:
-            found.beat()
-        except (StoreUnavailable, ConfigError):
-            pass  # those who call will hear of it
-        except Exception as error:  # noqa: BLE001 - a thread of our own: nobody else would see it
-            swallow(error, "keeping holds in SQLite alive")
-        del found

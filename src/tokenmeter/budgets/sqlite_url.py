@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tokenmeter.errors import ConfigError
+from tokenmeter.texts import did_you_mean
 
 Synchronous = Literal["normal", "full"]
 _EXAMPLE = "write sqlite:///relative.db or sqlite:////absolute/path.db"
@@ -80,8 +80,7 @@ def _query(text: str) -> dict[str, Any]:
     for name, value in parse_qsl(text, keep_blank_values=True):
         read = _OPTIONS.get(name)
         if read is None:
-            close = difflib.get_close_matches(name, _OPTIONS, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, _OPTIONS)
             raise ConfigError(f"sqlite option {name!r} is unknown; there are {', '.join(_OPTIONS)}{hint}")
         if value == "":
             raise ConfigError(f"sqlite option {name!r} is empty; leave it out or give a value")

@@ -41,7 +41,7 @@ class SqliteViews:
         raised = self._raises.at(db)
         found = {
             key: State(int(posted), int(held), int(top) + raised(key))
-            for key, posted, held, _, top in fetch(db, "key, posted, held, leased, top", list(dict.fromkeys(keys)))
+            for key, posted, held, _, top in fetch(db, list(dict.fromkeys(keys)))
         }
         return tuple([found.get(key, _UNSEEN) for key in keys])
 

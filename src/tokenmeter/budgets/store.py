@@ -64,6 +64,16 @@ class Short(Struct, frozen=True):
     available: tuple[int, ...]
     if_settled: tuple[int, ...]
 
+    @property
+    def in_the_way(self) -> list[tuple[Claim, int]]:
+        """The claims that can't be met, and what each could get: what others hold too, where the budget is spent out.
+
+        For those holds are waited for.
+        """
+        room = self.if_settled if self.spent_out else self.available
+        pairs = zip(self.claims, room, strict=True)
+        return [(claim, left) for claim, left in pairs if claim.enforce and claim.amount > left]
+
 
 class Settled(NamedTuple):
     """What a charge did, per claim: the book after it, and by how much it changed what is posted.

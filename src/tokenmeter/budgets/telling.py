@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import time
 import weakref
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
 
 from tokenmeter.budgets.breaker import Breaker, Through
 from tokenmeter.budgets.journal import Journal
 from tokenmeter.budgets.store import Store
 from tokenmeter.ending import TIMEOUT_S, at_end
 from tokenmeter.errors import StoreUnavailable
-from tokenmeter.faults import swallow
-from tokenmeter.forks import each_in_child, start_thread
+from tokenmeter.forks import each_in_child
+from tokenmeter.rounds import Rounds
 from tokenmeter.turn import Turn
 
 _TICK_S = 15.0  # how often an idle writer looks for what dead processes left
@@ -36,14 +33,12 @@ class Telling(Through):
         self._start_afresh()
         _stores.add(self)
         if journal.has_dead():
-            self._start()
+            self._rounds.start()
 
     def _start_afresh(self) -> None:
-        self._bell: SimpleQueue[bool] = SimpleQueue()  # its put can't be caught half-way by a finalizer
+        self._rounds = Rounds(self._round, name="store", doing="telling the store what was spent")
         self._writing = Turn()
         self._undoing = Turn()
-        self._starting = Turn()
-        self._thread: threading.Thread | None = None
         self._closed = False
 
     def recover(self) -> int:
@@ -70,26 +65,12 @@ class Telling(Through):
         until_s = time.monotonic() + timeout_s
         if not self.flush(timeout_s):
             self.breaker.shut = True
-        self._bell.put(False)
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(max(0.0, until_s - time.monotonic()))
+        self._rounds.end(max(0.0, until_s - time.monotonic()))
         self.through.close()
         self.journal.close()
 
     def _is_all_told(self) -> None:
         """Called when nothing waits any more."""
-
-    def _wake(self) -> None:
-        self._bell.put(True)
-
-    def _start(self) -> None:
-        if self._thread is None and not self._closed:
-            self._starting.take(self._start_thread, None, -1.0)
-
-    def _start_thread(self) -> None:
-        if self._thread is None:
-            self._thread = start_thread(_write, weakref.ref(self), self._bell, name="store")
 
     def _work(self, timeout_s: float = -1.0) -> bool:
         """Tell the store what waits. True if nothing is left."""
@@ -107,8 +88,8 @@ class Telling(Through):
             self._is_all_told()
         return True
 
-    def _next_s(self) -> float:
-        """When the writer has something to do, if nobody calls it before."""
+    def _round(self) -> float:
+        self._work()
         if self.journal.waiting():
             return max(0.05, self.breaker.wait_s)
         return _TICK_S
@@ -117,25 +98,6 @@ class Telling(Through):
         """In a forked child: the thread and what waits are the parent's."""
         self._start_afresh()
         self.breaker.start_afresh()
-
-
-def _write(ref: weakref.ref[Telling], bell: SimpleQueue[bool]) -> None:
-    """The writer's thread: it ends with its store."""
-    next_s = 0.0
-    while True:
-        with contextlib.suppress(Empty):
-            if not bell.get(timeout=next_s):
-                return
-        store = ref()
-        if store is None:
-            return
-        try:
-            store._work()
-            next_s = store._next_s()
-        except Exception as fault:  # noqa: BLE001 - the thread must live
-            swallow(fault, "telling the store what was spent")
-            next_s = 1.0
-        del store
 
 
 _stores: weakref.WeakSet[Telling] = weakref.WeakSet()

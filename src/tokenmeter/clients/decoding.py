@@ -22,6 +22,14 @@ class Undecodable(Exception):
     """The body can't be read: an unknown coding, a missing library, broken data."""
 
 
+class Deaf:
+    """Stands in where a body can't be decoded, or not any further: it still reaches the caller."""
+
+    def decode(self, data: bytes) -> bytes:
+        """Nothing."""
+        return b""
+
+
 class _Deflate:
     """Both forms that servers send as ``deflate``: with the zlib header, which is two bytes, and without."""
 

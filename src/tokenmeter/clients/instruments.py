@@ -84,7 +84,7 @@ _patching = _Patching()
 class Instruments:
     """The patches of one meter. ``needed`` is called once there is an HTTP library to meter."""
 
-    def __init__(self, metering: Metering, needed: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, metering: Metering, needed: Callable[[], object]) -> None:
         self._metering = metering
         self._needed = needed
         self._process: list[Patch] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -13,7 +14,9 @@ from tokenmeter.budgets.thresholds import Crossing
 from tokenmeter.clients.dropped import Dropped
 from tokenmeter.clients.later import Later
 from tokenmeter.effects import Record
+from tokenmeter.ending import at_end
 from tokenmeter.faults import swallow
+from tokenmeter.forks import each_in_child
 from tokenmeter.ledger import MemoryLedger
 from tokenmeter.loops.findings import Finding
 from tokenmeter.notes import Call, House
@@ -45,7 +48,7 @@ class Stream(Protocol):
         """Never settle: that is left to the process that this one was forked from."""
 
 
-class Metering(Struct, eq=False):
+class Metering(Struct, eq=False, weakref=True):
     """The rooms with effects: what the drivers of a meter's stories work on. Only ``house`` is ever replaced."""
 
     house: House
@@ -66,6 +69,9 @@ class Metering(Struct, eq=False):
     # collected together with its response could not be told to its end.
     streams: set[Stream] = field(default_factory=set)
     dropped: Dropped = field(default_factory=Dropped)
+
+    def __post_init__(self) -> None:
+        _all.add(self)
 
     def current(self) -> House:
         """The rooms of the next call."""
@@ -140,3 +146,23 @@ class Metering(Struct, eq=False):
                     self.on_threshold(crossing)
                 except Exception as fault:
                     swallow(fault, "calling on_threshold")
+
+
+_all: weakref.WeakSet[Metering] = weakref.WeakSet()
+
+
+def _end_streams(left_s: float) -> None:
+    """What is still open when the program ends is told with what was read so far."""
+    for metering in list(_all):
+        for stream in list(metering.streams):
+            stream.peek()
+
+
+def _leave_streams(metering: Metering) -> None:
+    """In a forked child: what is open is the parent's, and so are its holds."""
+    while metering.streams:
+        metering.streams.pop().leave()
+
+
+at_end(-1, _end_streams)
+each_in_child(_all, _leave_streams)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from tokenmeter import wire
 from tokenmeter.budgets import Entry, Held, Short, Ticket
-from tokenmeter.clients.decoding import Decoder, Undecodable
+from tokenmeter.clients.decoding import Deaf, Decoder, Undecodable
 from tokenmeter.clients.growth import Growth
 from tokenmeter.clients.library import Library
 from tokenmeter.clients.metering import Metering
@@ -232,7 +232,7 @@ class Port(Struct, eq=False):
             decoder = self.library.decoder(response, rewrites=hide_usage)
         except Undecodable as error:
             swallow(error, "reading a compressed body")
-            decoder = _NOTHING
+            decoder = Deaf()
         passage = Passage(
             self.metering.streams,
             reader,
@@ -305,7 +305,7 @@ class Port(Struct, eq=False):
             if held is not None:
                 store = self.metering.store
                 end: Callable[[], object]
-                if self._sent and type(held) is Settle:
+                if type(held) is Settle:
                     end = partial(store.settle, held.hold_id, held.amounts, held.row)
                 elif self._sent and isinstance(held, Hold | Queue):
                     end = partial(store.settle, held.hold_id, [claim.amount for claim in held.claims])
@@ -378,13 +378,3 @@ def _with_headers(answer: Answer, counted: Usage | None) -> Answer:
     if counted is None or reading is None or reading.usage is not None:
         return answer
     return replace(answer, reading=replace(reading, usage=counted))
-
-
-class _Nothing:
-    """Reads a body that can't be read."""
-
-    def decode(self, data: bytes) -> bytes:
-        return b""
-
-
-_NOTHING = _Nothing()

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from tokenmeter.clients.aside import aside, here
-from tokenmeter.clients.decoding import Decoder, Undecodable
+from tokenmeter.clients.decoding import Deaf, Decoder, Undecodable
 from tokenmeter.clients.growth import Growth
 from tokenmeter.errors import Refused
 from tokenmeter.faults import swallow
@@ -98,7 +98,7 @@ class Passage:
             for at in range(0, len(chunk), SLICE_BYTES):
                 self._read(decoder.decode(chunk[at : at + SLICE_BYTES]))
         except Undecodable:
-            self._decoder = _Deaf()
+            self._decoder = Deaf()
         return chunk
 
     def _read(self, plain: bytes) -> bytes:
@@ -203,13 +203,6 @@ class _Blind:
 
     def finish(self) -> tuple[bytes, Reading]:
         return b"", self.peek()
-
-
-class _Deaf:
-    """Stands in for a decoder that met broken data: the rest can't be read, and still reaches the caller."""
-
-    def decode(self, data: bytes) -> bytes:
-        return b""
 
 
 class SyncRelay:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 from tokenmeter.config.lines import Path as Place
 from tokenmeter.errors import ConfigError
+from tokenmeter.texts import did_you_mean
 
 T = TypeVar("T")
 
@@ -98,9 +98,8 @@ class Table:
     def unknown(self, key: str) -> NoReturn:
         """Raise `ConfigError` about a key that nobody knows."""
         known = sorted(set(self._known))
-        close = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"the keys are {', '.join(known)}"
-        self.source.refuse((*self.place, key), f"{self.title} has no key {key!r}; {hint}")
+        hint = did_you_mean(key, known, otherwise=f"the keys are {', '.join(known)}")
+        self.source.refuse((*self.place, key), f"{self.title} has no key {key!r}{hint}")
 
     def make(self, build: Callable[..., T], needed: str | None = None) -> T:
         """Build a value from all the rest; what it refuses is refused here, on the line of the key it speaks of."""

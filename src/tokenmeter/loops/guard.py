@@ -62,9 +62,9 @@ class Memory:
 
     __slots__ = ("prints", "seen")
 
-    def __init__(self, key: bytes, seen: Seen | None = None) -> None:
+    def __init__(self, key: bytes) -> None:
         self.prints = Fingerprints(key)
-        self.seen = Seen() if seen is None else seen
+        self.seen = Seen()
 
     def answered(self, ticket: int | None, failed: bool = False) -> None:
         """Tell of each request that was judged and not refused: its answer came, or it failed and may be retried."""

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, TypedDict, get_args
 
 from tokenmeter.errors import ConfigError
+from tokenmeter.texts import did_you_mean
 
 Action = Literal["refuse", "warn", "brake"]
 Guard = Literal[
@@ -156,11 +157,8 @@ class LoopPolicy:
                 raise ConfigError(f'agents[{agent!r}] is {limits!r}; write a mapping such as {{"max_repeats": 50}}')
             for name in limits:
                 if name not in common:
-                    import difflib
-
-                    close = difflib.get_close_matches(str(name), common, n=1)
-                    hint = f"did you mean {close[0]!r}?" if close else f"the limits are {', '.join(common)}"
-                    raise ConfigError(f"agents[{agent!r}] has no limit {name!r}; {hint}")
+                    hint = did_you_mean(name, common, otherwise=f"the limits are {', '.join(common)}")
+                    raise ConfigError(f"agents[{agent!r}] has no limit {name!r}{hint}")
             given: dict[str, Any] = {name: None if value == "none" else value for name, value in limits.items()}
             if "actions" in given:
                 _check_actions(given["actions"])

@@ -1,6 +1,6 @@
 """Usage times dated price, in nanodollars; and what a request can cost at worst."""
 
-from tokenmeter.pricing.book import DEFAULT_MAX_OUTPUT, PriceBook
+from tokenmeter.pricing.book import DEFAULT_MAX_OUTPUT, PriceBook, max_output_tokens
 from tokenmeter.pricing.bounds import InputBound
 from tokenmeter.pricing.expected import ExpectedCost, Overshoot
 from tokenmeter.pricing.price import Price, parse_prices
@@ -16,5 +16,6 @@ __all__ = [
     "PriceBook",
     "PricedUnit",
     "Rate",
+    "max_output_tokens",
     "parse_prices",
 ]

@@ -119,16 +119,6 @@ class PriceBook:
             return entry  # type: ignore[return-value]  # mypy doesn't narrow by `type`, which is twice as fast
         return entry.at(at if isinstance(at, datetime) else datetime.fromtimestamp(at, UTC))
 
-    def max_output_tokens(self, provider: str | None, model: str | None, rate: Rate | None) -> int:
-        """What one answer of the model can be at the most, for a request without a cap.
-
-        The figure of an override; else the context window, because an answer can't be longer; else
-        ``DEFAULT_MAX_OUTPUT``. genai-prices lists no output limits, and there is no table of models here.
-        """
-        if rate is None:
-            return DEFAULT_MAX_OUTPUT
-        return rate.max_output_tokens or rate.context_window or DEFAULT_MAX_OUTPUT
-
     def _renew(self) -> tuple[DataSnapshot, _Known, dict[object, Rate | _Dated | None]]:
         assert self._get_snapshot is not None  # noqa: S101 - preload went before
         snapshot = self._get_snapshot()
@@ -167,6 +157,17 @@ class PriceBook:
             if any(fnmatchcase(name, pattern) for name in names):
                 return price
         return None
+
+
+def max_output_tokens(rate: Rate | None) -> int:
+    """What one answer of the model of this price can be at the most, for a request without a cap.
+
+    The figure of an override; else the context window, because an answer can't be longer; else ``DEFAULT_MAX_OUTPUT``.
+    genai-prices lists no output limits, and there is no table of models here.
+    """
+    if rate is None:
+        return DEFAULT_MAX_OUTPUT
+    return rate.max_output_tokens or rate.context_window or DEFAULT_MAX_OUTPUT
 
 
 class _Dated:

@@ -31,7 +31,9 @@ COLD_CALLS = 20
 MAX_KEYS = 1_024
 
 _ONE = 1_000_000  # levels are in millionths
-_STEP = 20_000  # how far the level moves by a whole miss
+_LEAST = 950_000  # of the calls shall cost no more than was held
+_UP = 19_000  # how far a miss moves the level
+_DOWN = 1_000  # and how far a call that is none
 
 _STEPS_BITS = 3  # eight buckets to each doubling: none is wider than an eighth
 _MAX_BITS = 24
@@ -75,16 +77,10 @@ class Overshoot(NamedTuple):
 class ExpectedCost:
     """Learns what calls use and says what to hold for the next. Thread-safe; memory is bounded.
 
-    ``percent`` of the calls shall cost no more than was held. A key is an agent, a model and a provider; those that
-    were not used for longest are forgotten.
+    A key is an agent, a model and a provider; those that were not used for longest are forgotten.
     """
 
-    def __init__(self, percent: int = 95, *, max_keys: int = MAX_KEYS) -> None:
-        if not 50 <= percent <= 99:
-            raise ValueError(f"percent={percent!r} is no high quantile; give 50 to 99")
-        self._least = percent * (_ONE // 100)
-        self._up = _STEP * percent // 100
-        self._down = _STEP - self._up
+    def __init__(self, *, max_keys: int = MAX_KEYS) -> None:
         self._max_keys = max_keys
         self._known: dict[Key, _Experience] = {}
         self._overshoot = Overshoot()
@@ -109,7 +105,7 @@ class ExpectedCost:
         """Take in what a call used, however it was held; for usage that was measured, not estimated."""
         known = self._known.pop(key, None)
         if known is None:
-            known = _Experience(self._least)
+            known = _Experience()
             while len(self._known) >= self._max_keys:
                 del self._known[next(iter(self._known))]
         self._known[key] = known
@@ -126,7 +122,7 @@ class ExpectedCost:
         missed = expected.learned and actual > held
         known = self._known.get(key)
         if known is not None:
-            known.level = known.level + self._up if missed else max(self._least, known.level - self._down)
+            known.level = known.level + _UP if missed else max(_LEAST, known.level - _DOWN)
         if expected.learned:
             so_far = self._overshoot
             self._overshoot = Overshoot(
@@ -148,9 +144,9 @@ class _Experience:
 
     __slots__ = ("calls", "level", "output", "share")
 
-    def __init__(self, level: int) -> None:
+    def __init__(self) -> None:
         self.calls = 0
-        self.level = level
+        self.level = _LEAST
         self.output = _Histogram()
         self.share = _Histogram()
 
