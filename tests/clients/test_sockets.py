@@ -42,6 +42,9 @@ from tokenmeter.clients import sockets
 from tokenmeter.testing import CapturedCalls
 from tokenmeter.wire import sockets as messages
 
+# The SDK's own, with versions of websockets that it doesn't know yet.
+pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")
+
 ASK = {"type": "response.create", "model": MODEL, "input": "Say hello.", "max_output_tokens": 60}
 # gpt-5-mini: $0.25 in, $0.025 cached, $2 out for a million tokens
 COST_NANOS = (INPUT - CACHED) * 250 + CACHED * 25 + OUTPUT * 2_000
