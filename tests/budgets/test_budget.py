@@ -82,6 +82,7 @@ def test_a_budget_is_a_value() -> None:
         ({"tz": "../etc/passwd"}, ["tz='../etc/passwd'", "Europe/Berlin"]),
         ({"tz": ""}, ["tz=''"]),
         ({"tz": None}, ["tz=None"]),
+        ({"tz": "CEST"}, ["tz='CEST'", "an IANA name such as"]),
         ({"name": ""}, ["name ''"]),
         ({"name": 5}, ["name 5"]),
     ],

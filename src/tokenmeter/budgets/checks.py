@@ -100,7 +100,8 @@ def tz(name: object) -> str:
 def _no_zone(name: object) -> NoReturn:
     import zoneinfo
 
-    known = zoneinfo.available_timezones()
+    # An abbreviation that looks alike is another zone: EST for CEST.
+    known = {zone for zone in zoneinfo.available_timezones() if "/" in zone or zone == "UTC"}
     hint = did_you_mean(name, known, otherwise="give an IANA name such as 'UTC' or 'Europe/Berlin'")
     if not known:
         hint = "; this machine has no time zone database: install the package tzdata"
