@@ -94,10 +94,11 @@ class _Body:
         return self._chunks.__aiter__()  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """That is done by the response."""
+        """Give back the transport's slot, which hangs on them. The rest is done by the response."""
+        self._chunks.close()
 
     async def aclose(self) -> None:
-        """As `close`."""
+        """All is done by the response."""
 
 
 class _Response(ForeignResponse):
@@ -126,7 +127,7 @@ class _Response(ForeignResponse):
         self.inner._chunks, self.inner._release = relay, released
 
     def iter_raw(self) -> Iterator[bytes]:
-        yield from self.inner._chunks
+        yield from self.inner  # not its chunks: it gives back its connection
 
     def again(self, raw: bytes) -> None:
         self.inner._chunks = iter((raw,))
@@ -150,7 +151,7 @@ class _AsyncResponse(_Response):
         self.inner._chunks, self.inner._release = relay, released
 
     async def aiter_raw(self) -> AsyncIterator[bytes]:
-        async for piece in self.inner._chunks:
+        async for piece in self.inner:
             yield piece
 
     def again(self, raw: bytes) -> None:
