@@ -40,7 +40,7 @@ def ask(found: Lanes, lane: str | None = None, steers: str | None = None, *, lat
     sent = Sent(lane, steers)
     asked, passage = found.expect(sent, object(), b'{"model":"m"}'), Passage()
     if not late:
-        found.attach(asked, passage)  # type: ignore[arg-type]
+        found.attach(asked, passage)
     return asked, passage
 
 
@@ -85,7 +85,7 @@ def test_any_order_of_any_lanes(data: st.DataObject) -> None:
             named = {} if kind.endswith("delta") else {"response": {"id": f"{lane}-{turn}"}}
             hear(found, f"response.{kind}", lane, turn=turn, **named)
         if lane in late and (kind == "completed" or data.draw(st.booleans())):
-            found.attach(*late.pop(lane))  # type: ignore[arg-type]
+            found.attach(*late.pop(lane))
     for (lane, turn), passage in passages.items():
         assert passage.kinds == ["created", "delta", "in_progress", "completed"]
         assert all(piece["turn"] == turn and piece.get("stream_id") == lane for piece in passage.pieces)

@@ -394,6 +394,111 @@ def test_one_connection_and_all_of_them_count_once(responder: Responder) -> None
     assert "send" not in vars(connection)
 
 
+def in_pieces(responder: Responder) -> None:
+    with connect(responder.socket_url) as connection:
+        connection.send(json.dumps(ASK))
+        for _ in range(5):
+            assert list(connection.recv_streaming())
+
+
+def in_pieces_async(responder: Responder) -> None:
+    async def ask() -> None:
+        async with connect_async(responder.socket_url) as connection:
+            await connection.send(json.dumps(ASK))
+            for _ in range(5):
+                assert [piece async for piece in connection.recv_streaming()]
+
+    asyncio.run(asyncio.wait_for(ask(), _LONG_S))
+
+
+@pytest.mark.parametrize("ask", [in_pieces, in_pieces_async])
+def test_messages_that_are_received_in_pieces(
+    ask: Callable[[Responder], None], responder: Responder, meter: Meter, calls: CapturedCalls
+) -> None:
+    with Meter() as other:
+        other.instrument()
+        ask(responder)
+        assert other.spend().calls == 1
+    (row,) = calls
+    assert (row.cost_nanos, row.estimated) == (COST_NANOS, False)
+    assert held(meter) == [0]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_is_under_way_while_the_patches_are_undone_is_heard_out(
+    wrapped: bool, responder: Responder, calls: CapturedCalls
+) -> None:
+    meter = Meter([Budget("$5", per="day")], recorders=[calls])
+    with connect(responder.socket_url) as connection, connect(responder.socket_url) as idle:
+        meter.wrap(connection) if wrapped else meter.instrument()
+        connection.send(json.dumps(ASK))
+        connection.recv()
+        meter.close() if wrapped else meter.uninstrument()
+        while json.loads(connection.recv())["type"] != "response.completed":
+            pass
+        (row,) = calls
+        assert (row.cost_nanos, row.estimated) == (COST_NANOS, False)
+        connection.send(json.dumps(ASK))
+        assert json.loads(connection.recv())["type"] == "response.created"
+        assert not {"send", "recv", "close"} & vars(idle).keys()
+    meter.close()
+    assert len(calls) == 1
+
+
+def test_a_response_that_never_ended_is_over_when_another_begins(
+    responder: Responder, meter: Meter, calls: CapturedCalls
+) -> None:
+    def odd(asked: Event, response_id: str) -> Iterator[Event | None]:
+        yield created(asked, response_id)
+        yield delta(WORDS[0])
+        yield {"type": "response.nobody_knows", "response": {"id": response_id}}
+
+    with connect(responder.socket_url) as connection:
+        responder.answer = odd
+        connection.send(json.dumps(ASK))
+        for _ in range(3):
+            connection.recv()
+        responder.answer = whole
+        connection.send(json.dumps(ASK))
+        for _ in range(5):
+            connection.recv()
+        assert [row.estimated for row in calls] == [True, False]
+        assert held(meter) == [0]
+
+
+def test_the_answer_to_a_message_whose_sender_was_cancelled_is_of_no_other_call(
+    responder: Responder, meter: Meter, calls: CapturedCalls
+) -> None:
+    async def ask() -> None:
+        async with connect_async(responder.socket_url) as connection:
+            drain, connection.drain = connection.drain, lambda: asyncio.sleep(_LONG_S)  # type: ignore[method-assign]
+            sending = asyncio.create_task(connection.send(json.dumps(ASK)))
+            while not responder.arrived:
+                await asyncio.sleep(0.01)
+            sending.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await sending
+            connection.drain = drain  # type: ignore[method-assign]
+            await connection.send(json.dumps(ASK))
+            for _ in range(10):
+                await connection.recv()
+
+    asyncio.run(asyncio.wait_for(ask(), _LONG_S))
+    assert [(row.estimated, row.response_id) for row in calls] == [(True, None), (False, "resp_2")]
+    assert held(meter) == [0]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_response_that_goes_on_unread_is_held_as_a_whole(stream: bool, responder: Responder) -> None:
+    """A budget that holds streams bit by bit ends them where it can't pay more; here the provider would go on."""
+    asked = json.dumps(ASK | {"max_output_tokens": 1_900, "stream": stream})
+    with Meter([Budget("$1", per="total", extend_streams=True)]) as meter, connect(responder.socket_url) as connection:
+        meter.instrument()
+        connection.send(asked)
+        connection.recv()
+        assert held(meter)[0] * 10**9 >= 1_900 * 2_000
+
+
 def test_one_connection_alone(responder: Responder) -> None:
     async def ask(meter: Meter) -> None:
         async with connect_async(responder.socket_url) as mine, connect_async(responder.socket_url) as other:
@@ -457,6 +562,18 @@ def test_a_wrapped_client_that_finds_nobody_adopts_no_connection(responder: Resp
     openai = pytest.importorskip("openai")
     with Meter() as meter:
         client = meter.wrap(openai.OpenAI(base_url="http://localhost:9/v1", api_key="none"))
+        with pytest.raises(OSError), client.responses.connect():  # noqa: PT011 - the system's own words
+            pass
+        by_wrapped(openai.OpenAI(base_url=responder.url, api_key="none"))
+        assert meter.spend().calls == 0
+
+
+def test_whoever_connects_where_a_wrapped_client_could_not_is_not_adopted(responder: Responder) -> None:
+    openai = pytest.importorskip("openai")
+    if not hasattr(openai.OpenAI, "_websocket_query_params"):
+        pytest.skip("this version opens its connections otherwise")
+    with Meter() as meter:
+        client = meter.wrap(openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="none"))
         with pytest.raises(OSError), client.responses.connect():  # noqa: PT011 - the system's own words
             pass
         by_wrapped(openai.OpenAI(base_url=responder.url, api_key="none"))

@@ -7,8 +7,8 @@ response follows another.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
-from tokenmeter.clients.relay import Passage
 from tokenmeter.faults import swallow
 from tokenmeter.forks import renew_in_child
 from tokenmeter.turn import Turn, in_turn
@@ -17,6 +17,27 @@ from tokenmeter.wire.sockets import Heard, Sent
 
 MAX_LANES = 256
 """Whose last settings are kept; steering in an older one is not metered."""
+
+
+class Reads(Protocol):
+    """What reads a response: a `Passage`."""
+
+    def passes(self, chunk: bytes, /) -> object:
+        """A piece of it."""
+
+    def end(self, failure: BaseException | None = None) -> object:
+        """It is over."""
+
+
+class _Unheard:
+    def passes(self, chunk: bytes, /) -> None:
+        """To nobody."""
+
+    def end(self, failure: BaseException | None = None) -> None:
+        """It was settled before."""
+
+
+_UNHEARD = _Unheard()
 
 
 class Asked:
@@ -29,7 +50,7 @@ class Asked:
         self.response_id: str | None = None
         self.begun = False
         self._kept: list[bytes] = []  # what came in before the passage was there
-        self._passage: Passage | None = None
+        self._passage: Reads | None = None
 
     @property
     def waits_in_line(self) -> bool:
@@ -43,7 +64,7 @@ class Asked:
         else:
             self._passage.passes(event)
 
-    def attach(self, passage: Passage) -> None:
+    def attach(self, passage: Reads) -> None:
         """Have it read by this passage."""
         for event in self._kept:
             passage.passes(event)
@@ -65,6 +86,11 @@ class Lanes:
         renew_in_child(self, "_turn", Turn)
         self._under_way: list[Asked] = []
         self._settings: dict[str | None, bytes] = {}  # by lane: what was asked for last
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is."""
+        return bool(self._under_way)
 
     def request(self, sent: Sent, message: bytes) -> tuple[Sent, bytes] | None:
         """The lane that a message goes to, and the request that it comes to. None: nobody knows."""
@@ -101,13 +127,17 @@ class Lanes:
         if asked in self._under_way:
             self._under_way.remove(asked)
 
-    def attach(self, asked: Asked, passage: Passage) -> None:
+    def forgo(self, asked: Asked) -> None:
+        """Its call is settled by now, but it may have gone out: what is said of it is of no other."""
+        self.attach(asked, _UNHEARD)
+
+    def attach(self, asked: Asked, passage: Reads) -> None:
         """A call went out: what is said of it is read by this passage."""
         if self._attach(asked, passage):
             asked.end()
 
     @in_turn
-    def _attach(self, asked: Asked, passage: Passage) -> bool:
+    def _attach(self, asked: Asked, passage: Reads) -> bool:
         asked.attach(passage)
         return asked not in self._under_way
 
@@ -130,14 +160,16 @@ class Lanes:
         if first is None:
             return []
         same = [each for each in self._under_way if each.message is first.message]
-        over = heard.ends or heard.rejects or heard.sets_aside is not None
+        # Whose end went by unheard, if another begins.
+        over = [each for each in self._under_way if heard.begins and each.lane == first.lane and each.begun]
         for asked in same:
             asked.begun = asked.begun or heard.begins
             asked.response_id = heard.response_id or asked.response_id
             asked.take(sockets.NOT_FOLLOWED if heard.sets_aside is not None else event)
-        if over:
-            self._under_way = [each for each in self._under_way if each not in same]
-        return same if over else []
+        if heard.ends or heard.rejects or heard.sets_aside is not None:
+            over += same
+        self._under_way = [each for each in self._under_way if each not in over]
+        return over
 
     def _whose(self, heard: Heard) -> Asked | None:
         waiting = [each for each in self._under_way if not each.begun]
