@@ -155,10 +155,6 @@ class ForeignLibrary:
         """Where this client sends; none if it is no client of this library."""
         raise NotImplementedError
 
-    def left(self) -> Sequence[Place]:
-        """Where what is under way still arrives, once no client is patched any more."""
-        return ()
-
     def address(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Url]:
         """The method and the address that a client was asked to send to. What is wrong with them the client says."""
         raise NotImplementedError

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 from tokenmeter.clients import seam, threads
-from tokenmeter.clients.foreign import ForeignLibrary
 from tokenmeter.clients.library import Library, Place
 from tokenmeter.clients.metering import Metering
 from tokenmeter.clients.patches import Patch
@@ -169,8 +168,9 @@ class Instruments:
 
     def _hear_out(self) -> None:
         """What went out over connections that stay open is still heard to its end."""
-        for library in [_library(name) for name in SOCKETS if name in sys.modules]:
-            for place in library.left() if isinstance(library, ForeignLibrary) else ():
+        found: Any = [_library(name) for name in SOCKETS if name in sys.modules]
+        for library in filter(None, found):
+            for place in library.left():
                 self._patch(library, place)
 
     @in_turn
