@@ -181,3 +181,25 @@ def test_garbage_is_nobodys(message: str | bytes) -> None:
     assert not passage.pieces
     respond(found, "1")
     assert passage.ends == [None]
+
+
+def test_an_interrupt_in_the_midst_leaves_no_call_open() -> None:
+    class Interrupted(Passage):
+        tried = False
+
+        def end(self, failure: BaseException | None = None) -> bytes:
+            if not self.tried:
+                self.tried = True
+                raise KeyboardInterrupt
+            return super().end(failure)
+
+    found, passages = Lanes(), [Interrupted(), Interrupted()]
+    for lane, passage in zip("ab", passages, strict=True):
+        found.attach(found.expect(Sent(lane), object(), b"{}"), passage)
+    hear(found, "response.created", "a", response={"id": "1"})
+    with pytest.raises(KeyboardInterrupt):
+        hear(found, "response.completed", "a", response={"id": "1"})
+    assert passages[0].ends == [None]
+    with pytest.raises(KeyboardInterrupt):
+        found.over()
+    assert passages[1].ends == [None]

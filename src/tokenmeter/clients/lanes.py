@@ -6,7 +6,6 @@ response follows another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Protocol
 
 from tokenmeter.faults import swallow
@@ -73,6 +72,10 @@ class Asked:
 
     def end(self, failure: BaseException | None = None) -> None:
         """Nothing more is said of it."""
+        if self.waits_in_line:
+            failure = None
+            self.take(sockets.NOT_FOLLOWED)
+            self.begun = True
         if self._passage is not None:
             self._passage.end(failure)
 
@@ -103,23 +106,20 @@ class Lanes:
     def expect(self, sent: Sent, message: object, body: bytes) -> Asked:
         """A message is about to go out."""
         asked = Asked(sent, message)
-        stale = self._expect(asked, body)
-        _drop(stale)
+        with _Ends() as stale:
+            self._expect(asked, body, stale)
         return asked
 
     @in_turn
-    def _expect(self, asked: Asked, body: bytes) -> list[Asked]:
-        stale: list[Asked] = []
+    def _expect(self, asked: Asked, body: bytes, stale: list[Asked]) -> None:
         if asked.sent.steers is None:
             self._settings.pop(asked.lane, None)
             self._settings[asked.lane] = body
             if len(self._settings) > MAX_LANES:
                 del self._settings[next(iter(self._settings))]
             # What was steered is part of this request by now, or of a response that has ended.
-            stale = [each for each in self._under_way if each.lane == asked.lane and each.waits_in_line]
-        self._under_way = [each for each in self._under_way if each not in stale]
-        self._under_way.append(asked)
-        return stale
+            stale += [each for each in self._under_way if each.lane == asked.lane and each.waits_in_line]
+        self._under_way = [*[each for each in self._under_way if each not in stale], asked]
 
     @in_turn
     def withdraw(self, asked: Asked) -> None:
@@ -149,27 +149,27 @@ class Lanes:
             data = message.encode() if isinstance(message, str) else bytes(message)
             heard = sockets.read_heard(data)
             if heard is not None:
-                for asked in self._hear(heard, sockets.as_event(data)):
-                    asked.end()
+                with _Ends() as over:
+                    self._hear(heard, sockets.as_event(data), over)
         except Exception as fault:
             swallow(fault, "reading a message of a websocket")
 
     @in_turn
-    def _hear(self, heard: Heard, event: bytes) -> list[Asked]:
+    def _hear(self, heard: Heard, event: bytes, over: list[Asked]) -> None:
         first = self._whose(heard)
         if first is None:
-            return []
+            return
         same = [each for each in self._under_way if each.message is first.message]
         # Whose end went by unheard, if another begins.
-        over = [each for each in self._under_way if heard.begins and each.lane == first.lane and each.begun]
+        over += [each for each in self._under_way if heard.begins and each.lane == first.lane and each.begun]
         for asked in same:
-            asked.begun = asked.begun or heard.begins
-            asked.response_id = heard.response_id or asked.response_id
-            asked.take(sockets.NOT_FOLLOWED if heard.sets_aside is not None else event)
+            if heard.sets_aside is None:
+                asked.begun = asked.begun or heard.begins or heard.rejects
+                asked.response_id = heard.response_id or asked.response_id
+                asked.take(event)
         if heard.ends or heard.rejects or heard.sets_aside is not None:
             over += same
         self._under_way = [each for each in self._under_way if each not in over]
-        return over
 
     def _whose(self, heard: Heard) -> Asked | None:
         waiting = [each for each in self._under_way if not each.begun]
@@ -190,22 +190,36 @@ class Lanes:
 
     def over(self, failure: BaseException | None = None) -> None:
         """Nothing more comes in."""
-        left = self._take_all()
-        _drop(each for each in left if each.waits_in_line)
-        for asked in left:
-            asked.end(failure)
+        with _Ends(failure) as left:
+            self._take_all(left)
 
     @in_turn
-    def _take_all(self) -> list[Asked]:
-        left, self._under_way = self._under_way, []
-        return left
+    def _take_all(self, left: list[Asked]) -> None:
+        left += self._under_way
+        self._under_way = []
 
     def __del__(self) -> None:
         if getattr(self, "_under_way", None):
             self.over()
 
 
-def _drop(unused: Iterable[Asked]) -> None:
-    for asked in unused:
-        asked.take(sockets.NOT_FOLLOWED)
-        asked.end()
+class _Ends:
+    """Ends the calls that are put into its list, also where an interrupt comes in between."""
+
+    def __init__(self, failure: BaseException | None = None) -> None:
+        self._failure = failure
+        self._calls: list[Asked] = []
+
+    def __enter__(self) -> list[Asked]:
+        return self._calls
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self._end()
+        except BaseException:
+            self._end()
+            raise
+
+    def _end(self) -> None:
+        for asked in self._calls:
+            asked.end(self._failure)
