@@ -168,7 +168,7 @@ def test_lanes_that_are_dropped_end_their_calls() -> None:
     _, passage = ask(found)
     del found
     gc.collect()
-    assert passage.ends == [None]
+    assert (passage.ends, passage.kinds) == ([None], ["queued"])
 
 
 @pytest.mark.parametrize(
@@ -203,3 +203,28 @@ def test_an_interrupt_in_the_midst_leaves_no_call_open() -> None:
     with pytest.raises(KeyboardInterrupt):
         found.over()
     assert passages[1].ends == [None]
+
+
+def test_what_is_said_of_a_response_after_its_end_is_of_no_other() -> None:
+    found = Lanes()
+    _, first = ask(found)
+    hear(found, "response.created", response={"id": "1"})
+    hear(found, "error", code="server_error")
+    _, second = ask(found)
+    hear(found, "response.failed", response={"id": "1"})
+    assert (first.ends, second.ends, second.kinds) == ([None], [], [])
+    respond(found, "2")
+    assert second.kinds == ["created", "delta", "completed"]
+
+
+def test_steering_is_followed_before_the_request_that_waits_in_its_lane() -> None:
+    found = Lanes()
+    _, first = ask(found)
+    hear(found, "response.created", response={"id": "1"})
+    _, steered = ask(found, None, "1")
+    _, waiting = ask(found)
+    hear(found, "response.incomplete", response={"id": "1"})
+    respond(found, "2")
+    assert (first.ends, steered.ends, waiting.ends) == ([None], [None], [])
+    respond(found, "3")
+    assert waiting.kinds == ["created", "delta", "completed"]

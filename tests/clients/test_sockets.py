@@ -249,6 +249,19 @@ def test_a_connection_that_is_dropped_is_settled(responder: Responder, meter: Me
     assert held(meter) == [0]
 
 
+def test_a_response_of_which_nothing_was_heard_is_charged_as_what_it_may_have_come_to(
+    responder: Responder, meter: Meter, calls: CapturedCalls
+) -> None:
+    """Over HTTP nothing more is generated once nobody reads; here all of it may lie in the buffers."""
+    with connect(responder.socket_url) as connection:
+        connection.send(json.dumps(ASK))
+    (row,) = calls
+    assert (row.status, row.estimated) == ("incomplete", True)
+    assert row.usage is not None
+    assert row.usage.counts["output_tokens"] == ASK["max_output_tokens"]
+    assert held(meter) == [0]
+
+
 @BOTH
 def test_what_the_provider_rejects_costs_nothing(
     events: Events, responder: Responder, meter: Meter, calls: CapturedCalls

@@ -6,6 +6,7 @@ response follows another.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Protocol
 
 from tokenmeter.faults import swallow
@@ -48,6 +49,7 @@ class Asked:
         self.lane = sent.lane
         self.response_id: str | None = None
         self.begun = False
+        self._heard = False
         self._kept: list[bytes] = []  # what came in before the passage was there
         self._passage: Reads | None = None
 
@@ -58,6 +60,7 @@ class Asked:
 
     def take(self, event: bytes) -> None:
         """An event of this response."""
+        self._heard = True
         if self._passage is None:
             self._kept.append(event)
         else:
@@ -76,6 +79,8 @@ class Asked:
             failure = None
             self.take(sockets.NOT_FOLLOWED)
             self.begun = True
+        elif not self._heard:
+            self.take(sockets.UNHEARD)
         if self._passage is not None:
             self._passage.end(failure)
 
@@ -89,6 +94,7 @@ class Lanes:
         renew_in_child(self, "_turn", Turn)
         self._under_way: list[Asked] = []
         self._settings: dict[str | None, bytes] = {}  # by lane: what was asked for last
+        self._over: deque[str] = deque(maxlen=MAX_LANES)  # the responses that ended last
 
     @property
     def busy(self) -> bool:
@@ -117,8 +123,10 @@ class Lanes:
             self._settings[asked.lane] = body
             if len(self._settings) > MAX_LANES:
                 del self._settings[next(iter(self._settings))]
-            # What was steered is part of this request by now, or of a response that has ended.
-            stale += [each for each in self._under_way if each.lane == asked.lane and each.waits_in_line]
+            # What was steered in a response that has ended is part of this request by now.
+            goes_on = {each.response_id for each in self._under_way}
+            in_line = [each for each in self._under_way if each.lane == asked.lane and each.waits_in_line]
+            stale += [each for each in in_line if each.sent.steers not in goes_on]
         self._under_way = [*[each for each in self._under_way if each not in stale], asked]
 
     @in_turn
@@ -170,8 +178,11 @@ class Lanes:
         if heard.ends or heard.rejects or heard.sets_aside is not None:
             over += same
         self._under_way = [each for each in self._under_way if each not in over]
+        self._over.extend([each.response_id for each in over if each.response_id is not None])
 
     def _whose(self, heard: Heard) -> Asked | None:
+        if heard.response_id is not None and heard.response_id in self._over:  # that it failed is said of it once more
+            return None
         waiting = [each for each in self._under_way if not each.begun]
         if heard.sets_aside is not None:
             return next((each for each in waiting if each.sent.steers == heard.sets_aside), None)
