@@ -213,8 +213,9 @@ def test_what_is_said_of_a_response_after_its_end_is_of_no_other() -> None:
     _, second = ask(found)
     hear(found, "response.failed", response={"id": "1"})
     assert (first.ends, second.ends, second.kinds) == ([None], [], [])
-    respond(found, "2")
-    assert second.kinds == ["created", "delta", "completed"]
+    for passage in (second, ask(found)[1]):
+        respond(found, "same")
+        assert passage.kinds == ["created", "delta", "completed"]
 
 
 def test_steering_is_followed_before_the_request_that_waits_in_its_lane() -> None:

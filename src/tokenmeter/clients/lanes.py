@@ -178,10 +178,13 @@ class Lanes:
         if heard.ends or heard.rejects or heard.sets_aside is not None:
             over += same
         self._under_way = [each for each in self._under_way if each not in over]
-        self._over.extend([each.response_id for each in over if each.response_id is not None])
+        self._over.extend({each.response_id for each in over if each.response_id is not None})
 
     def _whose(self, heard: Heard) -> Asked | None:
-        if heard.response_id is not None and heard.response_id in self._over:  # that it failed is said of it once more
+        known = heard.response_id is not None and heard.response_id in self._over
+        if known and heard.begins:  # a server that gives each the same name
+            self._over.remove(heard.response_id or "")
+        elif known:  # that it failed is said of it once more
             return None
         waiting = [each for each in self._under_way if not each.begun]
         if heard.sets_aside is not None:
