@@ -176,6 +176,34 @@ def test_what_never_left_is_not_charged(way: Way, budgeted: Meter, calls: Captur
     assert held(budgeted) == [0]
 
 
+@BOTH
+def test_a_key_with_a_line_too_many_is_not_charged(
+    way: Way, served: Served, budgeted: Meter, calls: CapturedCalls
+) -> None:
+    request = asks(served.url)
+    request.headers.append(("Authorization", "Bearer from-a-file\n"))
+    with pytest.raises(transports.ProtocolError):
+        way(request)
+    assert [(row.status, row.usage) for row in calls] == [("error", None)]
+    assert not served.arrived
+    assert held(budgeted) == [0]
+
+
+def test_whoever_is_cancelled_while_it_waits_for_a_connection_is_not_charged(
+    budgeted: Meter, calls: CapturedCalls
+) -> None:
+    async def ask(url: str) -> None:
+        transport = transports.StdlibAsyncTransport(max_connections=1)
+        async with transport, transport.stream(asks(url, STREAMED)):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(transport._do_stream(asks(url, STREAMED)), 0.1)
+            assert [(row.status, row.usage) for row in calls] == [("error", None)]
+
+    with stalling() as found:
+        asyncio.run(asyncio.wait_for(ask(found.url), 30))
+    assert len(found.arrived) == 1
+
+
 def test_a_closed_transport_is_not_charged(served: Served, budgeted: Meter, calls: CapturedCalls) -> None:
     transport = transports.StdlibTransport()
     transport.close()
