@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from websockets.asyncio.client import connect as connect_async
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConcurrencyError, ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import serve
 
@@ -647,6 +647,34 @@ def test_a_message_that_could_not_go_out_is_not_charged(
         asyncio.run(ask())
     (row,) = calls
     assert (row.status, row.usage) == ("error", None)
+    assert held(meter) == [0]
+
+
+def test_a_message_while_another_goes_out_in_fragments_is_not_charged(
+    responder: Responder, meter: Meter, calls: CapturedCalls
+) -> None:
+    def fragments() -> Iterator[str]:
+        yield "{"
+        with pytest.raises(ConcurrencyError):
+            connection.send(json.dumps(ASK))
+        yield "}"
+
+    async def slowly() -> AsyncIterator[str]:
+        yield "{"
+        await asyncio.sleep(_LONG_S)
+
+    async def ask() -> None:
+        async with connect_async(responder.socket_url) as connection:
+            other = asyncio.create_task(connection.send(slowly()))
+            await asyncio.sleep(0.05)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(connection.send(json.dumps(ASK)), 0.05)
+            other.cancel()
+
+    with connect(responder.socket_url) as connection:
+        connection.send(fragments())
+    asyncio.run(asyncio.wait_for(ask(), _LONG_S))
+    assert [(row.status, row.usage) for row in calls] == [("error", None)] * 2
     assert held(meter) == [0]
 
 

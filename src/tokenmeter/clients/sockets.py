@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConcurrencyError, ConnectionClosed
 from websockets.protocol import State
 
 from tokenmeter.clients.foreign import ForeignLibrary, ForeignRequest, ForeignResponse, Headers, Url
@@ -27,6 +27,7 @@ from tokenmeter.wire.sockets import Sent
 _METHODS = ("send", "recv", "recv_streaming", "close")
 _LANES = "_tokenmeter_lanes"
 _UNSENT = "_tokenmeter_unsent"
+_NOT_SENT = TypeError, ConcurrencyError
 _HEADERS = {"content-type": "application/json", "upgrade": "websocket"}
 _FIXED = {**_HEADERS, "content-encoding": "identity"}  # the response before it has fixed its settings
 
@@ -132,8 +133,8 @@ class Websockets(ForeignLibrary):
         return other
 
     def reached(self, error: BaseException) -> Reached:
-        """Whether the connection was closed already, or what it was given is no message."""
-        return Reached(unsent=isinstance(error, TypeError) or getattr(error, _UNSENT, False))
+        """Whether the connection was closed or taken already, or what it was given is no message."""
+        return Reached(unsent=isinstance(error, _NOT_SENT) or getattr(error, _UNSENT, False))
 
 
 class _Answer(ForeignResponse):
@@ -161,7 +162,8 @@ class _Going:
     def __init__(self, request: ForeignRequest) -> None:
         message: _Message = request.rest
         self._was_open = message.connection.protocol.state is State.OPEN
-        self._waits = getattr(message.connection, "fragmented_send_waiter", None) is not None
+        self._connection = message.connection
+        self._waited = _waits(message.connection)
         self._lanes = _lanes_of(message.connection)
         going = _GOING.get() or object()
         self._token = _GOING.set(going)
@@ -173,12 +175,19 @@ class _Going:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         _GOING.reset(self._token)
         if error is not None:
-            if isinstance(error, Exception) or self._waits:
+            waits = self._waited and _waits(self._connection)
+            if isinstance(error, Exception) or waits:
                 self._lanes.withdraw(self._asked)
             else:  # by a caller that waited no longer for what was written at once
                 self._lanes.forgo(self._asked)
-            if isinstance(error, ConnectionClosed) and not self._was_open:
+            if waits or (isinstance(error, ConnectionClosed) and not self._was_open):
                 setattr(error, _UNSENT, True)
+
+
+def _waits(connection: Any) -> bool:
+    """Whether another message is going out in fragments, for whose last one all others wait."""
+    names = ("send_in_progress", "fragmented_send_waiter")  # the latter of older ones
+    return any(getattr(connection, name, None) for name in names)
 
 
 def _joined(message: Any) -> bytes | None:
