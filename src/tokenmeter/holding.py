@@ -175,7 +175,7 @@ def _make_smaller(house: House, call: Call) -> None:
         call.expected = found = house.expected.expect(kind_of(call), call.input_bound, call.output_bound)
         expected = need_of(call, found.input_tokens, found.output_tokens) if found.learned else None
     first_tokens = min(FIRST_TOKENS, call.output_bound)
-    if policy.extends and call.ask.stream:
+    if policy.extends and call.ask.stream and call.request.ends_with_its_reader:
         first = need_of(call, call.input_bound, first_tokens)
     call.claims = policy.sized(worst, expected, first)
     if first is not None:

@@ -47,6 +47,11 @@ class Request(Struct, gc=False):
         headers = self.headers
         return "content-encoding" not in headers and not headers.get("authorization", "").startswith("AWS4-")
 
+    @property
+    def ends_with_its_reader(self) -> bool:
+        """Whether nothing more is generated once nobody reads on; over a websocket it is."""
+        return "upgrade" not in self.headers
+
 
 class UsageOption:
     """Remembers the hosts that reject ``stream_options``."""

@@ -40,7 +40,7 @@ def ask(found: Lanes, lane: str | None = None, steers: str | None = None, *, lat
     sent = Sent(lane, steers)
     asked, passage = found.expect(sent, object(), b'{"model":"m"}'), Passage()
     if not late:
-        found.attach(asked, passage)  # type: ignore[arg-type]
+        found.attach(asked, passage)
     return asked, passage
 
 
@@ -85,7 +85,7 @@ def test_any_order_of_any_lanes(data: st.DataObject) -> None:
             named = {} if kind.endswith("delta") else {"response": {"id": f"{lane}-{turn}"}}
             hear(found, f"response.{kind}", lane, turn=turn, **named)
         if lane in late and (kind == "completed" or data.draw(st.booleans())):
-            found.attach(*late.pop(lane))  # type: ignore[arg-type]
+            found.attach(*late.pop(lane))
     for (lane, turn), passage in passages.items():
         assert passage.kinds == ["created", "delta", "in_progress", "completed"]
         assert all(piece["turn"] == turn and piece.get("stream_id") == lane for piece in passage.pieces)
@@ -168,7 +168,7 @@ def test_lanes_that_are_dropped_end_their_calls() -> None:
     _, passage = ask(found)
     del found
     gc.collect()
-    assert passage.ends == [None]
+    assert (passage.ends, passage.kinds) == ([None], ["queued"])
 
 
 @pytest.mark.parametrize(
@@ -181,3 +181,51 @@ def test_garbage_is_nobodys(message: str | bytes) -> None:
     assert not passage.pieces
     respond(found, "1")
     assert passage.ends == [None]
+
+
+def test_an_interrupt_in_the_midst_leaves_no_call_open() -> None:
+    class Interrupted(Passage):
+        tried = False
+
+        def end(self, failure: BaseException | None = None) -> bytes:
+            if not self.tried:
+                self.tried = True
+                raise KeyboardInterrupt
+            return super().end(failure)
+
+    found, passages = Lanes(), [Interrupted(), Interrupted()]
+    for lane, passage in zip("ab", passages, strict=True):
+        found.attach(found.expect(Sent(lane), object(), b"{}"), passage)
+    hear(found, "response.created", "a", response={"id": "1"})
+    with pytest.raises(KeyboardInterrupt):
+        hear(found, "response.completed", "a", response={"id": "1"})
+    assert passages[0].ends == [None]
+    with pytest.raises(KeyboardInterrupt):
+        found.over()
+    assert passages[1].ends == [None]
+
+
+def test_what_is_said_of_a_response_after_its_end_is_of_no_other() -> None:
+    found = Lanes()
+    _, first = ask(found)
+    hear(found, "response.created", response={"id": "1"})
+    hear(found, "error", code="server_error")
+    _, second = ask(found)
+    hear(found, "response.failed", response={"id": "1"})
+    assert (first.ends, second.ends, second.kinds) == ([None], [], [])
+    for passage in (second, ask(found)[1]):
+        respond(found, "same")
+        assert passage.kinds == ["created", "delta", "completed"]
+
+
+def test_steering_is_followed_before_the_request_that_waits_in_its_lane() -> None:
+    found = Lanes()
+    _, first = ask(found)
+    hear(found, "response.created", response={"id": "1"})
+    _, steered = ask(found, None, "1")
+    _, waiting = ask(found)
+    hear(found, "response.incomplete", response={"id": "1"})
+    respond(found, "2")
+    assert (first.ends, steered.ends, waiting.ends) == ([None], [None], [])
+    respond(found, "3")
+    assert waiting.kinds == ["created", "delta", "completed"]

@@ -8,7 +8,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -93,17 +93,64 @@ def test_a_coding_that_the_transport_undoes(way: Way, coding: str, budgeted: Met
 
 @BOTH
 def test_a_server_that_rejects_the_option_is_asked_without_it(way: Way, budgeted: Meter, calls: CapturedCalls) -> None:
-    def answer(asked: Asked) -> Says:
-        if b"stream_options" in asked.body:
-            error = {"error": {"message": "Unknown parameter: 'stream_options'", "param": "stream_options"}}
-            return Says(status=400, pieces=[json.dumps(error).encode()])
-        return chat(asked)
-
-    with serving(answer) as found:
+    with serving(rejecting) as found:
         status, pieces = way(asks(found.url, STREAMED))
     assert (status, b"".join(pieces)) == (200, PLAIN)
     assert [b"stream_options" in body for body in found.bodies()] == [True, False]
     assert len(calls) == 1
+
+
+def rejecting(asked: Asked) -> Says:
+    if b"stream_options" not in asked.body:
+        return chat(asked)
+    error = {"error": {"message": "Unknown parameter: 'stream_options'", "param": "stream_options"}}
+    return Says(status=400, pieces=[json.dumps(error).encode()])
+
+
+def again(first: str, then: str, *, is_async: bool) -> tuple[bytes, bytes, dict[str, int]]:
+    """One stream after another over the only connection there may be; what a budget cuts is kept as far as it came."""
+
+    async def ask() -> tuple[bytes, bytes, dict[str, int]]:
+        found = []
+        async with transports.StdlibAsyncTransport(max_connections=1, pool_timeout=5) as transport:
+            for url in (first, then):
+                pieces: list[bytes] = []
+                with suppress(BudgetExceeded):
+                    async with transport.stream(asks(url, STREAMED)) as response:
+                        async for piece in response:
+                            pieces.append(piece)
+                found.append(b"".join(pieces))
+            return found[0], found[1], transport.pool_stats()
+
+    if is_async:
+        return asyncio.run(asyncio.wait_for(ask(), 60))
+    found = []
+    with transports.StdlibTransport(max_connections=1, pool_timeout=5) as transport:
+        for url in (first, then):
+            pieces: list[bytes] = []
+            with suppress(BudgetExceeded), transport.stream(asks(url, STREAMED)) as response:
+                for piece in response:
+                    pieces.append(piece)
+            found.append(b"".join(pieces))
+        return found[0], found[1], transport.pool_stats()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_rejection_gives_back_its_connection(is_async: bool, budgeted: Meter) -> None:
+    with serving(rejecting) as found:
+        *plain, stats = again(found.url, found.url, is_async=is_async)
+    assert plain == [PLAIN, PLAIN]
+    assert stats == {"idle": 1, "in_use": 0, "total_opened": 1}
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_stream_that_a_budget_ends_gives_back_its_place(is_async: bool, served: Served) -> None:
+    long = Says(kind="text/event-stream", pieces=[chat_events(usage=False)[1]] * 2_000)
+    with Meter([Budget("$0.001", per="total", extend_streams=True, wait_s=0)]) as meter, serving(long) as found:
+        meter.instrument()
+        cut, _, stats = again(found.url, served.url, is_async=is_async)
+    assert len(cut) < len(b"".join(long.pieces))
+    assert stats["in_use"] == 0
 
 
 @BOTH
@@ -127,6 +174,34 @@ def test_what_never_left_is_not_charged(way: Way, budgeted: Meter, calls: Captur
         way(transports.TransportRequest("POST", "nonsense", [], b"{}"))
     assert [(row.status, row.usage) for row in calls] == [("error", None)]
     assert held(budgeted) == [0]
+
+
+@BOTH
+def test_a_key_with_a_line_too_many_is_not_charged(
+    way: Way, served: Served, budgeted: Meter, calls: CapturedCalls
+) -> None:
+    request = asks(served.url)
+    request.headers.append(("Authorization", "Bearer from-a-file\n"))
+    with pytest.raises(transports.ProtocolError):
+        way(request)
+    assert [(row.status, row.usage) for row in calls] == [("error", None)]
+    assert not served.arrived
+    assert held(budgeted) == [0]
+
+
+def test_whoever_is_cancelled_while_it_waits_for_a_connection_is_not_charged(
+    budgeted: Meter, calls: CapturedCalls
+) -> None:
+    async def ask(url: str) -> None:
+        transport = transports.StdlibAsyncTransport(max_connections=1)
+        async with transport, transport.stream(asks(url, STREAMED)):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(transport._do_stream(asks(url, STREAMED)), 0.1)
+            assert [(row.status, row.usage) for row in calls] == [("error", None)]
+
+    with stalling() as found:
+        asyncio.run(asyncio.wait_for(ask(found.url), 30))
+    assert len(found.arrived) == 1
 
 
 def test_a_closed_transport_is_not_charged(served: Served, budgeted: Meter, calls: CapturedCalls) -> None:
@@ -259,6 +334,15 @@ def test_a_lowered_cap_goes_out(served: Served) -> None:
     (asked,) = served.arrived
     assert json.loads(asked.body)["max_tokens"] > 0
     assert int(asked.headers["content-length"]) == len(asked.body)
+
+
+def test_a_copy_of_a_wrapped_transport_is_metered(served: Served) -> None:
+    with Meter() as meter:
+        transport = meter.wrap(transports.StdlibTransport())
+        with transport.copy() as copied, copied.stream(asks(served.url)) as response:
+            assert response.read() == chat_body()
+        assert meter.spend().calls == 1
+    assert vars(transport).keys() == vars(transports.StdlibTransport()).keys()
 
 
 def test_instrument_is_undone() -> None:

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from websockets.asyncio.client import connect as connect_async
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConcurrencyError, ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import serve
 
@@ -252,6 +252,19 @@ def test_a_connection_that_is_dropped_is_settled(responder: Responder, meter: Me
     assert held(meter) == [0]
 
 
+def test_a_response_of_which_nothing_was_heard_is_charged_as_what_it_may_have_come_to(
+    responder: Responder, meter: Meter, calls: CapturedCalls
+) -> None:
+    """Over HTTP nothing more is generated once nobody reads; here all of it may lie in the buffers."""
+    with connect(responder.socket_url) as connection:
+        connection.send(json.dumps(ASK))
+    (row,) = calls
+    assert (row.status, row.estimated) == ("incomplete", True)
+    assert row.usage is not None
+    assert row.usage.counts["output_tokens"] == ASK["max_output_tokens"]
+    assert held(meter) == [0]
+
+
 @BOTH
 def test_what_the_provider_rejects_costs_nothing(
     events: Events, responder: Responder, meter: Meter, calls: CapturedCalls
@@ -397,6 +410,111 @@ def test_one_connection_and_all_of_them_count_once(responder: Responder) -> None
     assert "send" not in vars(connection)
 
 
+def in_pieces(responder: Responder) -> None:
+    with connect(responder.socket_url) as connection:
+        connection.send(json.dumps(ASK))
+        for _ in range(5):
+            assert list(connection.recv_streaming())
+
+
+def in_pieces_async(responder: Responder) -> None:
+    async def ask() -> None:
+        async with connect_async(responder.socket_url) as connection:
+            await connection.send(json.dumps(ASK))
+            for _ in range(5):
+                assert [piece async for piece in connection.recv_streaming()]
+
+    asyncio.run(asyncio.wait_for(ask(), _LONG_S))
+
+
+@pytest.mark.parametrize("ask", [in_pieces, in_pieces_async])
+def test_messages_that_are_received_in_pieces(
+    ask: Callable[[Responder], None], responder: Responder, meter: Meter, calls: CapturedCalls
+) -> None:
+    with Meter() as other:
+        other.instrument()
+        ask(responder)
+        assert other.spend().calls == 1
+    (row,) = calls
+    assert (row.cost_nanos, row.estimated) == (COST_NANOS, False)
+    assert held(meter) == [0]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_is_under_way_while_the_patches_are_undone_is_heard_out(
+    wrapped: bool, responder: Responder, calls: CapturedCalls
+) -> None:
+    meter = Meter([Budget("$5", per="day")], recorders=[calls])
+    with connect(responder.socket_url) as connection, connect(responder.socket_url) as idle:
+        meter.wrap(connection) if wrapped else meter.instrument()
+        connection.send(json.dumps(ASK))
+        connection.recv()
+        meter.close() if wrapped else meter.uninstrument()
+        while json.loads(connection.recv())["type"] != "response.completed":
+            pass
+        (row,) = calls
+        assert (row.cost_nanos, row.estimated) == (COST_NANOS, False)
+        connection.send(json.dumps(ASK))
+        assert json.loads(connection.recv())["type"] == "response.created"
+        assert not {"send", "recv", "close"} & vars(idle).keys()
+    meter.close()
+    assert len(calls) == 1
+
+
+def test_a_response_that_never_ended_is_over_when_another_begins(
+    responder: Responder, meter: Meter, calls: CapturedCalls
+) -> None:
+    def odd(asked: Event, response_id: str) -> Iterator[Event | None]:
+        yield created(asked, response_id)
+        yield delta(WORDS[0])
+        yield {"type": "response.nobody_knows", "response": {"id": response_id}}
+
+    with connect(responder.socket_url) as connection:
+        responder.answer = odd
+        connection.send(json.dumps(ASK))
+        for _ in range(3):
+            connection.recv()
+        responder.answer = whole
+        connection.send(json.dumps(ASK))
+        for _ in range(5):
+            connection.recv()
+        assert [row.estimated for row in calls] == [True, False]
+        assert held(meter) == [0]
+
+
+def test_the_answer_to_a_message_whose_sender_was_cancelled_is_of_no_other_call(
+    responder: Responder, meter: Meter, calls: CapturedCalls
+) -> None:
+    async def ask() -> None:
+        async with connect_async(responder.socket_url) as connection:
+            drain, connection.drain = connection.drain, lambda: asyncio.sleep(_LONG_S)  # type: ignore[method-assign]
+            sending = asyncio.create_task(connection.send(json.dumps(ASK)))
+            while not responder.arrived:
+                await asyncio.sleep(0.01)
+            sending.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await sending
+            connection.drain = drain  # type: ignore[method-assign]
+            await connection.send(json.dumps(ASK))
+            for _ in range(10):
+                await connection.recv()
+
+    asyncio.run(asyncio.wait_for(ask(), _LONG_S))
+    assert [(row.estimated, row.response_id) for row in calls] == [(True, None), (False, "resp_2")]
+    assert held(meter) == [0]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_response_that_goes_on_unread_is_held_as_a_whole(stream: bool, responder: Responder) -> None:
+    """A budget that holds streams bit by bit ends them where it can't pay more; here the provider would go on."""
+    asked = json.dumps(ASK | {"max_output_tokens": 1_900, "stream": stream})
+    with Meter([Budget("$1", per="total", extend_streams=True)]) as meter, connect(responder.socket_url) as connection:
+        meter.instrument()
+        connection.send(asked)
+        connection.recv()
+        assert held(meter)[0] * 10**9 >= 1_900 * 2_000
+
+
 def test_one_connection_alone(responder: Responder) -> None:
     async def ask(meter: Meter) -> None:
         async with connect_async(responder.socket_url) as mine, connect_async(responder.socket_url) as other:
@@ -466,6 +584,18 @@ def test_a_wrapped_client_that_finds_nobody_adopts_no_connection(responder: Resp
         assert meter.spend().calls == 0
 
 
+def test_whoever_connects_where_a_wrapped_client_could_not_is_not_adopted(responder: Responder) -> None:
+    openai = pytest.importorskip("openai")
+    if not hasattr(openai.OpenAI, "_websocket_query_params"):
+        pytest.skip("this version opens its connections otherwise")
+    with Meter() as meter:
+        client = meter.wrap(openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="none"))
+        with pytest.raises(OSError), client.responses.connect():  # noqa: PT011 - the system's own words
+            pass
+        by_wrapped(openai.OpenAI(base_url=responder.url, api_key="none"))
+        assert meter.spend().calls == 0
+
+
 def test_a_meter_that_is_dropped_is_not_kept_by_what_it_watches(responder: Responder) -> None:
     openai = pytest.importorskip("openai")
     meter = Meter()
@@ -520,6 +650,34 @@ def test_a_message_that_could_not_go_out_is_not_charged(
         asyncio.run(ask())
     (row,) = calls
     assert (row.status, row.usage) == ("error", None)
+    assert held(meter) == [0]
+
+
+def test_a_message_while_another_goes_out_in_fragments_is_not_charged(
+    responder: Responder, meter: Meter, calls: CapturedCalls
+) -> None:
+    def fragments() -> Iterator[str]:
+        yield "{"
+        with pytest.raises(ConcurrencyError):
+            connection.send(json.dumps(ASK))
+        yield "}"
+
+    async def slowly() -> AsyncIterator[str]:
+        yield "{"
+        await asyncio.sleep(_LONG_S)
+
+    async def ask() -> None:
+        async with connect_async(responder.socket_url) as connection:
+            other = asyncio.create_task(connection.send(slowly()))
+            await asyncio.sleep(0.05)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(connection.send(json.dumps(ASK)), 0.05)
+            other.cancel()
+
+    with connect(responder.socket_url) as connection:
+        connection.send(fragments())
+    asyncio.run(asyncio.wait_for(ask(), _LONG_S))
+    assert [(row.status, row.usage) for row in calls] == [("error", None)] * 2
     assert held(meter) == [0]
 
 

@@ -114,7 +114,8 @@ class Instruments:
         found = _library_of(client)
         if found is not None:
             library, places = found
-            self._clients[client] = [weakref.ref(self._patch(library, place)) for place in places]
+            patches = [self._patch(library, place) for place in places]
+            self._clients[client] = [weakref.ref(patch) for patch in patches + self._derivations(client)]
             return
         sdk = _sdk_class(client)
         inner = getattr(client, "_client", None)
@@ -133,9 +134,10 @@ class Instruments:
             )
         self._wrap(inner)
         patches = [Patch(client, "request", SDK_CLASSES[sdk.__name__])]
-        patches += [Patch(client, name, self._derive) for name in ("copy", "with_options") if hasattr(client, name)]
+        patches += self._derivations(client)
         if hasattr(client, CONNECTS):
             patches.append(Patch(client, CONNECTS, self._connect))
+            self._forget(next(kind for kind in type(client).__mro__ if CONNECTS in vars(kind)))
             for name in SOCKETS:
                 self._meet(name, Instruments._watch, now=Instruments._watch)
         self._clients[client] = [weakref.ref(patch) for patch in patches]
@@ -164,17 +166,28 @@ class Instruments:
     @in_turn
     def uninstrument(self) -> None:
         """Undo `instrument`."""
+        self._undo()
+        self._hear_out()
+
+    def _undo(self) -> None:
         self._on = False
         for patch in reversed(self._process):
             patch.undo()
         self._process.clear()
         self._patched.clear()
 
+    def _hear_out(self) -> None:
+        """What went out over connections that stay open is still heard to its end."""
+        found: Any = [_library(name) for name in SOCKETS if name in sys.modules]
+        for library in filter(None, found):
+            for place in library.left():
+                self._patch(library, place)
+
     @in_turn
     def close(self) -> None:
         """Undo everything."""
         self._closed = True
-        self.uninstrument()
+        self._undo()
         for birth in reversed(self._births):
             birth.undo()
         self._births.clear()
@@ -183,6 +196,7 @@ class Instruments:
                 if (patch := found()) is not None:
                     patch.undo()
         self._clients.clear()
+        self._hear_out()
 
     def _meet(self, name: str, later: Act, *, now: Act) -> None:
         """Do something with a module: now, or once it is imported."""
@@ -256,11 +270,19 @@ class Instruments:
 
         def connect(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             host = getattr(args[0] if args else kwargs.get("url"), "host", "")
+            found = wrapped(*args, **kwargs)
             if active():
-                _expected.set((*[each for each in _expected.get() if each[0] is not self], (self, host)))
-            return wrapped(*args, **kwargs)
+                _expected.set((*_expected.get(), (self, host)))
+            return found
 
         return connect
+
+    def _forget(self, kind: type) -> None:
+        """Whichever client opens a websocket: what was expected before did not come."""
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        if name not in self._watched:
+            self._watched.add(name)
+            self._births.append(Patch(kind, CONNECTS, _forget))
 
     @in_turn
     def _watch(self, module: Any) -> None:
@@ -269,14 +291,26 @@ class Instruments:
             self._watched.add(module.__name__)
             self._births.append(Patch(module.ClientConnection, "__init__", partial(_born, weakref.ref(self))))
 
+    def _derivations(self, client: Any) -> list[Patch]:
+        return [Patch(client, name, self._derive) for name in ("copy", "with_options") if hasattr(client, name)]
+
     def _derive(self, active: Callable[[], bool]) -> seam.Wrapper:
         def derive(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             client = wrapped(*args, **kwargs)
-            if active():
+            if active() and isinstance(client, type(instance)):  # S3 copies objects
                 self.wrap(client)
             return client
 
         return derive
+
+
+def _forget(active: Callable[[], bool]) -> seam.Wrapper:
+    def connect(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if active():
+            _expected.set(())
+        return wrapped(*args, **kwargs)
+
+    return connect
 
 
 def _born(ref: weakref.ref[Instruments], active: Callable[[], bool]) -> seam.Wrapper:

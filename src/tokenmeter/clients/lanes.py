@@ -6,9 +6,9 @@ response follows another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from typing import Protocol
 
-from tokenmeter.clients.relay import Passage
 from tokenmeter.faults import swallow
 from tokenmeter.forks import renew_in_child
 from tokenmeter.turn import Turn, in_turn
@@ -17,6 +17,27 @@ from tokenmeter.wire.sockets import Heard, Sent
 
 MAX_LANES = 256
 """Whose last settings are kept; steering in an older one is not metered."""
+
+
+class Reads(Protocol):
+    """What reads a response: a `Passage`."""
+
+    def passes(self, chunk: bytes, /) -> object:
+        """A piece of it."""
+
+    def end(self, failure: BaseException | None = None) -> object:
+        """It is over."""
+
+
+class _Unheard:
+    def passes(self, chunk: bytes, /) -> None:
+        """To nobody."""
+
+    def end(self, failure: BaseException | None = None) -> None:
+        """It was settled before."""
+
+
+_UNHEARD = _Unheard()
 
 
 class Asked:
@@ -28,8 +49,9 @@ class Asked:
         self.lane = sent.lane
         self.response_id: str | None = None
         self.begun = False
+        self._heard = False
         self._kept: list[bytes] = []  # what came in before the passage was there
-        self._passage: Passage | None = None
+        self._passage: Reads | None = None
 
     @property
     def waits_in_line(self) -> bool:
@@ -38,12 +60,13 @@ class Asked:
 
     def take(self, event: bytes) -> None:
         """An event of this response."""
+        self._heard = True
         if self._passage is None:
             self._kept.append(event)
         else:
             self._passage.passes(event)
 
-    def attach(self, passage: Passage) -> None:
+    def attach(self, passage: Reads) -> None:
         """Have it read by this passage."""
         for event in self._kept:
             passage.passes(event)
@@ -52,6 +75,12 @@ class Asked:
 
     def end(self, failure: BaseException | None = None) -> None:
         """Nothing more is said of it."""
+        if self.waits_in_line:
+            failure = None
+            self.take(sockets.NOT_FOLLOWED)
+            self.begun = True
+        elif not self._heard:
+            self.take(sockets.UNHEARD)
         if self._passage is not None:
             self._passage.end(failure)
 
@@ -65,6 +94,12 @@ class Lanes:
         renew_in_child(self, "_turn", Turn)
         self._under_way: list[Asked] = []
         self._settings: dict[str | None, bytes] = {}  # by lane: what was asked for last
+        self._over: deque[str] = deque(maxlen=MAX_LANES)  # the responses that ended last
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is."""
+        return bool(self._under_way)
 
     def request(self, sent: Sent, message: bytes) -> tuple[Sent, bytes] | None:
         """The lane that a message goes to, and the request that it comes to. None: nobody knows."""
@@ -77,23 +112,22 @@ class Lanes:
     def expect(self, sent: Sent, message: object, body: bytes) -> Asked:
         """A message is about to go out."""
         asked = Asked(sent, message)
-        stale = self._expect(asked, body)
-        _drop(stale)
+        with _Ends() as stale:
+            self._expect(asked, body, stale)
         return asked
 
     @in_turn
-    def _expect(self, asked: Asked, body: bytes) -> list[Asked]:
-        stale: list[Asked] = []
+    def _expect(self, asked: Asked, body: bytes, stale: list[Asked]) -> None:
         if asked.sent.steers is None:
             self._settings.pop(asked.lane, None)
             self._settings[asked.lane] = body
             if len(self._settings) > MAX_LANES:
                 del self._settings[next(iter(self._settings))]
-            # What was steered is part of this request by now, or of a response that has ended.
-            stale = [each for each in self._under_way if each.lane == asked.lane and each.waits_in_line]
-        self._under_way = [each for each in self._under_way if each not in stale]
-        self._under_way.append(asked)
-        return stale
+            # What was steered in a response that has ended is part of this request by now.
+            goes_on = {each.response_id for each in self._under_way}
+            in_line = [each for each in self._under_way if each.lane == asked.lane and each.waits_in_line]
+            stale += [each for each in in_line if each.sent.steers not in goes_on]
+        self._under_way = [*[each for each in self._under_way if each not in stale], asked]
 
     @in_turn
     def withdraw(self, asked: Asked) -> None:
@@ -101,13 +135,17 @@ class Lanes:
         if asked in self._under_way:
             self._under_way.remove(asked)
 
-    def attach(self, asked: Asked, passage: Passage) -> None:
+    def forgo(self, asked: Asked) -> None:
+        """Its call is settled by now, but it may have gone out: what is said of it is of no other."""
+        self.attach(asked, _UNHEARD)
+
+    def attach(self, asked: Asked, passage: Reads) -> None:
         """A call went out: what is said of it is read by this passage."""
         if self._attach(asked, passage):
             asked.end()
 
     @in_turn
-    def _attach(self, asked: Asked, passage: Passage) -> bool:
+    def _attach(self, asked: Asked, passage: Reads) -> bool:
         asked.attach(passage)
         return asked not in self._under_way
 
@@ -119,27 +157,35 @@ class Lanes:
             data = message.encode() if isinstance(message, str) else bytes(message)
             heard = sockets.read_heard(data)
             if heard is not None:
-                for asked in self._hear(heard, sockets.as_event(data)):
-                    asked.end()
+                with _Ends() as over:
+                    self._hear(heard, sockets.as_event(data), over)
         except Exception as fault:
             swallow(fault, "reading a message of a websocket")
 
     @in_turn
-    def _hear(self, heard: Heard, event: bytes) -> list[Asked]:
+    def _hear(self, heard: Heard, event: bytes, over: list[Asked]) -> None:
         first = self._whose(heard)
         if first is None:
-            return []
+            return
         same = [each for each in self._under_way if each.message is first.message]
-        over = heard.ends or heard.rejects or heard.sets_aside is not None
+        # Whose end went by unheard, if another begins.
+        over += [each for each in self._under_way if heard.begins and each.lane == first.lane and each.begun]
         for asked in same:
-            asked.begun = asked.begun or heard.begins
-            asked.response_id = heard.response_id or asked.response_id
-            asked.take(sockets.NOT_FOLLOWED if heard.sets_aside is not None else event)
-        if over:
-            self._under_way = [each for each in self._under_way if each not in same]
-        return same if over else []
+            if heard.sets_aside is None:
+                asked.begun = asked.begun or heard.begins or heard.rejects
+                asked.response_id = heard.response_id or asked.response_id
+                asked.take(event)
+        if heard.ends or heard.rejects or heard.sets_aside is not None:
+            over += same
+        self._under_way = [each for each in self._under_way if each not in over]
+        self._over.extend({each.response_id for each in over if each.response_id is not None})
 
     def _whose(self, heard: Heard) -> Asked | None:
+        known = heard.response_id is not None and heard.response_id in self._over
+        if known and heard.begins:  # a server that gives each the same name
+            self._over.remove(heard.response_id or "")
+        elif known:  # that it failed is said of it once more
+            return None
         waiting = [each for each in self._under_way if not each.begun]
         if heard.sets_aside is not None:
             return next((each for each in waiting if each.sent.steers == heard.sets_aside), None)
@@ -158,22 +204,36 @@ class Lanes:
 
     def over(self, failure: BaseException | None = None) -> None:
         """Nothing more comes in."""
-        left = self._take_all()
-        _drop(each for each in left if each.waits_in_line)
-        for asked in left:
-            asked.end(failure)
+        with _Ends(failure) as left:
+            self._take_all(left)
 
     @in_turn
-    def _take_all(self) -> list[Asked]:
-        left, self._under_way = self._under_way, []
-        return left
+    def _take_all(self, left: list[Asked]) -> None:
+        left += self._under_way
+        self._under_way = []
 
     def __del__(self) -> None:
         if getattr(self, "_under_way", None):
             self.over()
 
 
-def _drop(unused: Iterable[Asked]) -> None:
-    for asked in unused:
-        asked.take(sockets.NOT_FOLLOWED)
-        asked.end()
+class _Ends:
+    """Ends the calls that are put into its list, also where an interrupt comes in between."""
+
+    def __init__(self, failure: BaseException | None = None) -> None:
+        self._failure = failure
+        self._calls: list[Asked] = []
+
+    def __enter__(self) -> list[Asked]:
+        return self._calls
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self._end()
+        except BaseException:
+            self._end()
+            raise
+
+    def _end(self) -> None:
+        for asked in self._calls:
+            asked.end(self._failure)

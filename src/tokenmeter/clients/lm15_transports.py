@@ -12,6 +12,8 @@ from tokenmeter.clients.library import Place
 from tokenmeter.clients.reached import Reached
 from tokenmeter.clients.relay import AsyncRelay, SyncRelay
 
+_EARLY = frozenset({"acquire_slot", "checkout", "_open", "build_request_head"})  # before anything is written
+
 
 class Transports(ForeignLibrary):
     """The transports of one copy."""
@@ -20,6 +22,7 @@ class Transports(ForeignLibrary):
         kinds = module.StdlibTransport, module.StdlibAsyncTransport
         if not (hasattr(kinds[0], "stream") and hasattr(kinds[1], "_do_stream")):
             raise ImportError("its transports have no stream")
+        self._name = module.__name__
         self._sync, self._async = kinds
         self._failed, self._not_connected = module.TransportError, module.ConnectError
         self.relay, self.async_relay = SyncRelay, AsyncRelay
@@ -64,9 +67,18 @@ class Transports(ForeignLibrary):
         return _seen(inner, request.method, request.url, request.rest)
 
     def reached(self, error: BaseException) -> Reached:
-        """Whether it was connected."""
+        """By the class of the error, and by where it was raised."""
         early = isinstance(error, self._not_connected) or type(error) is self._failed  # closed, or too busy
-        return Reached(unsent=early or isinstance(error, ValueError | TypeError))
+        return Reached(unsent=early or isinstance(error, ValueError | TypeError) or self._was_early(error))
+
+    def _was_early(self, error: BaseException) -> bool:
+        step = error.__traceback__
+        while step is not None:
+            frame = step.tb_frame
+            if frame.f_code.co_name in _EARLY and frame.f_globals.get("__name__", "").startswith(self._name):
+                return True
+            step = step.tb_next
+        return False
 
     def rearm(self, response: Any, raw: bytes) -> str:
         """The text of a body that was read here."""
@@ -94,10 +106,11 @@ class _Body:
         return self._chunks.__aiter__()  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """That is done by the response."""
+        """Give back the transport's slot, which hangs on them. The rest is done by the response."""
+        self._chunks.close()
 
     async def aclose(self) -> None:
-        """As `close`."""
+        """All is done by the response."""
 
 
 class _Response(ForeignResponse):
@@ -126,7 +139,7 @@ class _Response(ForeignResponse):
         self.inner._chunks, self.inner._release = relay, released
 
     def iter_raw(self) -> Iterator[bytes]:
-        yield from self.inner._chunks
+        yield from self.inner  # not its chunks: it gives back its connection
 
     def again(self, raw: bytes) -> None:
         self.inner._chunks = iter((raw,))
@@ -150,7 +163,7 @@ class _AsyncResponse(_Response):
         self.inner._chunks, self.inner._release = relay, released
 
     async def aiter_raw(self) -> AsyncIterator[bytes]:
-        async for piece in self.inner._chunks:
+        async for piece in self.inner:
             yield piece
 
     def again(self, raw: bytes) -> None:

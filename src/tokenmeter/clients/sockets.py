@@ -6,11 +6,12 @@ A call is a message that asks for a response; the story of the call is told by t
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConcurrencyError, ConnectionClosed
 from websockets.protocol import State
 
 from tokenmeter.clients.foreign import ForeignLibrary, ForeignRequest, ForeignResponse, Headers, Url
@@ -23,9 +24,11 @@ from tokenmeter.faults import logger
 from tokenmeter.wire import sockets
 from tokenmeter.wire.sockets import Sent
 
+_METHODS = ("send", "recv", "recv_streaming", "close")
 _LANES = "_tokenmeter_lanes"
 _UNSENT = "_tokenmeter_unsent"
-_HEADERS = {"content-type": "application/json"}
+_NOT_SENT = TypeError, ConcurrencyError
+_HEADERS = {"content-type": "application/json", "upgrade": "websocket"}
 _FIXED = {**_HEADERS, "content-encoding": "identity"}  # the response before it has fixed its settings
 
 _told: set[str] = set()  # hosts
@@ -46,10 +49,11 @@ class Websockets(ForeignLibrary):
     """Connections of one kind."""
 
     def __init__(self, connection: type[Any], *, is_async: bool) -> None:
-        if not all(hasattr(connection, name) for name in ("send", "recv", "close")):
-            raise ImportError(f"its {connection.__name__} has no send, recv or close")
+        if not all(hasattr(connection, name) for name in _METHODS):
+            raise ImportError(f"its {connection.__name__} has not all of {', '.join(_METHODS)}")
         self._connection = connection
         self._is_async = is_async
+        self._asked: weakref.WeakSet[Any] = weakref.WeakSet()  # connections over which a message went out
         self.relay = self.async_relay = _Attach
 
     def places(self) -> Sequence[Place]:
@@ -60,11 +64,17 @@ class Websockets(ForeignLibrary):
         """One connection."""
         return self._places(client) if isinstance(client, self._connection) else ()
 
+    def left(self) -> Sequence[Place]:
+        """Where the answers to what went out come in."""
+        busy = [each for each in self._asked if _lanes_of(each).busy]
+        return [place for each in busy for place in self._places(each) if place.make is not None]
+
     def _places(self, owner: Any) -> Sequence[Place]:
         is_async = self._is_async
         return (
             Place(owner, "send", is_async),
             Place(owner, "recv", is_async, _recv_async if is_async else _recv),
+            Place(owner, "recv_streaming", is_async, _recv_pieces_async if is_async else _recv_pieces),
             Place(owner, "close", is_async, _close_async if is_async else _close),
         )
 
@@ -90,6 +100,7 @@ class Websockets(ForeignLibrary):
         if found is None:
             return None
         sent, body = found
+        self._asked.add(instance)
         options = {name: value for name, value in kwargs.items() if name != "message"}
         rest = _Message(instance, sent, args[1:], options)
         headers = Headers(_HEADERS if sent.steers is None else _FIXED)
@@ -122,8 +133,8 @@ class Websockets(ForeignLibrary):
         return other
 
     def reached(self, error: BaseException) -> Reached:
-        """Whether the connection was closed already, or what it was given is no message."""
-        return Reached(unsent=isinstance(error, TypeError) or getattr(error, _UNSENT, False))
+        """Whether the connection was closed or taken already, or what it was given is no message."""
+        return Reached(unsent=isinstance(error, _NOT_SENT) or getattr(error, _UNSENT, False))
 
 
 class _Answer(ForeignResponse):
@@ -151,6 +162,8 @@ class _Going:
     def __init__(self, request: ForeignRequest) -> None:
         message: _Message = request.rest
         self._was_open = message.connection.protocol.state is State.OPEN
+        self._connection = message.connection
+        self._waited = _waits(message.connection)
         self._lanes = _lanes_of(message.connection)
         going = _GOING.get() or object()
         self._token = _GOING.set(going)
@@ -162,9 +175,19 @@ class _Going:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         _GOING.reset(self._token)
         if error is not None:
-            self._lanes.withdraw(self._asked)
-            if isinstance(error, ConnectionClosed) and not self._was_open:
+            waits = self._waited and _waits(self._connection)
+            if isinstance(error, Exception) or waits:
+                self._lanes.withdraw(self._asked)
+            else:  # by a caller that waited no longer for what was written at once
+                self._lanes.forgo(self._asked)
+            if waits or (isinstance(error, ConnectionClosed) and not self._was_open):
                 setattr(error, _UNSENT, True)
+
+
+def _waits(connection: Any) -> bool:
+    """Whether another message is going out in fragments, for whose last one all others wait."""
+    names = ("send_in_progress", "fragmented_send_waiter")  # the latter of older ones
+    return any(getattr(connection, name, None) for name in names)
 
 
 def _joined(message: Any) -> bytes | None:
@@ -205,6 +228,45 @@ def _recv_async(metering: Metering, library: Any, active: Callable[[], bool]) ->
             message = await wrapped(*args, **kwargs)
         lanes.hear(message)
         return message
+
+    return recv
+
+
+def _recv_pieces(metering: Metering, library: Any, active: Callable[[], bool]) -> Any:
+    def recv(
+        wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Iterator[Any]:
+        lanes = _lanes_of(instance)
+        if lanes.hearing:
+            yield from wrapped(*args, **kwargs)
+            return
+        pieces: list[Any] = []
+        with _Hearing(lanes):
+            for piece in wrapped(*args, **kwargs):
+                if lanes.busy:
+                    pieces.append(piece)
+                yield piece
+        lanes.hear(_joined(pieces) or b"")
+
+    return recv
+
+
+def _recv_pieces_async(metering: Metering, library: Any, active: Callable[[], bool]) -> Any:
+    async def recv(
+        wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AsyncIterator[Any]:
+        lanes = _lanes_of(instance)
+        if lanes.hearing:
+            async for piece in wrapped(*args, **kwargs):
+                yield piece
+            return
+        pieces: list[Any] = []
+        with _Hearing(lanes):
+            async for piece in wrapped(*args, **kwargs):
+                if lanes.busy:
+                    pieces.append(piece)
+                yield piece
+        lanes.hear(_joined(pieces) or b"")
 
     return recv
 

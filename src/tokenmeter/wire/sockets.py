@@ -106,6 +106,8 @@ def as_event(message: bytes) -> bytes:
 
 NOT_FOLLOWED: Final = as_event(b'{"type":"error","code":"steering_not_followed"}')
 """What ends a request that the provider has not worked on."""
+UNHEARD: Final = as_event(b'{"type":"response.queued","response":{"status":"queued","background":true}}')
+"""What stands for the response to a request of which nothing was heard: it may come to what it will."""
 
 
 def is_live(host: str, path: str) -> bool:
