@@ -346,8 +346,9 @@ def _tidily(end: Callable[[], object]) -> None:
 
 def _carry_headers(outgoing: Any, request: Any) -> None:
     """What an auth flow or a hook of the caller's set on the request that went out, it set on the caller's own."""
+    known = dict(request.headers.items())  # at once: to look each up takes as long
     for name, value in outgoing.headers.items():
-        if name not in ("content-length", "transfer-encoding") and request.headers.get(name) != value:
+        if name not in ("content-length", "transfer-encoding") and known.get(name) != value:
             request.headers[name] = value
 
 
