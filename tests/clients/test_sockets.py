@@ -37,6 +37,7 @@ from tests.clients.responder import (
     rejected,
     whole,
 )
+from tests.support.redis_server import RedisServer, missing
 from tokenmeter import Budget, BudgetExceeded, Meter, UnpricedModel
 from tokenmeter.clients import sockets
 from tokenmeter.testing import CapturedCalls
@@ -197,11 +198,22 @@ def one_by_tasks(responder: Responder, number: int) -> list[str]:
 
 
 @pytest.mark.parametrize("crowd", [one_by_threads, one_by_tasks])
-@pytest.mark.parametrize("store", ["memory://", "sqlite"])
+@pytest.mark.parametrize("store", ["memory", "sqlite", "redis"])
 def test_fifty_at_once_on_ten_calls(
-    crowd: Callable[[Responder, int], list[str]], store: str, responder: Responder, tmp_path: Any
+    crowd: Callable[[Responder, int], list[str]],
+    store: str,
+    responder: Responder,
+    request: pytest.FixtureRequest,
+    tmp_path: Any,
 ) -> None:
-    url = f"sqlite:///{tmp_path}/books.db" if store == "sqlite" else store
+    if store == "redis":
+        if (why := missing()) is not None:
+            pytest.skip(why)
+        server = RedisServer()
+        request.addfinalizer(server.close)
+        url = server.url
+    else:
+        url = f"sqlite:///{tmp_path}/books.db" if store == "sqlite" else "memory://"
     with Meter([Budget("10 calls", per="total"), Budget("$5", per="day")], store=url) as meter:
         meter.instrument()
         found = crowd(responder, 50)
