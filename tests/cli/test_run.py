@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
@@ -13,9 +14,12 @@ from typing import Any
 import pytest
 
 from tokenmeter.cli import main
+from tokenmeter.cli import run as run_command
+from tokenmeter.clients.instruments import HTTP_LIBRARIES
 from tokenmeter.testing import ScriptedProvider
 
 BIN = Path(sys.executable).parent
+START = Path(run_command.__file__).parent / "at_start" / "sitecustomize.py"
 ASKS = """
 import sys
 import httpx
@@ -635,3 +639,17 @@ def test_what_is_wrong_is_named(
     err = capsys.readouterr().err
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_whatever_can_be_metered_begins_it() -> None:
+    """The program at the start of each Python can't import the list of what is metered: it has one of its own."""
+    source = ast.parse(START.read_text())
+    [senders] = [
+        ast.literal_eval(node.value.args[0])
+        for node in source.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and "_SENDERS" in ast.dump(node.targets[0])
+    ]
+    for name in HTTP_LIBRARIES:
+        assert any(name == sender or name.startswith(f"{sender}.") for sender in senders), name
+    for sender in senders:
+        assert any(name == sender or name.startswith(f"{sender}.") for name in HTTP_LIBRARIES), sender

@@ -8,16 +8,15 @@ import importlib
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
-from functools import partial
 from typing import Any
 
 from tokenmeter.clients import seam, threads
+from tokenmeter.clients.births import CONNECTS, Births
 from tokenmeter.clients.library import Library, Place
 from tokenmeter.clients.metering import Metering
 from tokenmeter.clients.patches import Patch
 from tokenmeter.errors import ConfigError
-from tokenmeter.faults import logger, swallow
+from tokenmeter.faults import logger
 from tokenmeter.forks import renew_in_child, start_thread
 from tokenmeter.turn import Turn, in_turn
 
@@ -56,16 +55,12 @@ UNSEEN = {
     "xai_sdk": "xai-sdk sends over gRPC; the HTTP side of xAI's API is metered",
     "google.cloud.aiplatform_v1.services.prediction_service": "it sends over gRPC; google-genai is metered",
 }
-CONNECTS = "_websocket_query_params"  # what the SDK asks its client for when it opens a websocket, and only then
 SOCKETS = ("websockets.sync.client", "websockets.asyncio.client")
-# Whose clients are about to open a websocket right here, and to which host.
-_expected: ContextVar[tuple[tuple[Instruments, str], ...]] = ContextVar("tokenmeter-expected", default=())
 AIOBOTOCORE = "aiobotocore.httpsession"  # masks what is raised in aiohttp below it
 Act = Callable[["Instruments", Any], object]  # with a module
 _HTTPX = (seam.sync_send, seam.async_send)
 _FOREIGN = (seam.sync_foreign, seam.async_foreign)
 SDK_CLASSES = {"SyncAPIClient": seam.sync_method, "AsyncAPIClient": seam.async_method}
-
 
 _told: set[str] = set()  # once a process
 
@@ -91,8 +86,7 @@ class Instruments:
         self._on = False
         self._closed = False
         self._patched: set[str] = set()  # modules
-        self._births: list[Patch] = []
-        self._watched: set[str] = set()
+        self._births = Births(self.wrap)
         self._hooked: set[tuple[str, Act]] = set()
         # The patches themselves are held by the wrappers that stand in the clients: held here, they would keep alive
         # every client that was ever wrapped.
@@ -136,8 +130,7 @@ class Instruments:
         patches = [Patch(client, "request", SDK_CLASSES[sdk.__name__])]
         patches += self._derivations(client)
         if hasattr(client, CONNECTS):
-            patches.append(Patch(client, CONNECTS, self._connect))
-            self._forget(next(kind for kind in type(client).__mro__ if CONNECTS in vars(kind)))
+            patches.append(self._births.expect_of(client))
             for name in SOCKETS:
                 self._meet(name, Instruments._watch, now=Instruments._watch)
         self._clients[client] = [weakref.ref(patch) for patch in patches]
@@ -188,9 +181,7 @@ class Instruments:
         """Undo everything."""
         self._closed = True
         self._undo()
-        for birth in reversed(self._births):
-            birth.undo()
-        self._births.clear()
+        self._births.undo()
         for patches in self._clients.values():
             for found in reversed(patches):
                 if (patch := found()) is not None:
@@ -265,31 +256,11 @@ class Instruments:
         make = place.make or makers[place.is_async]
         return Patch(place.owner, place.attribute, lambda active: make(self._metering, library, active))
 
-    def _connect(self, active: Callable[[], bool]) -> seam.Wrapper:
-        """A client that was wrapped is about to open a websocket."""
-
-        def connect(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            host = getattr(args[0] if args else kwargs.get("url"), "host", "")
-            found = wrapped(*args, **kwargs)
-            if active():
-                _expected.set((*_expected.get(), (self, host)))
-            return found
-
-        return connect
-
-    def _forget(self, kind: type) -> None:
-        """Whichever client opens a websocket: what was expected before did not come."""
-        name = f"{kind.__module__}.{kind.__qualname__}"
-        if name not in self._watched:
-            self._watched.add(name)
-            self._births.append(Patch(kind, CONNECTS, _forget))
-
     @in_turn
     def _watch(self, module: Any) -> None:
-        """Have each connection looked at when it is made: whether it is a wrapped client's."""
-        if not self._closed and module.__name__ not in self._watched:
-            self._watched.add(module.__name__)
-            self._births.append(Patch(module.ClientConnection, "__init__", partial(_born, weakref.ref(self))))
+        """A wrapped client may open connections with it."""
+        if not self._closed:
+            self._births.watch(module)
 
     def _derivations(self, client: Any) -> list[Patch]:
         return [Patch(client, name, self._derive) for name in ("copy", "with_options") if hasattr(client, name)]
@@ -302,31 +273,6 @@ class Instruments:
             return client
 
         return derive
-
-
-def _forget(active: Callable[[], bool]) -> seam.Wrapper:
-    def connect(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if active():
-            _expected.set(())
-        return wrapped(*args, **kwargs)
-
-    return connect
-
-
-def _born(ref: weakref.ref[Instruments], active: Callable[[], bool]) -> seam.Wrapper:
-    def born(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        wrapped(*args, **kwargs)
-        expected, instruments = _expected.get(), ref()
-        if instruments is not None and expected and active():
-            _expected.set(tuple(each for each in expected if each[0] is not instruments))
-            try:
-                uri = getattr(instance.protocol, "uri", None) or instance.protocol.wsuri  # older ones
-                if (instruments, uri.host) in expected:
-                    instruments.wrap(instance)
-            except Exception as fault:
-                swallow(fault, "metering a websocket")
-
-    return born
 
 
 def _is_being_imported(name: str) -> bool:

@@ -168,8 +168,8 @@ class Lanes:
         if first is None:
             return
         same = [each for each in self._under_way if each.message is first.message]
-        # Whose end went by unheard, if another begins.
-        over += [each for each in self._under_way if heard.begins and each.lane == first.lane and each.begun]
+        if heard.begins:  # what is under way in its lane has ended unheard
+            over += [each for each in self._under_way if each.lane == first.lane and each.begun]
         for asked in same:
             if heard.sets_aside is None:
                 asked.begun = asked.begun or heard.begins or heard.rejects
@@ -177,8 +177,9 @@ class Lanes:
                 asked.take(event)
         if heard.ends or heard.rejects or heard.sets_aside is not None:
             over += same
-        self._under_way = [each for each in self._under_way if each not in over]
-        self._over.extend({each.response_id for each in over if each.response_id is not None})
+        if over:
+            self._under_way = [each for each in self._under_way if each not in over]
+            self._over.extend({each.response_id for each in over if each.response_id is not None})
 
     def _whose(self, heard: Heard) -> Asked | None:
         known = heard.response_id is not None and heard.response_id in self._over

@@ -128,15 +128,16 @@ class _Response(ForeignResponse):
 
     @stream.setter
     def stream(self, relay: Any) -> None:
-        release = self.inner._release
+        self.inner._chunks, self.inner._release = relay, self._releasing(self.inner._release, relay)
 
+    def _releasing(self, release: Callable[..., Any], relay: Any) -> Callable[..., Any]:
         def released(body_consumed: bool) -> None:
             try:
                 release(body_consumed)
             finally:
                 relay.close()
 
-        self.inner._chunks, self.inner._release = relay, released
+        return released
 
     def iter_raw(self) -> Iterator[bytes]:
         yield from self.inner  # not its chunks: it gives back its connection
@@ -146,21 +147,14 @@ class _Response(ForeignResponse):
 
 
 class _AsyncResponse(_Response):
-    @property
-    def stream(self) -> Any:
-        return _Body(self.inner._chunks)
-
-    @stream.setter
-    def stream(self, relay: Any) -> None:
-        release = self.inner._release
-
+    def _releasing(self, release: Callable[..., Any], relay: Any) -> Callable[..., Any]:
         async def released(body_consumed: bool) -> None:
             try:
                 await release(body_consumed)
             finally:
                 await relay.aclose()
 
-        self.inner._chunks, self.inner._release = relay, released
+        return released
 
     async def aiter_raw(self) -> AsyncIterator[bytes]:
         async for piece in self.inner:

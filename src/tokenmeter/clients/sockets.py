@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from websockets.exceptions import ConcurrencyError, ConnectionClosed
 from websockets.protocol import State
 
+from tokenmeter.clients.births import uri_of
 from tokenmeter.clients.foreign import ForeignLibrary, ForeignRequest, ForeignResponse, Headers, Url
 from tokenmeter.clients.lanes import Asked, Lanes
 from tokenmeter.clients.library import Place
@@ -80,8 +81,7 @@ class Websockets(ForeignLibrary):
 
     def address(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Url]:
         """Where a connection leads; what is sent over it is posted there, so to say."""
-        protocol = instance.protocol
-        uri = getattr(protocol, "uri", None) or protocol.wsuri  # older ones
+        uri = uri_of(instance)
         if uri.host not in _told and sockets.is_live(uri.host, uri.path):
             _told.add(uri.host)
             logger.warning("what goes over the websocket to %s%s is NOT METERED", uri.host, uri.path)
