@@ -289,6 +289,28 @@ def test_an_async_stream_that_is_left_is_estimated(cancelled: bool, budgeted: Me
     assert held(budgeted) == [0]
 
 
+@BOTH
+def test_a_stream_that_is_closed_unread_is_settled_then(way: Way, budgeted: Meter, calls: CapturedCalls) -> None:
+    """Not only once its response is dropped."""
+
+    async def ask(url: str) -> Any:
+        async with transports.StdlibAsyncTransport() as transport:
+            response = await transport.stream(asks(url, STREAMED))
+            await response.aclose()
+            return response
+
+    with stalling() as found, transports.StdlibTransport() as transport:
+        if way is whole:
+            response = transport.stream(asks(found.url, STREAMED))
+            response.close()
+        else:
+            response = asyncio.run(asyncio.wait_for(ask(found.url), 30))
+        budgeted.flush()
+        assert response.status == 200
+        assert [row.estimated for row in calls] == [True]
+        assert held(budgeted) == [0]
+
+
 def test_fifty_threads_on_ten_calls(served: Served) -> None:
     def ask(_: int) -> bool:
         try:
